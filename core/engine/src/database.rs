@@ -1,0 +1,323 @@
+//! The port to a database engine. Whoever writes a cluster engine implements this one trait for one node and gets the
+//! protocol, the repository, restore, and the simulator. `sheetanchor-refdb` is the example to read.
+
+use alloc::boxed::Box;
+use alloc::collections::BTreeMap;
+use alloc::string::String;
+use alloc::vec::Vec;
+
+use async_trait::async_trait;
+use sheetanchor_core::error::Result;
+use sheetanchor_core::identity::{ByteCount, ClusterId, HoldId, Incarnation, LifeId, NodeId, ThreadId, TimelineId};
+use sheetanchor_core::position::{Lsn, Position};
+use sheetanchor_core::scn::Scn;
+
+/// Where an engine keeps its data.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Storage {
+    /// Each node has its own files; each is captured and recovered by itself.
+    PerNode,
+    /// All nodes share one set of files; one agent captures them, and they are recovered over all threads at once.
+    Shared,
+}
+
+/// The primitives an engine has. One that lacks what a protocol needs gets a refusal (`0A000`) that names it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Capabilities {
+    /// Where it keeps its data.
+    pub storage: Storage,
+    /// Whether every WAL record carries an SCN.
+    pub stamped: bool,
+    /// Whether it can hold commits back.
+    pub fence: bool,
+    /// Whether it has two-phase commit.
+    pub two_phase: bool,
+}
+
+/// What tells one database from every other.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Identity {
+    /// The kind of engine: `postgres`, `refdb`.
+    pub engine: String,
+    /// The engine's version.
+    pub version: String,
+    /// The system identifier; two nodes with the same one are the same database. Empty if nothing is there yet. On
+    /// shared storage it names the node's own part of it.
+    pub system: String,
+}
+
+/// How far a node's database is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum State {
+    /// Nothing is there.
+    Empty,
+    /// It is there, and does not run.
+    Down,
+    /// It has recovered to a cut and waits to be opened.
+    Reached,
+    /// It serves.
+    Open,
+}
+
+/// A look at a node's database. Taking it disturbs nothing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Status {
+    /// How far it is.
+    pub state: State,
+    /// This run of the database; another after every restart. Zero unless open.
+    pub life: LifeId,
+    /// The highest SCN that it has issued or seen. Zero on engines without one.
+    pub scn: Scn,
+    /// The end of its WAL.
+    pub end: Position,
+    /// The incarnation that it was opened in, where it knows.
+    pub incarnation: Option<Incarnation>,
+}
+
+/// The cluster a node becomes part of.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Joining {
+    /// The cluster.
+    pub cluster: ClusterId,
+    /// All its nodes, ascending.
+    pub nodes: Vec<NodeId>,
+    /// The incarnation it starts in.
+    pub incarnation: Incarnation,
+}
+
+/// A promise to keep WAL.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pin {
+    /// Its name; two pins never share one.
+    pub name: String,
+    /// The first WAL that is kept.
+    pub from: Position,
+}
+
+/// What a node says when its backup has begun.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Begun {
+    /// Where recovery of what is captured from now on has to start.
+    pub start: Position,
+    /// The highest SCN issued or seen so far. Pages changed later carry higher ones.
+    pub scn: Scn,
+}
+
+/// What a node says when its backup has ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ended {
+    /// Recovery has to come this far before the captured files are one state.
+    pub stop: Position,
+    /// The highest SCN issued or seen so far.
+    pub scn: Scn,
+    /// Files that belong to the backup and exist nowhere on disk: name relative to the data folder, and content.
+    pub files: Vec<(String, Vec<u8>)>,
+}
+
+/// A node's place in a cut.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CutMade {
+    /// The end, exclusive, of what belongs to the cut in this thread.
+    pub until: Position,
+    /// The end of the record that proves it: WAL must be durable, and archived, up to here.
+    pub proof: Lsn,
+}
+
+/// Something to capture.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SourceFile {
+    /// Relative to the data folder, `/`-separated, no `.` or `..` parts.
+    pub name: String,
+    /// What it is.
+    pub kind: SourceKind,
+    /// Permission bits.
+    pub mode: u32,
+}
+
+/// What is to be captured under a name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SourceKind {
+    /// A file. It may grow, shrink or go away meanwhile; the WAL makes up for it.
+    File {
+        /// Its length when it was listed.
+        length: ByteCount,
+    },
+    /// A folder, perhaps empty.
+    Folder,
+    /// A symbolic link whose target is captured under its own name.
+    Link {
+        /// Where it leads.
+        target: String,
+    },
+}
+
+/// What a page check found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PageVerdict {
+    /// All pages hold, or the file has none.
+    Sound,
+    /// The page that starts at this offset of the file fails. It may be torn by a write in progress: read again.
+    Fails(u64),
+}
+
+/// Durable WAL of one thread.
+#[derive(Clone, PartialEq, Eq)]
+pub struct WalPiece {
+    /// Its thread, timeline and first byte.
+    pub from: Position,
+    /// Its end, exclusive: where the next piece starts.
+    pub until: Lsn,
+    /// The highest SCN in it, if the engine stamps and any record is there.
+    pub scn_last: Option<Scn>,
+    /// The bytes as the engine wrote them. Their number need not be `until - from`, though it mostly is.
+    pub bytes: Vec<u8>,
+}
+
+impl core::fmt::Debug for WalPiece {
+    fn fmt(&self, out: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        write!(out, "WalPiece({} until {}, {} bytes)", self.from, self.until, self.bytes.len())
+    }
+}
+
+/// Archived WAL, read back for recovery.
+#[async_trait]
+pub trait WalSource: Send + Sync {
+    /// The piece of `thread` that starts at `from`; `None` past the last one that the plan holds.
+    ///
+    /// # Errors
+    /// `SA504` if the piece is damaged, `SA501` if a later piece is there but not this one.
+    async fn piece(&self, thread: ThreadId, from: Lsn) -> Result<Option<WalPiece>>;
+}
+
+/// Where one thread's recovery starts and must end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ThreadRange {
+    /// The thread's log branch.
+    pub timeline: TimelineId,
+    /// Where recovery starts.
+    pub start: Lsn,
+    /// The cut's end in this thread, exclusive.
+    pub until: Lsn,
+    /// The end of the record that proves the cut.
+    pub proof: Lsn,
+}
+
+/// What to recover to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Recovery {
+    /// The name of the record that marks the cut, unique for ever. Engines without stamps find the cut by it.
+    pub record: String,
+    /// The cut: records up to and including this SCN, on engines that stamp. Zero elsewhere.
+    pub scn: Scn,
+    /// The highest SCN reported when all nodes had begun: pages torn during capture were changed above it.
+    pub begun_scn: Scn,
+    /// The threads to recover: all of them on shared storage, this node's own elsewhere.
+    pub threads: BTreeMap<ThreadId, ThreadRange>,
+}
+
+/// What a new incarnation is opened with.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Opening {
+    /// The cluster.
+    pub cluster: ClusterId,
+    /// All its nodes, ascending.
+    pub nodes: Vec<NodeId>,
+    /// The new incarnation.
+    pub incarnation: Incarnation,
+    /// The clock starts above this: no ancestor used an SCN beyond it.
+    pub scn_floor: Scn,
+    /// What the clock adds to wall time, in milliseconds.
+    pub scn_offset_ms: u64,
+}
+
+/// One node's database, as its agent sees it. Every call may be repeated: the second does nothing more and says the
+/// same. Unless said otherwise a call on a database that is not open is refused with `SA112`.
+#[async_trait]
+#[allow(clippy::missing_errors_doc, reason = "each method names its codes; faults are the world's")]
+pub trait Database: Send + Sync {
+    /// The engine's primitives. Known before anything is there.
+    fn capabilities(&self) -> Capabilities;
+
+    /// The folder that holds the data: a restore stages into it, and file names are relative to it.
+    fn data_folder(&self) -> &str;
+
+    /// The file without which the database cannot start; a restore writes it last.
+    fn control_file(&self) -> &str;
+
+    /// What tells this database from others. Works in every state.
+    async fn identity(&self) -> Result<Identity>;
+
+    /// A look at it. Works in every state.
+    async fn status(&self) -> Result<Status>;
+
+    /// Becomes part of a cluster. An engine that has nothing yet may create it now; one that belongs to another cluster
+    /// refuses with `SA104`. Works in states `Empty` and `Open`.
+    async fn join(&self, joining: &Joining) -> Result<()>;
+
+    /// Takes note of an SCN that a verified message carried, and answers the highest one known. Engines without stamps
+    /// keep it in memory. Refusals: `SA109`.
+    async fn observe(&self, scn: Scn) -> Result<Scn>;
+
+    /// Keeps WAL from now on, durably, under `name`. Answers what is kept; a repeated call moves nothing.
+    async fn pin(&self, name: &str) -> Result<Position>;
+
+    /// Lets go of a pin. One that is not there is no error. Works in every state but `Empty`.
+    async fn unpin(&self, name: &str) -> Result<()>;
+
+    /// All pins, sorted by name.
+    async fn pins(&self) -> Result<Vec<Pin>>;
+
+    /// Moves a pin forward, never back: WAL before `from` is not needed for it any more.
+    async fn advance_pin(&self, name: &str, from: Lsn) -> Result<()>;
+
+    /// Begins a backup: makes a checkpoint, and from now on logs whole pages where they could be read torn.
+    async fn begin_backup(&self, label: &str) -> Result<Begun>;
+
+    /// Ends the backup that `begin_backup(label)` began. `SA204` if the database restarted in between.
+    async fn end_backup(&self, label: &str) -> Result<Ended>;
+
+    /// Ends it without using it. One that is not there is no error.
+    async fn abandon_backup(&self, label: &str) -> Result<()>;
+
+    /// What to capture, sorted by name, folders before what lies in them. `SA407` for a link that leads to what is not
+    /// captured. WAL, locks, pins and temporary files are left out.
+    async fn files(&self) -> Result<Vec<SourceFile>>;
+
+    /// Checks the pages in `bytes`, which start at `offset` of file `name` (a multiple of 64 KiB).
+    fn check_pages(&self, name: &str, offset: u64, bytes: &[u8]) -> PageVerdict;
+
+    /// Holds new commits back under `hold`. They wait, and can be cancelled. `0A000` without a fence.
+    async fn close(&self, hold: HoldId) -> Result<()>;
+
+    /// Returns once the commits that were in flight when `hold` closed have finished: the highest SCN issued or seen,
+    /// and the end of WAL. May take long: the caller has a deadline.
+    async fn drain(&self, hold: HoldId) -> Result<(Scn, Position)>;
+
+    /// Observes `scn` and writes a record named `record` above it: what lies before it, at or below `scn`, is the cut.
+    /// `SA203` if `hold` does not stand.
+    async fn cut(&self, hold: HoldId, scn: Scn, record: &str) -> Result<CutMade>;
+
+    /// Lets commits flow again if `hold` stands. Must not wait for any I/O.
+    async fn release(&self, hold: HoldId) -> Result<()>;
+
+    /// For engines without a fence: writes a record named `record` now and makes it durable. A cut of this node alone.
+    async fn cut_alone(&self, record: &str) -> Result<CutMade>;
+
+    /// Returns once WAL up to `until` is durable.
+    async fn flush(&self, until: Lsn) -> Result<()>;
+
+    /// Durable WAL that starts exactly at `from`, at most about `bytes_max` of it; `None` if nothing is durable beyond.
+    /// `SA501` if it is not kept any more, `SA504` if it is damaged.
+    async fn durable_wal(&self, from: Position, bytes_max: ByteCount) -> Result<Option<WalPiece>>;
+
+    /// Recovers the files that were staged into the data folder to a cut, exactly. Works in states `Down` and `Reached`.
+    /// Refusals: `SA403`, `SA404`, `SA405`, `SA408`, `SA504`.
+    async fn recover(&self, recovery: &Recovery, wal: &dyn WalSource) -> Result<()>;
+
+    /// Opens what `recover` has reached, as a new incarnation. A repeated call does nothing more. Works in states
+    /// `Reached` and `Open`.
+    async fn open(&self, opening: &Opening) -> Result<()>;
+
+    /// Ends the database's use of the data folder, so that staged files may be removed. Works in every state.
+    async fn stop(&self) -> Result<()>;
+}

@@ -1,0 +1,15 @@
+//! What Sheetanchor *performs*: it runs the machines of `sheetanchor-core` against the world. The world is a set of
+//! ports ([`env`]), and the database is one more ([`database`]); the same code runs natively and in every simulator.
+//!
+//! By absence: no clock, socket, file, thread, random source or `HashMap` exists here. The crate is `no_std`.
+#![no_std]
+#![forbid(unsafe_code)]
+#![cfg_attr(test, allow(clippy::as_conversions, clippy::wildcard_enum_match_arm, reason = "tests may be blunt"))]
+
+extern crate alloc;
+#[cfg(test)]
+extern crate std;
+
+pub mod env;
+
+pub mod database;
