@@ -256,12 +256,11 @@ impl Backup {
                 self.archive(now)
             }
             Event::PointTaken(Err(error)) if self.phase == Phase::Cutting => self.fail(error),
-            Event::PointTaken(_) => Vec::new(),
             Event::Settled(settled) => self.settle(now, settled),
             Event::Cancelled if self.phase.can_fail() => {
                 self.fail(Refusal::new(Code::Cancelled, "the backup was cancelled").into())
             }
-            Event::Cancelled => Vec::new(),
+            Event::PointTaken(_) | Event::Cancelled => Vec::new(),
             Event::Elapsed => self.elapsed(now),
         }
     }
@@ -359,22 +358,20 @@ impl Backup {
     }
 
     fn archive(&mut self, now: Moment) -> Vec<Effect> {
-        let threads = self.evidence.cut.as_ref().map(|cut| cut.threads.clone()).unwrap_or_default();
-        let effects = self.ask_all(now, Phase::Archiving, self.order.limits.archive, &Request::Describe);
-        // The question differs from node to node: the place of its own thread.
-        let place = |node: NodeId| {
-            let thread = ThreadId::of(node);
-            let cut = threads.get(&thread)?;
-            Some(Request::Archive { through: Position { thread, timeline: cut.timeline, lsn: cut.proof } })
-        };
-        let asked: Option<Vec<Effect>> = effects
-            .into_iter()
-            .map(|effect| match effect {
-                Effect::Ask(step, node, _) => place(node).map(|request| Effect::Ask(step, node, request)),
-                other @ (Effect::TakePoint(_) | Effect::Seal(_) | Effect::Abort(_) | Effect::Finish(_)) => Some(other),
-            })
+        let cut = self.evidence.cut.clone().map(|cut| cut.threads).unwrap_or_default();
+        let places: BTreeMap<NodeId, Position> = self
+            .order
+            .nodes
+            .iter()
+            .map(|node| (*node, ThreadId::of(*node)))
+            .filter_map(|(node, thread)| Some((node, thread, cut.get(&thread)?)))
+            .map(|(node, thread, cut)| (node, Position { thread, timeline: cut.timeline, lsn: cut.proof }))
             .collect();
-        asked.unwrap_or_else(|| self.fail(Error::Bug(format!("the cut covers {} threads only", threads.len()))))
+        if places.len() != self.order.nodes.len() {
+            return self.fail(Error::Bug(format!("the cut covers {} threads only", places.len())));
+        }
+        let step = self.next_round(now, Phase::Archiving, self.order.limits.archive, self.order.nodes.clone());
+        places.into_iter().map(|(node, through)| Effect::Ask(step, node, Request::Archive { through })).collect()
     }
 
     fn renewed(&mut self, now: Moment, node: NodeId, answer: Result<Answer>) -> Vec<Effect> {
@@ -471,11 +468,15 @@ impl Backup {
         request: &Request,
         nodes: BTreeSet<NodeId>,
     ) -> Vec<Effect> {
+        let step = self.next_round(now, phase, wait, nodes.clone());
+        nodes.into_iter().map(|node| Effect::Ask(step, node, request.clone())).collect()
+    }
+
+    fn next_round(&mut self, now: Moment, phase: Phase, wait: Duration, nodes: BTreeSet<NodeId>) -> Step {
         let step = self.round.step().saturating_add(1);
         self.phase = phase;
         self.deadline = Some(now.after(wait));
-        let effects = nodes.iter().map(|node| Effect::Ask(step, *node, request.clone())).collect();
         self.round = Round::new(step, nodes);
-        effects
+        step
     }
 }

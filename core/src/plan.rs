@@ -149,10 +149,9 @@ impl Reach {
             match next {
                 None if header.until <= start => {}
                 None if header.from <= start => run.push((key, header)),
-                None => break,
                 Some(next) if header.from == next => run.push((key, header)),
                 Some(next) if header.until <= next => {}
-                Some(_) => break,
+                None | Some(_) => break,
             }
         }
         Self { pieces: run }

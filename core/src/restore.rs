@@ -173,9 +173,8 @@ impl Restore {
             Event::Cancelled if self.phase.can_fail() && !self.order.decided => {
                 self.fail(Refusal::new(Code::Cancelled, "the restore was cancelled").into())
             }
-            Event::Cancelled => Vec::new(),
             Event::Elapsed if self.deadline.is_some_and(|deadline| deadline <= now) => self.time_out(),
-            Event::Elapsed => Vec::new(),
+            Event::Cancelled | Event::Elapsed => Vec::new(),
         }
     }
 
