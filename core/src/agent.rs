@@ -103,9 +103,14 @@ impl Agent {
         self.hold.as_ref().map(Hold::operation)
     }
 
-    /// When the pin of `operation` expires.
-    pub fn pin_deadline(&self, operation: OperationId) -> Option<Moment> {
-        self.pins.get(&operation).copied()
+    /// When the standing hold ends.
+    pub fn hold_deadline(&self) -> Option<Moment> {
+        self.hold.as_ref().map(Hold::deadline)
+    }
+
+    /// How long each pin is still kept without renewal.
+    pub fn pin_leases(&self, now: Moment) -> BTreeMap<OperationId, Duration> {
+        self.pins.iter().map(|(operation, deadline)| (*operation, deadline.since(now))).collect()
     }
 
     /// When [`Event::Elapsed`] is due.
@@ -222,7 +227,6 @@ impl Agent {
             | Request::Begin
             | Request::Capture
             | Request::End
-            | Request::Abandon
             | Request::Archive { .. }
             | Request::CutAlone { .. }
             | Request::Flush { .. }

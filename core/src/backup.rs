@@ -444,10 +444,7 @@ impl Backup {
 
     fn clean(&mut self, now: Moment) -> Vec<Effect> {
         let patience = self.order.limits.patience;
-        let mut effects = self.ask_all(now, Phase::Cleaning, patience, &Request::Unpin);
-        // Nobody waits for these: a node that does not hear it ends its backup when the session or the node ends.
-        effects.extend(self.order.nodes.iter().map(|node| Effect::Ask(RENEWAL, *node, Request::Abandon)));
-        effects
+        self.ask_all(now, Phase::Cleaning, patience, &Request::Unpin)
     }
 
     fn finish(&mut self) -> Vec<Effect> {

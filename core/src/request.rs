@@ -56,7 +56,7 @@ pub enum Request {
         /// How long from now on.
         lease_ms: u64,
     },
-    /// Let go of the operation's pin.
+    /// Let go of the operation's pin, and of all else that the operation has on the node: it is decided.
     Unpin,
     /// Begin the backup.
     Begin,
@@ -64,8 +64,6 @@ pub enum Request {
     Capture,
     /// End the backup.
     End,
-    /// End the backup without using it.
-    Abandon,
     /// Say so once WAL has been archived through here.
     Archive {
         /// The end of the WAL that is wanted.
@@ -168,7 +166,7 @@ impl Request {
             Self::Describe => Needs::Nothing,
             Self::Join { .. } | Self::Pins | Self::DropPin { .. } => Needs::Node,
             Self::Enlist { .. } => Needs::Operation,
-            Self::Release { .. } | Self::Unpin | Self::Abandon | Self::Discard => Needs::Ending,
+            Self::Release { .. } | Self::Unpin | Self::Discard => Needs::Ending,
             Self::Stage { .. } | Self::Recover { .. } | Self::Prove { .. } | Self::Open { .. } => Needs::KnownRestore,
             Self::Pin { .. }
             | Self::Renew { .. }
@@ -196,7 +194,6 @@ impl Request {
             Self::Begin => "begin",
             Self::Capture => "capture",
             Self::End => "end",
-            Self::Abandon => "abandon",
             Self::Archive { .. } => "archive",
             Self::Close { .. } => "close",
             Self::Drain { .. } => "drain",
@@ -316,6 +313,19 @@ pub struct Description {
     pub archive_trouble: Option<String>,
     /// The operation that holds the fence, if one does.
     pub fenced_by: Option<OperationId>,
+    /// How far the copying is that the agent is busy with.
+    pub progress: Option<Progress>,
+}
+
+/// How far a capture or a staging is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Progress {
+    /// For which operation.
+    pub operation: OperationId,
+    /// Bytes done.
+    pub done: ByteCount,
+    /// Bytes in all, as far as is known.
+    pub total: ByteCount,
 }
 
 /// What a capture left in the repository.

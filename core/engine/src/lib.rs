@@ -15,3 +15,15 @@ pub mod env;
 pub mod database;
 
 pub mod folder_bucket;
+
+pub mod zstd;
+
+pub mod repository;
+
+pub mod frames;
+
+pub mod pump;
+
+pub mod caller;
+
+pub mod agent;
