@@ -30,7 +30,7 @@ pub fn simulator(root: &Path, arguments: &[String]) -> Result<ExitCode> {
 /// `cargo run` up to the word `sim`; the caller adds the rest.
 pub fn simulator_command(root: &Path) -> Command {
     let mut command = cargo(root);
-    command.args(["run", "--quiet", "--release", "-p", "sheetanchor-nightly", "--", "sim"]);
+    command.args(["run", "--release", "--package", "sheetanchor-nightly", "--", "sim"]);
     command
 }
 
