@@ -13,3 +13,5 @@ extern crate std;
 pub mod env;
 
 pub mod database;
+
+pub mod folder_bucket;
