@@ -55,9 +55,17 @@ enum Without {
     Pg,
 }
 
-fn main() -> Result<ExitCode> {
+fn main() -> ExitCode {
+    run(Arguments::parse().chore).unwrap_or_else(|error| {
+        // One line that says what to do; a backtrace of ours would bury it.
+        eprintln!("error: {error:#}");
+        ExitCode::FAILURE
+    })
+}
+
+fn run(chore: Chore) -> Result<ExitCode> {
     let root = root()?;
-    let done = match Arguments::parse().chore {
+    let done = match chore {
         Chore::Ci { without, only } => {
             ci::run(&ci::Options { root, without_postgres: without.contains(&Without::Pg), only })
         }
