@@ -2,6 +2,15 @@
 
 use std::fmt;
 
+/// Who ran the tests. nextest shows what a failed test wrote, and a line of cargo's kind is in there, too.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Runner {
+    /// cargo-nextest.
+    Nextest,
+    /// `cargo test`.
+    Cargo,
+}
+
 /// Tests of all kinds, over all steps.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counts {
@@ -11,15 +20,17 @@ pub struct Counts {
 }
 
 impl Counts {
-    /// Takes a line of cargo-nextest or of `cargo test` into account, if it is one that counts.
-    pub fn read(&mut self, line: &str) {
+    /// Takes a line that `runner` wrote into account, if it is one that counts.
+    pub fn read(&mut self, runner: Runner, line: &str) {
         let line = plain(line);
         let line = line.trim();
-        // `Summary [   1.234s] 20/25 tests run: 19 passed, 1 failed, 3 skipped`
-        let nextest = line.strip_prefix("Summary [").and_then(|tail| tail.split_once("run: "));
-        // `test result: ok. 3 passed; 0 failed; 1 ignored; 0 measured; 0 filtered out; finished in 0.00s`
-        let libtest = line.strip_prefix("test result: ").and_then(|tail| tail.split_once(". "));
-        let Some((_, counts)) = nextest.or(libtest) else { return };
+        let counts = match runner {
+            // `Summary [   1.234s] 20/25 tests run: 19 passed, 1 failed, 3 skipped`
+            Runner::Nextest => line.strip_prefix("Summary [").and_then(|tail| tail.split_once("run: ")),
+            // `test result: ok. 3 passed; 0 failed; 1 ignored; 0 measured; 0 filtered out; finished in 0.00s`
+            Runner::Cargo => line.strip_prefix("test result: ").and_then(|tail| tail.split_once(". ")),
+        };
+        let Some((_, counts)) = counts else { return };
         for part in counts.split([',', ';']) {
             let mut words = part.split_whitespace();
             let Some(number) = words.next().and_then(|number| number.parse::<u64>().ok()) else { continue };
@@ -57,10 +68,10 @@ fn plain(line: &str) -> String {
 mod tests {
     use super::*;
 
-    fn check(lines: &[&str], expected: &str) {
+    fn check(runner: Runner, lines: &[&str], expected: &str) {
         let mut counts = Counts::default();
         for line in lines {
-            counts.read(line);
+            counts.read(runner, line);
         }
         assert_eq!(counts.to_string(), expected);
     }
@@ -68,19 +79,24 @@ mod tests {
     #[test]
     fn nextests_summary_is_read() {
         check(
+            Runner::Nextest,
             &["     Summary [   0.013s] 18 tests run: 18 passed, 2 skipped"],
             "tests: 18 run: 18 passed, 0 failed, 2 left out",
         );
         let bad = "     Summary [  61.0s] 20/25 tests run: 16 passed (1 slow), 2 failed, 1 exec failed, 1 timed out, 0 skipped";
-        check(&[bad, "     Summary: none"], "tests: 20 run: 16 passed, 4 failed, 0 left out");
+        check(
+            Runner::Nextest,
+            &[bad, "     Summary: none", "test result: FAILED. 0 passed; 1 failed; 0 ignored"],
+            "tests: 20 run: 16 passed, 4 failed, 0 left out",
+        );
         let coloured = "\u{1b}[32;1m     Summary\u{1b}[0m [   0.013s] \u{1b}[1m18\u{1b}[0m tests run: \u{1b}[1m18\u{1b}[0m \u{1b}[32;1mpassed\u{1b}[0m, 0 skipped";
-        check(&[coloured], "tests: 18 run: 18 passed, 0 failed, 0 left out");
+        check(Runner::Nextest, &[coloured], "tests: 18 run: 18 passed, 0 failed, 0 left out");
     }
 
     #[test]
     fn the_results_of_cargo_test_are_added_up() {
         let good = "test result: ok. 3 passed; 0 failed; 1 ignored; 0 measured; 2 filtered out; finished in 0.00s";
         let bad = "test result: FAILED. 1 passed; 4 failed; 0 ignored; 0 measured; 0 filtered out; finished in 0.00s";
-        check(&["running 3 tests", good, bad], "tests: 8 run: 4 passed, 4 failed, 3 left out");
+        check(Runner::Cargo, &["running 3 tests", good, bad], "tests: 8 run: 4 passed, 4 failed, 3 left out");
     }
 }

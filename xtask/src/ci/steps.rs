@@ -4,6 +4,7 @@ use std::process::Command;
 
 use anyhow::{Result, bail};
 
+use super::counts::Runner;
 use super::{Outcome, Postgres, Run, Step, shipped};
 use crate::{programs, tidy};
 
@@ -67,31 +68,36 @@ fn doc(run: &mut Run) -> Result<Outcome> {
 
 fn test(run: &mut Run) -> Result<Outcome> {
     let mut command = programs::cargo(&run.root);
-    if programs::succeeds(programs::cargo(&run.root).args(["nextest", "--version"])) {
+    let (on_servers, others): (Vec<String>, Vec<String>) =
+        integration_tests(&run.root)?.into_iter().partition(|name| name == POSTGRES_TESTS);
+    let runner = if programs::succeeds(programs::cargo(&run.root).args(["nextest", "--version"])) {
         command.args(["nextest", "run", "--workspace", "--no-fail-fast"]);
-        if run.without_postgres {
+        // nextest refuses a filter that names nothing.
+        if run.without_postgres && !on_servers.is_empty() {
             command.args(["--filterset", &format!("not binary({POSTGRES_TESTS})")]);
         }
+        Runner::Nextest
     } else {
         println!("cargo-nextest is not installed: `cargo test` does the same, more slowly");
         command.args(["test", "--workspace", "--no-fail-fast"]);
         if run.without_postgres {
             command.args(["--lib", "--bins"]);
-            for name in integration_tests(&run.root)?.iter().filter(|name| *name != POSTGRES_TESTS) {
-                command.args(["--test", name]);
+            for name in others {
+                command.args(["--test", &name]);
             }
         } else {
             // Not the examples in the documentation: they are a step of their own.
             command.arg("--all-targets");
         }
-    }
-    count(run, &mut command)
+        Runner::Cargo
+    };
+    count(run, runner, &mut command)
 }
 
 fn doctest(run: &mut Run) -> Result<Outcome> {
     let mut command = programs::cargo(&run.root);
     command.args(["test", "--workspace", "--doc", "--no-fail-fast"]);
-    count(run, &mut command)
+    count(run, Runner::Cargo, &mut command)
 }
 
 fn sim(run: &mut Run) -> Result<Outcome> {
@@ -104,7 +110,7 @@ fn madsim(run: &mut Run) -> Result<Outcome> {
     command.args(["test", "--package", "sheetanchor-sim-madsim", "--all-targets"]);
     command.env("RUSTFLAGS", "--cfg madsim").env("CARGO_TARGET_DIR", run.root.join("target-madsim"));
     let before = run.tests.ran();
-    let outcome = count(run, &mut command)?;
+    let outcome = count(run, Runner::Cargo, &mut command)?;
     if run.tests.ran() == before {
         bail!("no test ran under --cfg madsim");
     }
@@ -135,9 +141,9 @@ fn passed(result: Result<()>) -> Result<Outcome> {
 }
 
 /// Runs tests and adds them up. A snapshot that differs is a failure here, never rewritten.
-fn count(run: &mut Run, command: &mut Command) -> Result<Outcome> {
+fn count(run: &mut Run, runner: Runner, command: &mut Command) -> Result<Outcome> {
     command.env("CI", "true").env("INSTA_UPDATE", "no").env("INSTA_FORCE_PASS", "0");
-    passed(programs::run_reading(command, |line| run.tests.read(line)))
+    passed(programs::run_reading(command, |line| run.tests.read(runner, line)))
 }
 
 /// The names of all integration tests: those of the files in the `tests` folders of the packages.
