@@ -97,12 +97,43 @@ fn wait(mut child: Child, command: &Command, until: Instant) -> Result<ExitStatu
             return Ok(status);
         }
         if Instant::now() >= until {
+            end_descendants(child.id());
             child.kill().with_context(|| format!("cannot end {}", shown(command)))?;
             child.wait().with_context(|| format!("cannot wait for {}", shown(command)))?;
             bail!("`{}` did not end within {} minutes", shown(command), DEADLINE.as_secs() / 60);
         }
         thread::sleep(POLL);
     }
+}
+
+/// Ends what a program has started, and what that has started. A test left behind by cargo would hold our pipe open, and
+/// we would wait for it for ever. Best effort: without `ps` the program alone is ended.
+fn end_descendants(program: u32) {
+    let listed = output(Command::new("ps").args(["-A", "-o", "pid=,ppid="])).unwrap_or_default();
+    let descendants = descendants(&listed, program);
+    if !descendants.is_empty() {
+        let ids = descendants.iter().map(ToString::to_string);
+        println!("ending what it started: {descendants:?}");
+        succeeds(Command::new("kill").arg("-KILL").args(ids));
+    }
+}
+
+/// The processes under `program` in lines of `process parent`, each after its parent.
+fn descendants(listed: &str, program: u32) -> Vec<u32> {
+    let pair = |line: &str| {
+        let mut numbers = line.split_whitespace().map(str::parse::<u32>);
+        Some((numbers.next()?.ok()?, numbers.next()?.ok()?))
+    };
+    let pairs: Vec<(u32, u32)> = listed.lines().filter_map(pair).collect();
+    let mut found = vec![program];
+    let mut looked_at = 0;
+    while let Some(parent) = found.get(looked_at).copied() {
+        let children = pairs.iter().filter(|(child, of)| *of == parent && !found.contains(child));
+        let children: Vec<u32> = children.map(|(child, _)| *child).collect();
+        found.extend(children);
+        looked_at += 1;
+    }
+    found.split_off(1)
 }
 
 fn judge(command: &Command, status: ExitStatus) -> Result<()> {
@@ -115,6 +146,7 @@ fn judge(command: &Command, status: ExitStatus) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::io::Read as _;
 
     fn shell(script: &str) -> Command {
         let mut command = Command::new("sh");
@@ -140,10 +172,26 @@ mod tests {
     }
 
     #[test]
-    fn a_program_that_hangs_is_ended() {
-        let mut command = shell("exec sleep 600");
-        let child = command.spawn().unwrap();
+    fn a_program_that_hangs_is_ended_with_what_it_started() {
+        let mut command = shell("sleep 600; true");
+        let (mut reader, writer) = std::io::pipe().unwrap();
+        let child = command.stdout(writer).spawn().unwrap();
+        command.stdout(Stdio::null());
+        // The shell needs a moment to start its own child.
+        while descendants(&output(Command::new("ps").args(["-A", "-o", "pid=,ppid="])).unwrap(), child.id()).is_empty()
+        {
+            thread::sleep(POLL);
+        }
         let error = wait(child, &command, Instant::now()).unwrap_err();
         assert!(error.to_string().contains("did not end"), "{error}");
+        // This ends only once nobody holds the other end of the pipe.
+        assert_eq!(reader.read_to_string(&mut String::new()).unwrap(), 0);
+    }
+
+    #[test]
+    fn descendants_are_found_at_any_depth() {
+        let listed = "  1 0\n 10 1\n 11 10\n 12 11\n 13 1\n 14 10\nx y\n";
+        assert_eq!(descendants(listed, 10), [11, 14, 12]);
+        assert_eq!(descendants(listed, 13), [0; 0]);
     }
 }
