@@ -1,6 +1,8 @@
 //! What lies in the repository: each object's one spelling is a golden file, and no flipped byte passes.
 #![allow(
     clippy::expect_used,
+    clippy::items_after_statements,
+    clippy::needless_pass_by_value,
     clippy::indexing_slicing,
     clippy::panic,
     clippy::unwrap_used,

@@ -1,6 +1,8 @@
 //! The machines, step by step: stories without a world.
 #![allow(
     clippy::expect_used,
+    clippy::items_after_statements,
+    clippy::needless_pass_by_value,
     clippy::indexing_slicing,
     clippy::panic,
     clippy::unwrap_used,
