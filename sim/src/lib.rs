@@ -3,7 +3,8 @@
 //! whose hash tells two runs apart, and oracles that know what must be true at the end.
 //!
 //! Reading order: [`world`] (what a scenario holds), [`backend`] (who runs the hosts), [`gate`] and [`plan`] (what may go
-//! wrong, and when), [`trace`], [`disk`], [`bucket`], [`net`], [`clock`], [`chance`], [`oracle`], [`conformance`].
+//! wrong, and when), [`trace`], [`disk`], [`bucket`], [`net`], [`clock`], [`chance`], [`oracle`], [`conformance`], and [`diary`], a small
+//! story that puts a backend through its paces.
 //!
 //! By absence: nothing here reads a real clock, draws from the machine's entropy, or iterates over a hash map.
 #![forbid(unsafe_code)]
@@ -38,3 +39,5 @@ pub mod host;
 pub mod oracle;
 
 pub mod conformance;
+
+pub mod diary;

@@ -9,6 +9,8 @@ pub mod wal;
 
 pub mod fence;
 
+pub mod replay;
+
 /// An invariant that did not hold.
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
 #[error("{invariant}: {detail}")]
