@@ -73,14 +73,16 @@ impl core::fmt::Debug for SimClock {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::AtomicU64;
+
     use super::*;
 
-    struct Stopped(AtomicI64);
+    struct Stopped(AtomicU64);
 
     #[async_trait]
     impl Clock for Stopped {
         fn now(&self) -> Moment {
-            Moment::from_nanos(self.0.load(Ordering::Relaxed) as u64 * 1_000_000)
+            Moment::from_nanos(self.0.load(Ordering::Relaxed) * 1_000_000)
         }
         fn wall(&self) -> WallMillis {
             WallMillis::new(0)
@@ -90,7 +92,7 @@ mod tests {
 
     #[test]
     fn the_wall_clock_is_off_and_jumps_while_the_monotonic_one_goes_on() {
-        let inner = Arc::new(Stopped(AtomicI64::new(100)));
+        let inner = Arc::new(Stopped(AtomicU64::new(100)));
         let offset = WallOffset::new(-30);
         let clock = SimClock::new(inner.clone(), 100, Moment::from_nanos(5), offset.clone());
         assert_eq!(clock.now(), Moment::from_nanos(5));

@@ -43,6 +43,7 @@ fn promise(kept: bool, what: &str) -> Result<(), Breach> {
     if kept { Ok(()) } else { Err(Breach(what.into())) }
 }
 
+#[allow(clippy::needless_pass_by_value, reason = "each call hands over what it just read")]
 fn same<T: PartialEq + fmt::Debug>(found: T, wanted: T, what: &str) -> Result<(), Breach> {
     if found == wanted { Ok(()) } else { Err(Breach(format!("{what}: {found:?} instead of {wanted:?}"))) }
 }

@@ -50,7 +50,7 @@ pub fn begin(world: &mut World, count: u64, care: Care) -> Promise<Vec<u64>> {
 /// What went wrong in the world.
 pub fn run(world: &mut World, count: u64, care: Care) -> Result<Verdict, Failure> {
     let promise = begin(world, count, care);
-    let diary = world.finish(&promise, Duration::from_secs(60))?;
+    let diary = world.finish(&promise, Duration::from_mins(1))?;
     let lost = (1..=count).filter(|number| !diary.contains(number)).collect();
     Ok(Verdict { lost })
 }

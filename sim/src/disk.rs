@@ -200,16 +200,12 @@ impl Disk for SimDisk {
                 return Err(fault(FaultKind::Other, "publish", temporary, "the new name is on another volume"));
             }
             let volume = store.volume(&source.volume);
-            match vacant(&target, "publish", name) {
-                Ok(place) => {
-                    volume.rename(host, vec![(old_place, None), (place, Some(inode))]);
-                    Ok(Published::Created)
-                }
-                Err(_) => {
-                    volume.rename(host, vec![(old_place, None)]);
-                    Ok(Published::Exists)
-                }
-            }
+            let Ok(place) = vacant(&target, "publish", name) else {
+                volume.rename(host, vec![(old_place, None)]);
+                return Ok(Published::Exists);
+            };
+            volume.rename(host, vec![(old_place, None), (place, Some(inode))]);
+            Ok(Published::Created)
         })
         .await
     }
@@ -497,15 +493,13 @@ impl DiskFile for SimFile {
     }
 
     async fn sync(&self) -> Result<(), Fault> {
-        self.run(Kind::Sync, format!("sync {}", self.path), &[], |content, injected| match injected {
-            Some(kind) => {
+        self.run(Kind::Sync, format!("sync {}", self.path), &[], |content, injected| {
+            if let Some(kind) = injected {
                 content.fail_sync();
-                Err(fault(kind, "sync", &self.path, "the disk failed"))
+                return Err(fault(kind, "sync", &self.path, "the disk failed"));
             }
-            None => {
-                content.sync();
-                Ok(())
-            }
+            content.sync();
+            Ok(())
         })
         .await
     }

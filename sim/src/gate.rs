@@ -17,8 +17,8 @@ use crate::trace::{self, Event, Trace};
 
 mod strikes;
 
-pub(crate) use strikes::says;
 use strikes::Strikes;
+pub(crate) use strikes::says;
 
 /// Simulated time, readable from inside and outside of hosts.
 pub trait SimTime: Send + Sync {
@@ -140,7 +140,10 @@ impl Gate {
 
     /// A name for the host, also if there is none of that number.
     pub fn name(&self, host: HostId) -> String {
-        locked(&self.state).hosts.get(usize::from(host.number())).map_or_else(|| host.to_string(), |host| host.name.clone())
+        locked(&self.state)
+            .hosts
+            .get(usize::from(host.number()))
+            .map_or_else(|| host.to_string(), |host| host.name.clone())
     }
 
     /// Begins a new life of the host called `name`. Every earlier one is over.
@@ -205,15 +208,15 @@ impl Gate {
     }
 
     /// Records a milestone of `life`, and lets the plan strike on it. Nothing, if that life is over.
-    pub fn milestone(&self, life: &Life, what: String) {
+    pub fn milestone(&self, life: &Life, what: &str) {
         let at = self.elapsed();
         let mut state = locked(&self.state);
         if state.is_over(life) {
             return;
         }
-        state.trace.milestone(at, Some(life.host), what.clone());
+        state.trace.milestone(at, Some(life.host), what.into());
         let Some(name) = state.hosts.get(usize::from(life.host.number())).map(|host| host.name.clone()) else { return };
-        let struck = state.strikes.milestone(&name, &what);
+        let struck = state.strikes.milestone(&name, what);
         state.strike(life.host, at, struck);
     }
 
@@ -248,8 +251,10 @@ impl Gate {
     /// Takes a stream of a life that ended without a word. Answers it back if its peer shall see it close.
     pub(crate) fn silence(&self, life: &Life, stream: Box<dyn Stream>) -> Option<Box<dyn Stream>> {
         let mut state = locked(&self.state);
-        let silent =
-            state.hosts.get(usize::from(life.host.number())).is_some_and(|host| host.silent && host.life == life.number);
+        let silent = state
+            .hosts
+            .get(usize::from(life.host.number()))
+            .is_some_and(|host| host.silent && host.life == life.number);
         if silent {
             state.silenced.push(stream);
             return None;
@@ -301,7 +306,7 @@ impl State {
     }
 
     /// One pass of the gate. `None`: the life is over.
-    fn pass(&mut self, life: &Life, at: Duration, what: String, payload: &[u8]) -> Option<String> {
+    fn pass(&mut self, life: &Life, at: Duration, what: &str, payload: &[u8]) -> Option<String> {
         if self.is_over(life) {
             return None;
         }
@@ -363,14 +368,14 @@ impl Life {
     pub fn before(&self, operation: &Operation, payload: &[u8]) -> Option<Option<FaultKind>> {
         let at = self.gate.elapsed();
         let mut state = locked(&self.gate.state);
-        let name = state.pass(self, at, operation.what.clone(), payload)?;
+        let name = state.pass(self, at, &operation.what, payload)?;
         Some(state.strikes.injected(&name, operation, at))
     }
 
     /// Passes the gate after an effect. False: this life is over, wait for ever.
     pub fn after(&self, operation: &Operation, outcome: &str, payload: &[u8]) -> bool {
         let at = self.gate.elapsed();
-        locked(&self.gate.state).pass(self, at, format!("{} {outcome}", operation.what), payload).is_some()
+        locked(&self.gate.state).pass(self, at, &format!("{} {outcome}", operation.what), payload).is_some()
     }
 
     /// Runs an effect through the gate. The effect is told which fault to inject. If this life ends before the answer, the

@@ -76,7 +76,7 @@ struct Leave;
 
 impl Drop for Leave {
     fn drop(&mut self) {
-        RUNNING.with_borrow_mut(|lives| lives.pop());
+        RUNNING.with_borrow_mut(Vec::pop);
     }
 }
 

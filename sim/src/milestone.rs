@@ -1,7 +1,7 @@
 //! Milestones: `tracing` events whose target starts with `sheetanchor::`, put into the trace of the run with the host
 //! that emitted them. Fields are rendered in the order in which they were written: `phase operation=… phase=drained`.
 
-use std::fmt::{self, Write as _};
+use std::fmt;
 
 use tracing::field::{Field, Visit};
 use tracing::span::{Attributes, Id, Record};
@@ -38,7 +38,7 @@ impl Subscriber for Capture {
         let target = event.metadata().target();
         let mut text = Rendered(target.strip_prefix(TARGET).unwrap_or(target).to_string());
         event.record(&mut text);
-        life.gate().milestone(&life, text.0);
+        life.gate().milestone(&life, &text.0);
     }
 
     fn enter(&self, _: &Id) {}
@@ -49,21 +49,22 @@ impl Subscriber for Capture {
 struct Rendered(String);
 
 impl Rendered {
-    fn push(&mut self, field: &Field, value: fmt::Arguments<'_>) {
-        // Writing to a string cannot fail.
-        let _ = match field.name() {
-            "message" => write!(self.0, " {value}"),
-            name => write!(self.0, " {name}={value}"),
-        };
+    fn push(&mut self, field: &Field, value: &str) {
+        self.0.push(' ');
+        if field.name() != "message" {
+            self.0.push_str(field.name());
+            self.0.push('=');
+        }
+        self.0.push_str(value);
     }
 }
 
 impl Visit for Rendered {
     fn record_str(&mut self, field: &Field, value: &str) {
-        self.push(field, format_args!("{value}"));
+        self.push(field, value);
     }
 
     fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
-        self.push(field, format_args!("{value:?}"));
+        self.push(field, &format!("{value:?}"));
     }
 }

@@ -45,7 +45,9 @@ fn record(info: &panic::PanicHookInfo<'_>) -> bool {
     let host = host::running().map_or_else(String::new, |life| format!("{}: ", life.gate().name(life.host())));
     RECORDED
         .try_with(|recorded| match recorded.try_borrow_mut() {
-            Ok(mut recorded) => recorded.as_mut().map(|panics| panics.push(format!("{host}{message}{place}"))).is_some(),
+            Ok(mut recorded) => {
+                recorded.as_mut().map(|panics| panics.push(format!("{host}{message}{place}"))).is_some()
+            }
             Err(_) => false,
         })
         .unwrap_or(false)

@@ -1,7 +1,6 @@
 //! What happened in a run: a hash over every event, the last events in full, and all milestones.
 
 use std::collections::VecDeque;
-use std::fmt::Write as _;
 use std::time::Duration;
 
 use crate::host::HostId;
@@ -66,11 +65,7 @@ impl Trace {
     /// The hash over every event so far, as 16 digits. Equal hashes: equal runs.
     pub fn hash(&self) -> String {
         let hash = self.hasher.finalize();
-        hash.as_bytes().iter().take(8).fold(String::new(), |mut text, byte| {
-            // Writing to a string cannot fail.
-            let _ = write!(text, "{byte:02x}");
-            text
-        })
+        hash.to_hex().chars().take(16).collect()
     }
 
     /// The last events, oldest first, at most [`Trace::RECENT_MAX`].
@@ -104,16 +99,13 @@ impl Default for Trace {
 
 /// Events as text in columns: time, host, what.
 pub fn table<'a>(events: impl Iterator<Item = &'a Event>, name_of: impl Fn(HostId) -> String) -> String {
-    let named: Vec<_> =
-        events.map(|event| (event, event.host.map_or_else(|| "world".to_string(), &name_of))).collect();
+    let named: Vec<_> = events.map(|event| (event, event.host.map_or_else(|| "world".to_string(), &name_of))).collect();
     let width = named.iter().map(|(_, name)| name.len()).max().unwrap_or(0);
-    named.iter().fold(String::new(), |mut text, (event, name)| {
-        let seconds = event.at.as_secs();
-        let millis = event.at.subsec_millis();
-        // Writing to a string cannot fail.
-        let _ = writeln!(text, "{seconds:>3}.{millis:03}  {name:<width$}  {}", event.what);
-        text
-    })
+    let line = |(event, name): &(&Event, String)| {
+        let (seconds, millis) = (event.at.as_secs(), event.at.subsec_millis());
+        format!("{seconds:>3}.{millis:03}  {name:<width$}  {}\n", event.what)
+    };
+    named.iter().map(line).collect::<Vec<_>>().concat()
 }
 
 #[cfg(test)]

@@ -452,7 +452,8 @@ impl World {
     fn skew(&self, host: &str) -> WallOffset {
         let id = self.gate.host(host).unwrap_or(HostId::new(u16::try_from(self.slots.len()).unwrap_or(u16::MAX)));
         let bound = self.ground.clock_skew_max_ms;
-        let draw = Chance::of_life(self.ground.seed, Concern::Clock, id, 0).below(bound.saturating_mul(2).saturating_add(1));
+        let draw =
+            Chance::of_life(self.ground.seed, Concern::Clock, id, 0).below(bound.saturating_mul(2).saturating_add(1));
         WallOffset::new(i64::try_from(draw).unwrap_or(0).saturating_sub_unsigned(bound))
     }
 }
@@ -466,6 +467,9 @@ impl Drop for World {
 
 impl core::fmt::Debug for World {
     fn fmt(&self, out: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
-        out.debug_struct("World").field("seed", &self.ground.seed).field("elapsed", &self.elapsed()).finish_non_exhaustive()
+        out.debug_struct("World")
+            .field("seed", &self.ground.seed)
+            .field("elapsed", &self.elapsed())
+            .finish_non_exhaustive()
     }
 }

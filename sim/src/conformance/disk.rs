@@ -46,7 +46,11 @@ async fn bytes(disk: &(dyn Disk + 'static), root: &str) -> Result<(), Breach> {
     same(other.read_at(0, 5).await?, b"hello".to_vec(), "a second handle sees the same file")?;
     promise(other.write_at(0, b"x".to_vec()).await.is_err(), "a file opened for reading refuses writes")?;
     let metadata = disk.metadata(&path).await?;
-    same(metadata.map(|it| (it.kind, it.length, it.mode)), Some((EntryKind::File, ByteCount::new(7), 0o600)), "metadata")?;
+    same(
+        metadata.map(|it| (it.kind, it.length, it.mode)),
+        Some((EntryKind::File, ByteCount::new(7), 0o600)),
+        "metadata",
+    )?;
     disk.set_mode(&path, 0o640).await?;
     same(disk.metadata(&path).await?.map(|it| it.mode), Some(0o640), "a changed mode")?;
     disk.remove(&path).await?;

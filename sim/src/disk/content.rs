@@ -260,7 +260,7 @@ mod tests {
             content.crash(A, CrashPolicy::TornPrefix, &chance);
             let left = all(&content);
             assert_eq!(left, body[..left.len()], "a prefix");
-            assert!(left.len() % 512 == 0 || left.len() == 100 || left.len() == body.len(), "{}", left.len());
+            assert!(left.len().is_multiple_of(512) || left.len() == 100 || left.len() == body.len(), "{}", left.len());
             lengths.insert(left.len());
         }
         assert!(lengths.contains(&0) && lengths.contains(&100) && lengths.contains(&body.len()), "{lengths:?}");

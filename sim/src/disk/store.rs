@@ -58,7 +58,9 @@ impl Store {
 
     /// The volume that a path lies on, judged by its prefix alone.
     pub(super) fn mount_of(&self, path: &str) -> Option<&str> {
-        let under = |mount: &&String| path.strip_prefix(mount.as_str()).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
+        let under = |mount: &&String| {
+            path.strip_prefix(mount.as_str()).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+        };
         self.shared.iter().find(under).map(String::as_str)
     }
 
@@ -99,7 +101,11 @@ impl Store {
             {
                 let above = path.get(..above).unwrap_or_default();
                 let below = path.get(walked_bytes..).unwrap_or_default();
-                let onward = if target.starts_with('/') { format!("{target}{below}") } else { format!("{above}/{target}{below}") };
+                let onward = if target.starts_with('/') {
+                    format!("{target}{below}")
+                } else {
+                    format!("{above}/{target}{below}")
+                };
                 return Ok(Walked::Link(onward));
             }
             found = Found { place: Some(place), inode, ..found };

@@ -204,14 +204,13 @@ impl Volume {
                 return true;
             }
             match change.fate {
-                Fate::Lost => false,
                 Fate::Durable => true,
                 Fate::Dirty if keep > 0 => {
                     keep -= 1;
                     change.fate = Fate::Durable;
                     true
                 }
-                Fate::Dirty => false,
+                Fate::Dirty | Fate::Lost => false,
             }
         });
         self.fold();

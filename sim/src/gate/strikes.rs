@@ -69,10 +69,11 @@ impl Strikes {
     /// The fault that meets this operation of `host`, if one does.
     pub(super) fn injected(&mut self, host: &str, operation: &Operation, at: Duration) -> Option<FaultKind> {
         match operation.kind {
-            Kind::Write | Kind::BucketPut if self.is_full(&operation.volume, at) => Some(FaultKind::NoSpace),
+            Kind::Write | Kind::BucketPut | Kind::Space if self.is_full(&operation.volume, at) => {
+                Some(FaultKind::NoSpace)
+            }
             Kind::BucketPut => self.bucket_times_out.remove(host).then_some(FaultKind::TimedOut),
             Kind::Sync => self.sync_fails.remove(host).then_some(FaultKind::SyncFailed),
-            Kind::Space if self.is_full(&operation.volume, at) => Some(FaultKind::NoSpace),
             Kind::Read | Kind::Space | Kind::Write | Kind::Name | Kind::Net => None,
         }
     }

@@ -275,7 +275,7 @@ mod tests {
     }
 
     fn state(ids: &[u64]) -> LedgerState {
-        let moved = 10 * ids.len() as i64;
+        let moved = 10 * i64::try_from(ids.len()).unwrap();
         let balances = BTreeMap::from([(1, 100 - moved), (2, 100 + moved)]);
         LedgerState { balances, transfers: ids.iter().map(|id| transfer(*id)).collect() }
     }

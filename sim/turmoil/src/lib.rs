@@ -119,7 +119,9 @@ impl SimTime for Elapsed {
         // While a host is killed or restarted turmoil has a current host but no valid clock for it; then, and outside of
         // hosts, the last step's time stands.
         match sheetanchor_sim::host::running() {
-            Some(_) => turmoil::sim_elapsed().unwrap_or_else(|| Duration::from_nanos(self.nanos.load(Ordering::Relaxed))),
+            Some(_) => {
+                turmoil::sim_elapsed().unwrap_or_else(|| Duration::from_nanos(self.nanos.load(Ordering::Relaxed)))
+            }
             None => Duration::from_nanos(self.nanos.load(Ordering::Relaxed)),
         }
     }

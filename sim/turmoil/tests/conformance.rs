@@ -6,7 +6,7 @@ use std::time::Duration;
 use sheetanchor_sim::conformance::{self, Breach};
 use sheetanchor_sim::world::{Settings, World};
 
-const LIMIT: Duration = Duration::from_secs(60);
+const LIMIT: Duration = Duration::from_mins(1);
 
 fn world(seed: u64) -> World {
     World::new(Settings::of(seed), sheetanchor_sim_turmoil::backend(seed))

@@ -83,7 +83,7 @@ fn a_lock_is_held_until_its_holder_dies() {
     world.start("n1", |env| async move {
         let _held = env.disk.lock("/shared/lock").await.unwrap().unwrap();
         tracing::info!(target: "sheetanchor::test", "locked");
-        std::future::pending().await
+        std::future::pending::<()>().await;
     });
     world.run_until_milestone("n1", "locked", LIMIT).unwrap();
     let take = |env: Env| async move { env.disk.lock("/shared/lock").await.unwrap().is_some() };
@@ -95,7 +95,8 @@ fn a_lock_is_held_until_its_holder_dies() {
 #[test]
 fn nothing_a_crashed_host_still_does_has_an_effect() {
     let at = When::milestone("n1", "now");
-    let plan = Plan::peaceful().and(Fault::Crash { at, policy: CrashPolicy::KeepAll, restart_after_ms: None, silent: false });
+    let plan =
+        Plan::peaceful().and(Fault::Crash { at, policy: CrashPolicy::KeepAll, restart_after_ms: None, silent: false });
     let mut world = world(plan);
     let promise = world.launch("n1", |env| async move {
         create(&env, "/before", b"x").await;
