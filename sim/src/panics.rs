@@ -13,8 +13,8 @@ thread_local! {
 
 static HOOK: Once = Once::new();
 
-/// Records the panics of this thread while `run` runs, instead of printing them. A panic of `run` itself passes through.
-pub fn recorded<T>(run: impl FnOnce() -> T) -> (T, Vec<String>) {
+/// Records the panics of this thread while `run` runs, instead of printing them. `None` if `run` itself ended in one.
+pub fn recorded<T>(run: impl FnOnce() -> T) -> (Option<T>, Vec<String>) {
     HOOK.call_once(|| {
         let usual = panic::take_hook();
         panic::set_hook(Box::new(move |info| {
@@ -25,7 +25,8 @@ pub fn recorded<T>(run: impl FnOnce() -> T) -> (T, Vec<String>) {
     });
     let outer = RECORDED.replace(Some(Vec::new()));
     let guard = Restore(outer);
-    let value = run();
+    // A run that panicked is over: nothing looks at what it left half done but to report it.
+    let value = panic::catch_unwind(panic::AssertUnwindSafe(run)).ok();
     let panics = RECORDED.with_borrow_mut(|recorded| recorded.take().unwrap_or_default());
     drop(guard);
     (value, panics)
@@ -59,8 +60,8 @@ mod tests {
 
     #[test]
     fn a_panic_is_recorded_with_its_message_and_place() {
-        let (caught, panics) = recorded(|| panic::catch_unwind(|| panic!("the mast broke")).is_err());
-        assert!(caught);
+        let (value, panics) = recorded(|| -> u8 { panic!("the mast broke") });
+        assert_eq!(value, None);
         assert_eq!(panics.len(), 1);
         assert!(panics[0].starts_with("the mast broke at "), "{}", panics[0]);
         assert!(panics[0].contains("panics.rs"), "{}", panics[0]);
@@ -68,6 +69,6 @@ mod tests {
 
     #[test]
     fn a_quiet_run_records_nothing() {
-        assert_eq!(recorded(|| 7), (7, Vec::new()));
+        assert_eq!(recorded(|| 7), (Some(7), Vec::new()));
     }
 }

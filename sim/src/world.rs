@@ -393,12 +393,17 @@ impl World {
         }
     }
 
-    fn record(&mut self, result: Result<(), String>, panics: Vec<String>) {
+    fn record(&mut self, result: Option<Result<(), String>>, panics: Vec<String>) {
         if let Some(panic) = panics.into_iter().next() {
             self.failure.get_or_insert(Failure::Panicked(panic));
-        } else if let Err(why) = result {
-            self.failure.get_or_insert(Failure::Backend(why));
+            return;
         }
+        let why = match result {
+            Some(Ok(())) => return,
+            Some(Err(why)) => why,
+            None => "it panicked without a message".into(),
+        };
+        self.failure.get_or_insert(Failure::Backend(why));
     }
 
     fn run_program(&mut self, host: &str, program: hosts::Run) {
@@ -428,8 +433,8 @@ impl World {
         let life = self.gate.begin_life(host);
         let program = slot.on(self.ground.clone(), life);
         let backend = &mut self.backend;
-        let ((), panics) = panics::recorded(|| backend.add_host(host, program));
-        self.record(Ok(()), panics);
+        let (added, panics) = panics::recorded(|| backend.add_host(host, program));
+        self.record(added.map(Ok), panics);
     }
 
     fn begin(&mut self, host: &str) {
@@ -437,15 +442,15 @@ impl World {
         let life = self.gate.begin_life(host);
         slot.live(life);
         let backend = &mut self.backend;
-        let ((), panics) = panics::recorded(|| backend.restart(host));
-        self.record(Ok(()), panics);
+        let (restarted, panics) = panics::recorded(|| backend.restart(host));
+        self.record(restarted.map(Ok), panics);
     }
 
     /// Drops the tasks of a host whose life is over, and takes its unsynced bytes.
     fn bury(&mut self, host: &str, id: HostId, policy: CrashPolicy) {
         let backend = &mut self.backend;
-        let ((), panics) = panics::recorded(|| backend.kill(host));
-        self.record(Ok(()), panics);
+        let (killed, panics) = panics::recorded(|| backend.kill(host));
+        self.record(killed.map(Ok), panics);
         self.ground.disks.crash(id, policy, &self.crash_chance);
     }
 
