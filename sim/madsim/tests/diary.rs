@@ -12,6 +12,7 @@ use sheetanchor_sim::world::{Failure, Settings, World};
 
 const LIMIT: Duration = Duration::from_mins(1);
 const COUNT: u64 = 6;
+const NOTHING: [u64; 0] = [];
 
 /// Madsim re-seeds the standard library's hash maps on a fresh thread only.
 fn on_a_fresh_thread<T: Send + 'static>(run: impl FnOnce() -> T + Send + 'static) -> T {
@@ -37,7 +38,7 @@ fn a_seed_gives_one_run_and_another_seed_another() {
     let hash = |seed| {
         on_a_fresh_thread(move || {
             let mut world = world(seed, crash(41, CrashPolicy::TornPrefix));
-            assert_eq!(diary::run(&mut world, COUNT, Care::Synced).unwrap().lost, []);
+            assert_eq!(diary::run(&mut world, COUNT, Care::Synced).unwrap().lost, NOTHING);
             world.trace_hash()
         })
     };
@@ -49,7 +50,7 @@ fn a_seed_gives_one_run_and_another_seed_another() {
 fn sweep(care: Care) -> Vec<(u64, CrashPolicy)> {
     on_a_fresh_thread(move || {
         let mut base = world(1, Plan::peaceful());
-        assert_eq!(diary::run(&mut base, COUNT, care).unwrap().lost, []);
+        assert_eq!(diary::run(&mut base, COUNT, care).unwrap().lost, NOTHING);
         let mut lost = Vec::new();
         for number in 1..=base.passes(KEEPER) {
             for policy in CrashPolicy::POWER_LOSS {
@@ -93,7 +94,7 @@ fn held_traffic_arrives_after_the_release() {
         let at = When::milestone(KEEPER, "kept number=2");
         let hold = Fault::Hold { at, one: KEEPER.into(), other: diary::WRITER.into(), for_ms: 1_500 };
         let mut world = world(1, Plan::peaceful().and(hold));
-        assert_eq!(diary::run(&mut world, COUNT, Care::Synced).unwrap().lost, []);
+        assert_eq!(diary::run(&mut world, COUNT, Care::Synced).unwrap().lost, NOTHING);
         assert!(world.elapsed() > Duration::from_millis(1_500));
     });
 }

@@ -11,6 +11,7 @@ use sheetanchor_sim::world::{Failure, Settings, World};
 
 const LIMIT: Duration = Duration::from_mins(1);
 const COUNT: u64 = 6;
+const NOTHING: [u64; 0] = [];
 
 fn world(seed: u64, plan: Plan) -> World {
     World::new(Settings::of(seed).with(plan), sheetanchor_sim_turmoil::backend(seed))
@@ -24,7 +25,7 @@ fn crash(at: When, policy: CrashPolicy, silent: bool) -> Plan {
 fn hash_of(seed: u64) -> String {
     let mut world = world(seed, crash(When::pass(KEEPER, 41), CrashPolicy::TornPrefix, seed.is_multiple_of(2)));
     let verdict = diary::run(&mut world, COUNT, Care::Synced).unwrap();
-    assert_eq!(verdict.lost, []);
+    assert_eq!(verdict.lost, NOTHING);
     world.trace_hash()
 }
 
@@ -87,7 +88,7 @@ fn a_program_that_uses_hash_order_is_caught() {
 /// Crashes the keeper at each of its gate passes under each policy. What was lost, by plan.
 fn sweep(care: Care, silent: bool) -> Vec<(u64, CrashPolicy)> {
     let mut base = world(1, Plan::peaceful());
-    assert_eq!(diary::run(&mut base, COUNT, care).unwrap().lost, []);
+    assert_eq!(diary::run(&mut base, COUNT, care).unwrap().lost, NOTHING);
     let passes = base.passes(KEEPER);
     assert!(passes > 40, "{passes}");
     let mut lost = Vec::new();
@@ -136,7 +137,7 @@ fn a_crash_of_the_writer_starts_it_again() {
     for number in 1..base.passes(WRITER) {
         let mut world = world(1, crash(When::pass(WRITER, number), CrashPolicy::DropAll, number.is_multiple_of(2)));
         let verdict = diary::run(&mut world, COUNT, Care::Synced).unwrap();
-        assert_eq!(verdict.lost, [], "{number}");
+        assert_eq!(verdict.lost, NOTHING, "{number}");
     }
 }
 
@@ -144,7 +145,7 @@ fn a_crash_of_the_writer_starts_it_again() {
 fn a_crash_strikes_at_a_milestone() {
     let plan = crash(When::milestone(KEEPER, "kept number=3"), CrashPolicy::DropAll, false);
     let mut world = world(1, plan);
-    assert_eq!(diary::run(&mut world, COUNT, Care::Synced).unwrap().lost, []);
+    assert_eq!(diary::run(&mut world, COUNT, Care::Synced).unwrap().lost, NOTHING);
     let timeline = world.timeline();
     let lines: Vec<&str> = timeline.lines().collect();
     let kept = lines.iter().position(|line| line.ends_with("diary kept number=3")).unwrap();
@@ -157,7 +158,7 @@ fn a_crash_strikes_at_a_milestone() {
 fn a_killed_process_loses_not_even_unsynced_bytes() {
     let plan = crash(When::milestone(KEEPER, "kept number=3"), CrashPolicy::ProcessOnly, false);
     let mut world = world(1, plan);
-    assert_eq!(diary::run(&mut world, COUNT, Care::Unsynced).unwrap().lost, []);
+    assert_eq!(diary::run(&mut world, COUNT, Care::Unsynced).unwrap().lost, NOTHING);
 }
 
 #[test]
@@ -199,7 +200,7 @@ fn held_traffic_arrives_after_the_release() {
     let at = When::milestone(KEEPER, "kept number=2");
     let hold = Fault::Hold { at, one: KEEPER.into(), other: WRITER.into(), for_ms: 1_500 };
     let mut world = world(1, Plan::peaceful().and(hold));
-    assert_eq!(diary::run(&mut world, COUNT, Care::Synced).unwrap().lost, []);
+    assert_eq!(diary::run(&mut world, COUNT, Care::Synced).unwrap().lost, NOTHING);
     assert!(world.timeline().contains("release keeper writer"), "{}", world.timeline());
     assert!(world.elapsed() > Duration::from_millis(1_500));
 }
