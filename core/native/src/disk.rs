@@ -30,7 +30,8 @@ impl Disk for FileDisk {
                 OpenMode::CreateNew => options.read(true).write(true).create_new(true).mode(0o600),
             };
             let file = options.open(&*path).map_err(|error| fault(format!("open {path}"), &error))?;
-            Ok(Box::new(OpenFile { path, file: Arc::new(file) }) as Box<dyn DiskFile>)
+            let open: Box<dyn DiskFile> = Box::new(OpenFile { path, file: Arc::new(file) });
+            Ok(open)
         })
         .await
     }
@@ -73,7 +74,7 @@ impl Disk for FileDisk {
             for entry in fs::read_dir(path)? {
                 let entry = entry?;
                 let name = entry.file_name().into_string().map_err(|name| {
-                    io::Error::new(io::ErrorKind::InvalidData, format!("the name {name:?} is not UTF-8"))
+                    io::Error::new(io::ErrorKind::InvalidData, format!("the name {} is not UTF-8", name.display()))
                 })?;
                 entries.push(Entry { name, kind: kind_of(entry.file_type()?) });
             }
@@ -107,7 +108,7 @@ impl Disk for FileDisk {
     async fn read_link(&self, path: &str) -> Result<String, Fault> {
         one(path, "read link", |path| {
             fs::read_link(path)?.into_os_string().into_string().map_err(|target| {
-                io::Error::new(io::ErrorKind::InvalidData, format!("the target {target:?} is not UTF-8"))
+                io::Error::new(io::ErrorKind::InvalidData, format!("the target {} is not UTF-8", target.display()))
             })
         })
         .await
@@ -134,7 +135,10 @@ impl Disk for FileDisk {
         one(path, "lock", |path| {
             let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path)?;
             match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
-                Ok(()) => Ok(Some(Box::new(HeldLock { _file: file }) as Box<dyn DiskLock>)),
+                Ok(()) => {
+                    let lock: Box<dyn DiskLock> = Box::new(HeldLock { _file: file });
+                    Ok(Some(lock))
+                }
                 Err(Errno::WOULDBLOCK) => Ok(None),
                 Err(error) => Err(error.into()),
             }

@@ -24,7 +24,9 @@ pub(crate) fn sync_fault(operation: impl Into<String>, error: &io::Error) -> Fau
 }
 
 /// Runs a call that blocks on a thread for such calls.
-pub(crate) async fn blocking<T: Send + 'static>(call: impl FnOnce() -> Result<T, Fault> + Send + 'static) -> Result<T, Fault> {
+pub(crate) async fn blocking<T: Send + 'static>(
+    call: impl FnOnce() -> Result<T, Fault> + Send + 'static,
+) -> Result<T, Fault> {
     match tokio::task::spawn_blocking(call).await {
         Ok(outcome) => outcome,
         Err(error) => Err(Fault::new(FaultKind::Other, "finish a blocking call", error.to_string())),

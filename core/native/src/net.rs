@@ -16,7 +16,10 @@ use crate::faults::fault;
 /// `SA111` for an address elsewhere, `SA101` for what is no address.
 pub fn loopback(address: &str) -> Result<SocketAddr, Refusal> {
     let Some((host, port)) = address.rsplit_once(':') else {
-        return Err(Refusal::new(Code::ConfigInvalid, format!("`{}` is not of the form host:port", address.escape_debug())));
+        return Err(Refusal::new(
+            Code::ConfigInvalid,
+            format!("`{}` is not of the form host:port", address.escape_debug()),
+        ));
     };
     let Ok(port) = port.parse::<u16>() else {
         return Err(Refusal::new(Code::ConfigInvalid, format!("`{}` has no port", address.escape_debug())));
@@ -28,9 +31,10 @@ pub fn loopback(address: &str) -> Result<SocketAddr, Refusal> {
     let literal = host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(host);
     match literal.parse::<IpAddr>() {
         Ok(ip) if ip.is_loopback() => Ok(SocketAddr::new(ip, port)),
-        Ok(_) | Err(_) => {
-            Err(Refusal::new(Code::NotLoopback, format!("`{}` is not on the loopback interface", address.escape_debug())))
-        }
+        Ok(_) | Err(_) => Err(Refusal::new(
+            Code::NotLoopback,
+            format!("`{}` is not on the loopback interface", address.escape_debug()),
+        )),
     }
 }
 

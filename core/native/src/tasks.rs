@@ -94,10 +94,13 @@ mod tests {
     #[tokio::test]
     async fn a_dropped_task_is_cancelled() {
         let (held, gone) = oneshot::channel::<()>();
-        let task = TokioTasks::here().spawn("waits", Box::pin(async move {
-            std::future::pending::<()>().await;
-            drop(held);
-        }));
+        let task = TokioTasks::here().spawn(
+            "waits",
+            Box::pin(async move {
+                std::future::pending::<()>().await;
+                drop(held);
+            }),
+        );
         assert!(!task.has_ended());
         drop(task);
         assert!(tokio::time::timeout(Duration::from_secs(5), gone).await.unwrap().is_err(), "its end was dropped");
