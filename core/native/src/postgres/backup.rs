@@ -112,6 +112,8 @@ impl Backups {
 pub(super) async fn start(session: &Session, label: &str) -> Result<Fields> {
     // The session is silent while files are copied, for hours perhaps.
     session.command(super::session::QUERY_WAIT, "SET idle_session_timeout = 0; SET statement_timeout = 0").await?;
+    let named = format!("sheetanchor backup {label}");
+    session.row("SELECT set_config('application_name', $1, false)", &[&named]).await?;
     let sql = if session.facts().version_number < 150_000 {
         "SELECT pg_start_backup($1, true, false)::text"
     } else {
