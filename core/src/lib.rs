@@ -23,3 +23,23 @@ pub mod position;
 pub mod scn;
 
 pub mod time;
+
+pub mod planted;
+
+pub mod request;
+
+pub mod wire;
+
+pub mod format;
+
+pub mod agent;
+
+pub mod round;
+
+pub mod point;
+
+pub mod backup;
+
+pub mod restore;
+
+pub mod plan;

@@ -1,2 +1,86 @@
-//! Chores.
-fn main() {}
+//! The project's own chores: `cargo xtask ci | tidy | sim | pg`.
+//!
+//! By absence: nothing here depends on a crate of ours, so the gate still runs when they do not compile.
+#![forbid(unsafe_code)]
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "a program that talks to whoever runs it")]
+#![cfg_attr(test, allow(clippy::wildcard_enum_match_arm, reason = "tests may be blunt"))]
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::{Context as _, Result};
+use clap::{Parser, Subcommand, ValueEnum};
+
+mod ci;
+mod postgres;
+mod programs;
+mod tidy;
+
+/// The project's own chores.
+#[derive(Debug, Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask")]
+struct Arguments {
+    #[command(subcommand)]
+    chore: Chore,
+}
+
+#[derive(Debug, Subcommand)]
+enum Chore {
+    /// Run every check and every test, as CI does; the last lines say what failed and count the tests.
+    Ci {
+        /// Leave out what needs real PostgreSQL servers.
+        #[arg(long, value_enum)]
+        without: Vec<Without>,
+        /// Run these steps alone, in the order of the whole run.
+        #[arg(long, value_delimiter = ',', value_parser = ci::step_names())]
+        only: Vec<String>,
+    },
+    /// Check the rules of this tree that neither the compiler nor clippy knows.
+    Tidy,
+    /// Run scenarios in the simulator; everything after `sim` goes to its runner, as in `sim --seeds 200`.
+    #[command(disable_help_flag = true)]
+    Sim {
+        /// What the runner understands: `cargo xtask sim --help` asks it.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        forwarded: Vec<String>,
+    },
+    /// Find PostgreSQL's servers and headers, or install them as root on Debian and Ubuntu.
+    Pg,
+}
+
+/// Parts of the run that a machine may lack.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Without {
+    /// Real PostgreSQL servers.
+    Pg,
+}
+
+fn main() -> ExitCode {
+    run(Arguments::parse().chore).unwrap_or_else(|error| {
+        // One line that says what to do; a backtrace of ours would bury it.
+        eprintln!("error: {error:#}");
+        ExitCode::FAILURE
+    })
+}
+
+fn run(chore: Chore) -> Result<ExitCode> {
+    let root = root()?;
+    let done = match chore {
+        Chore::Ci { without, only } => {
+            ci::run(&ci::Options { root, without_postgres: without.contains(&Without::Pg), only })
+        }
+        Chore::Tidy => tidy::run(&root),
+        Chore::Sim { forwarded } => return programs::simulator(&root, &forwarded),
+        Chore::Pg => postgres::ensure().map(|servers| {
+            println!("{servers}");
+            true
+        }),
+    }?;
+    Ok(if done { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// The folder of the workspace: the one above this package's.
+fn root() -> Result<PathBuf> {
+    let package = Path::new(env!("CARGO_MANIFEST_DIR"));
+    package.parent().map(Path::to_owned).context("the xtask package lies at the root of a file system")
+}

@@ -15,7 +15,7 @@ pub use clock::{Clock, Entropy};
 pub use disk::{Disk, DiskFile, DiskLock, Entry, EntryKind, Metadata, OpenMode, Published};
 pub use net::{Listener, Net, Stream};
 pub use sheetanchor_core::error::{Fault, FaultKind};
-pub use tasks::{Task, TaskGroup, Tasks, Work};
+pub use tasks::{Task, TaskGroup, Tasks, Work, run_work};
 
 /// The world of one process. Cheap to clone; no generic parameter travels through every signature.
 #[derive(Clone)]

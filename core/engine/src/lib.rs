@@ -1,5 +1,5 @@
 //! What Sheetanchor *performs*: it runs the machines of `sheetanchor-core` against the world. The world is a set of
-//! ports ([`env`]), and the database is one more ([`database`]); the same code runs natively and in every simulator.
+//! ports ([`env`](mod@env)), and the database is one more ([`database`]); the same code runs natively and in every simulator.
 //!
 //! By absence: no clock, socket, file, thread, random source or `HashMap` exists here. The crate is `no_std`.
 #![no_std]
@@ -13,3 +13,17 @@ extern crate std;
 pub mod env;
 
 pub mod database;
+
+pub mod folder_bucket;
+
+pub mod zstd;
+
+pub mod repository;
+
+pub mod frames;
+
+pub mod pump;
+
+pub mod caller;
+
+pub mod agent;

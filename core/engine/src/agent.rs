@@ -1,0 +1,306 @@
+//! The agent beside one node: listens, admits requests by the machine of `sheetanchor_core::agent`, performs them with
+//! the database and the repository, and answers every one.
+
+pub mod archive;
+pub mod capture;
+pub mod perform;
+pub mod stage;
+pub mod state;
+
+use alloc::boxed::Box;
+use alloc::collections::BTreeMap;
+use alloc::format;
+use alloc::string::String;
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+use core::time::Duration;
+
+use sheetanchor_core::agent::{Agent as Machine, Belonging, Effect, Event, Ticket};
+use sheetanchor_core::error::{Error, Result};
+use sheetanchor_core::identity::{ByteCount, NodeId, OperationId};
+use sheetanchor_core::refusal::{Code, Refusal};
+use sheetanchor_core::request::{Answer, Failure, Header, Progress, Request};
+use sheetanchor_core::scn::Scn;
+use sheetanchor_core::wire::{Answered, Asked};
+use tokio::sync::{Mutex, Notify, watch};
+
+use crate::database::Database;
+use crate::env::{Env, Listener, Stream, TaskGroup};
+use crate::frames;
+use crate::repository::Repository;
+use archive::ArchiveState;
+
+/// How an agent is set up.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// The node that it serves.
+    pub node: NodeId,
+    /// Where it listens.
+    pub listen: String,
+    /// The folder for what it must remember.
+    pub state: String,
+    /// How often durable WAL is shipped.
+    pub archive_interval: Duration,
+    /// At most so much WAL in one piece.
+    pub archive_piece: ByteCount,
+    /// A pin that was found at the start goes after this, unless it is renewed.
+    pub pin_lease: Duration,
+    /// At most so much data in one pack.
+    pub pack: ByteCount,
+}
+
+impl Config {
+    /// The defaults for `node`.
+    pub fn new(node: NodeId, listen: impl Into<String>, state: impl Into<String>) -> Self {
+        Self {
+            node,
+            listen: listen.into(),
+            state: state.into(),
+            archive_interval: Duration::from_secs(1),
+            archive_piece: ByteCount::new(1 << 20),
+            pin_lease: Duration::from_mins(1),
+            pack: ByteCount::new(16 << 20),
+        }
+    }
+}
+
+/// How many connections an agent serves at once.
+const CONNECTIONS_MAX: usize = 256;
+
+/// What the tasks of one agent share.
+pub struct Agent {
+    pub(crate) env: Env,
+    pub(crate) config: Config,
+    pub(crate) database: Arc<dyn Database>,
+    pub(crate) repository: Repository,
+    machine: Mutex<Machine>,
+    /// The machine's deadline may have changed.
+    changed: Notify,
+    tickets: core::sync::atomic::AtomicU64,
+    pub(crate) archive: watch::Sender<ArchiveState>,
+    /// Ship what is durable now, without waiting for the interval.
+    pub(crate) ship: Notify,
+    pub(crate) belonging: watch::Sender<Option<Belonging>>,
+    /// Copies in progress. Removing one from here ends it.
+    pub(crate) copies: Mutex<BTreeMap<OperationId, watch::Receiver<Progress>>>,
+    /// Backups that this life has captured, so that a repeated request gets the same answer.
+    pub(crate) captured: Mutex<BTreeMap<OperationId, Answer>>,
+    /// Only one request at a time changes the data folder.
+    pub(crate) folder: Mutex<()>,
+}
+
+impl core::fmt::Debug for Agent {
+    fn fmt(&self, out: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        out.debug_struct("Agent").field("node", &self.config.node).finish_non_exhaustive()
+    }
+}
+
+impl Agent {
+    /// Reads what the agent of this node must remember.
+    ///
+    /// # Errors
+    /// `SA002` if its state is damaged, `SA113` if it belongs to another node.
+    pub async fn load(env: Env, config: Config, database: Arc<dyn Database>) -> Result<Arc<Self>> {
+        let belonging = state::load(&env, &config).await?;
+        Ok(Arc::new(Self {
+            repository: Repository::new(&env),
+            machine: Mutex::new(Machine::new(config.node, belonging)),
+            changed: Notify::new(),
+            tickets: core::sync::atomic::AtomicU64::new(1),
+            archive: watch::Sender::new(ArchiveState::default()),
+            ship: Notify::new(),
+            belonging: watch::Sender::new(belonging),
+            copies: Mutex::default(),
+            captured: Mutex::default(),
+            folder: Mutex::new(()),
+            env,
+            config,
+            database,
+        }))
+    }
+
+    /// Serves until dropped: answers requests, keeps leases, ships WAL.
+    ///
+    /// # Errors
+    /// A fault if it cannot listen.
+    pub async fn serve(self: Arc<Self>) -> Result<()> {
+        let listener = self.env.net.listen(&self.config.listen).await?;
+        self.serve_on(listener).await
+    }
+
+    /// Serves on a listener that is there already.
+    ///
+    /// # Errors
+    /// None today; it returns only when dropped.
+    pub async fn serve_on(self: Arc<Self>, mut listener: Box<dyn Listener>) -> Result<()> {
+        self.find_pins().await;
+        let mut tasks = TaskGroup::default();
+        let leases = self.clone();
+        tasks.add(self.env.tasks.spawn("leases", Box::pin(async move { leases.keep_leases().await })));
+        let archiver = self.clone();
+        tasks.add(self.env.tasks.spawn("archiver", Box::pin(async move { archiver.keep_archiving().await })));
+        tracing::info!(target: "sheetanchor::agent", node = %self.config.node, address = listener.address(), "listening");
+        let mut connections = TaskGroup::default();
+        loop {
+            match listener.accept().await {
+                Ok(stream) if connections.len() < CONNECTIONS_MAX => {
+                    let agent = self.clone();
+                    connections
+                        .add(self.env.tasks.spawn("requests", Box::pin(async move { agent.converse(stream).await })));
+                }
+                // One too many: hanging up is the answer, and the caller says that the node is silent.
+                Ok(_) => tracing::warn!(target: "sheetanchor::agent", "too many connections"),
+                Err(fault) => {
+                    tracing::warn!(target: "sheetanchor::agent", %fault, "cannot accept");
+                    self.env.clock.sleep(Duration::from_millis(100)).await;
+                }
+            }
+        }
+    }
+
+    /// Pins outlive the agent; their leases start afresh.
+    async fn find_pins(&self) {
+        let Ok(pins) = self.database.pins().await else { return };
+        let operations: Vec<OperationId> = pins.iter().filter_map(|pin| pin.name.parse().ok()).collect();
+        let effects = self.step(Event::FoundPins(operations, self.config.pin_lease)).await;
+        self.run(effects).await;
+    }
+
+    async fn step(&self, event: Event) -> Vec<Effect> {
+        let now = self.env.clock.now();
+        let effects = self.machine.lock().await.step(now, event);
+        self.changed.notify_one();
+        effects
+    }
+
+    /// Tells the machine that the node belongs to a cluster, once that is durable.
+    pub(crate) async fn belongs(&self, belonging: Belonging) {
+        let effects = self.step(Event::Belongs(belonging)).await;
+        self.run(effects).await;
+        self.belonging.send_replace(Some(belonging));
+    }
+
+    /// Performs what is not an answer to anybody.
+    async fn run(&self, effects: Vec<Effect>) {
+        for effect in effects {
+            match effect {
+                Effect::Free(hold) => {
+                    tracing::warn!(target: "sheetanchor::agent", node = %self.config.node, "fence freed by its lease");
+                    if let Err(error) = self.database.release(hold).await {
+                        tracing::warn!(target: "sheetanchor::agent", %error, "cannot release the fence");
+                    }
+                }
+                Effect::DropPin(operation) => {
+                    tracing::warn!(target: "sheetanchor::agent", node = %self.config.node, %operation, "pin expired");
+                    if let Err(error) = self.let_go(operation).await {
+                        tracing::warn!(target: "sheetanchor::agent", %error, "cannot drop the pin");
+                    }
+                }
+                Effect::Perform(..) | Effect::Reply(..) => {}
+            }
+        }
+    }
+
+    async fn keep_leases(&self) {
+        loop {
+            let deadline = self.machine.lock().await.deadline();
+            let due = async {
+                match deadline {
+                    Some(deadline) => self.env.clock.sleep_until(deadline).await,
+                    None => core::future::pending().await,
+                }
+            };
+            tokio::select! {
+                biased;
+                () = due => {
+                    let effects = self.step(Event::Elapsed).await;
+                    self.run(effects).await;
+                }
+                () = self.changed.notified() => {}
+            }
+        }
+    }
+
+    async fn converse(&self, mut stream: Box<dyn Stream>) {
+        loop {
+            let asked: Asked = match frames::receive(&mut stream).await {
+                Ok(Some(asked)) => asked,
+                Ok(None) => return,
+                Err(error) => {
+                    // After a damaged frame nothing more on this stream can be believed; the refusal is the goodbye.
+                    if error.refusal().is_some() {
+                        let answer = Err(Failure::from(error));
+                        drop(frames::send(&mut stream, &Answered { number: 0, scn: Scn::ZERO, answer }).await);
+                    }
+                    return;
+                }
+            };
+            let number = asked.number;
+            let answer = self.answer(asked).await.map_err(Failure::from);
+            let scn = self.database.status().await.map_or(Scn::ZERO, |status| status.scn);
+            if frames::send(&mut stream, &Answered { number, scn, answer }).await.is_err() {
+                return;
+            }
+        }
+    }
+
+    /// One request, from admission to its answer.
+    async fn answer(&self, asked: Asked) -> Result<Answer> {
+        let (word, node) = (asked.request.word(), self.config.node);
+        if asked.scn > Scn::ZERO {
+            match self.database.observe(asked.scn).await {
+                Ok(_) => {}
+                // A database that is not there has no clock to set.
+                Err(Error::Refusal(refusal)) if refusal.code == Code::DatabaseDown => {}
+                Err(error) => return Err(error),
+            }
+        }
+        let ticket: Ticket = self.tickets.fetch_add(1, core::sync::atomic::Ordering::SeqCst);
+        let operation = asked.header.operation;
+        let mut effects = self.step(Event::Asked(ticket, asked.header, asked.request)).await;
+        loop {
+            let (own, others): (Vec<Effect>, Vec<Effect>) =
+                effects.into_iter().partition(|effect| matches!(effect, Effect::Perform(..) | Effect::Reply(..)));
+            self.run(others).await;
+            match own.into_iter().next() {
+                Some(Effect::Reply(_, outcome)) => {
+                    if let Err(error) = &outcome {
+                        tracing::info!(target: "sheetanchor::agent", %node, request = word, operation = operation.map(tracing::field::display), %error, "refused");
+                    }
+                    return outcome;
+                }
+                Some(Effect::Perform(ticket, header, request)) => {
+                    let outcome = self.perform_in_time(&header, request).await;
+                    effects = self.step(Event::Performed(ticket, outcome)).await;
+                }
+                Some(Effect::Free(_) | Effect::DropPin(_)) | None => {
+                    return Err(Error::Bug(format!("`{word}` was neither performed nor answered")));
+                }
+            }
+        }
+    }
+
+    /// Steps under the fence end with its lease: a drain that never finishes must still be answered.
+    async fn perform_in_time(&self, header: &Header, request: Request) -> Result<Answer> {
+        let fenced = matches!(request, Request::Close { .. } | Request::Drain { .. } | Request::Cut { .. });
+        let deadline = if fenced { self.machine.lock().await.hold_deadline() } else { None };
+        let lease = async {
+            match deadline {
+                Some(deadline) => self.env.clock.sleep_until(deadline).await,
+                None => core::future::pending().await,
+            }
+        };
+        tokio::select! {
+            biased;
+            outcome = self.perform(header, request) => outcome,
+            () = lease => Err(Refusal::new(Code::HoldLost, format!("the fence's lease on node {} ran out", self.config.node)).into()),
+        }
+    }
+
+    /// What the machine knows of the fence, and of a pin's remaining time.
+    pub(crate) async fn look(&self) -> (Option<OperationId>, BTreeMap<OperationId, Duration>) {
+        let now = self.env.clock.now();
+        let machine = self.machine.lock().await;
+        (machine.fenced_by(), machine.pin_leases(now))
+    }
+}

@@ -1,0 +1,185 @@
+//! Ships durable WAL into the repository, piece by piece, each starting where the last one ends. A gap or a conflict is
+//! found here, when it appears, not at restore time.
+
+use alloc::format;
+use alloc::string::ToString;
+use alloc::vec::Vec;
+
+use sheetanchor_core::agent::Belonging;
+use sheetanchor_core::error::{Error, FaultKind, Result};
+use sheetanchor_core::format::keys;
+use sheetanchor_core::format::wal::{self, WalHeader};
+use sheetanchor_core::identity::{ByteCount, ContentHash};
+use sheetanchor_core::position::{Lsn, Position};
+use sheetanchor_core::refusal::{Code, Refusal};
+
+use super::Agent;
+use crate::database::{State, WalPiece};
+use crate::env::{Put, run_work};
+use crate::zstd;
+
+/// The name of the pin that keeps WAL until it is archived.
+pub const ARCHIVE_PIN: &str = "archive";
+
+/// How far the archive of this node's thread has come.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ArchiveState {
+    /// Its end. `None` before anything is known.
+    pub until: Option<Position>,
+    /// Why it does not move on.
+    pub trouble: Option<Error>,
+}
+
+impl Agent {
+    /// Ships for as long as the agent lives.
+    pub(super) async fn keep_archiving(&self) {
+        let mut belongings = self.belonging.subscribe();
+        let mut shipping: Option<(Belonging, Position)> = None;
+        loop {
+            let belonging = *belongings.borrow_and_update();
+            if shipping.is_some_and(|(known, _)| Some(known) != belonging) {
+                shipping = None;
+                self.archive.send_replace(ArchiveState::default());
+            }
+            let more = match belonging {
+                Some(belonging) => self.ship(belonging, &mut shipping).await,
+                None => Ok(false),
+            };
+            let more = match more {
+                Ok(more) => more,
+                Err(error) => {
+                    tracing::warn!(target: "sheetanchor::archive", node = %self.config.node, %error, "the archive does not move on");
+                    self.archive.send_modify(|state| state.trouble = Some(error));
+                    shipping = None;
+                    false
+                }
+            };
+            if !more {
+                tokio::select! {
+                    biased;
+                    () = self.ship.notified() => {}
+                    _ = belongings.changed() => {}
+                    () = self.env.clock.sleep(self.config.archive_interval) => {}
+                }
+            }
+        }
+    }
+
+    /// Ships one piece, if one is durable, and says whether to go on at once.
+    async fn ship(&self, belonging: Belonging, shipping: &mut Option<(Belonging, Position)>) -> Result<bool> {
+        let status = self.database.status().await?;
+        if status.state != State::Open || status.incarnation.is_some_and(|known| known != belonging.incarnation) {
+            return Ok(false);
+        }
+        let from = match shipping {
+            Some((_, position)) if position.timeline == status.end.timeline => *position,
+            _ => self.archive_start(belonging, status.end).await?,
+        };
+        *shipping = Some((belonging, from));
+        self.archive.send_modify(|state| state.until = Some(from));
+        let Some(piece) = self.database.durable_wal(from, self.config.archive_piece).await? else {
+            self.archive.send_modify(|state| state.trouble = None);
+            return Ok(false);
+        };
+        if piece.from != from || piece.until <= from.lsn {
+            return Err(Error::Bug(format!("asked for WAL from {from}, was given {piece:?}")));
+        }
+        let until = Position { lsn: self.store(belonging, piece).await?, ..from };
+        self.database.advance_pin(ARCHIVE_PIN, until.lsn).await?;
+        *shipping = Some((belonging, until));
+        self.archive.send_replace(ArchiveState { until: Some(until), trouble: None });
+        tracing::debug!(target: "sheetanchor::archive", node = %self.config.node, %until, "archived");
+        Ok(true)
+    }
+
+    /// Where the archive of this incarnation ends, or where its pin starts if there is none yet.
+    async fn archive_start(&self, belonging: Belonging, end: Position) -> Result<Position> {
+        let prefix = keys::wal_thread(belonging.incarnation, end.thread);
+        for key in self.repository.bucket().list(&prefix).await?.iter().rev() {
+            if keys::parse_wal(key).is_some_and(|(timeline, _)| timeline == end.timeline) {
+                let header = self.repository.wal_header(key).await?;
+                return Ok(Position { lsn: header.until, ..end });
+            }
+        }
+        let pins = self.database.pins().await?;
+        let pin = pins.iter().find(|pin| pin.name == ARCHIVE_PIN && pin.from.timeline == end.timeline);
+        match pin {
+            Some(pin) => Ok(pin.from),
+            None => Ok(self.database.pin(ARCHIVE_PIN).await?),
+        }
+    }
+
+    /// Stores a piece, and says where the stored one ends.
+    async fn store(&self, belonging: Belonging, piece: WalPiece) -> Result<Lsn> {
+        let WalPiece { from, until, scn_last, bytes } = piece;
+        let packed = run_work(&self.env.work, move || (ContentHash::of(&bytes), zstd::compress(&bytes), bytes)).await;
+        let (hash, frame, bytes) = packed.ok_or_else(|| Error::Bug("compressing WAL panicked".to_string()))?;
+        let count = |length: usize| ByteCount::new(u64::try_from(length).unwrap_or(u64::MAX));
+        let header = WalHeader {
+            from: from.lsn,
+            hash,
+            incarnation: belonging.incarnation,
+            length: count(bytes.len()),
+            scn_last,
+            stored: count(frame.len()),
+            thread: from.thread,
+            timeline: from.timeline,
+            until,
+        };
+        let key = keys::wal(belonging.incarnation, from.thread, from.timeline, from.lsn);
+        match self.repository.bucket().put_new(&key, wal::join(&header, &frame)).await {
+            Ok(Put::Created) => return Ok(until),
+            Ok(Put::Exists) => {}
+            Err(fault) if fault.kind == FaultKind::TimedOut => {}
+            Err(fault) => return Err(fault.into()),
+        }
+        self.agree(&key, &header, &bytes).await
+    }
+
+    /// An earlier life may have shipped the same WAL, to an earlier or a later end. Anything else is a second writer.
+    async fn agree(&self, key: &str, ours: &WalHeader, bytes: &[u8]) -> Result<Lsn> {
+        let (theirs, stored) = read_piece(key, &self.repository.get(key).await?)?;
+        let (shorter, longer) = if stored.len() <= bytes.len() { (&stored[..], bytes) } else { (bytes, &stored[..]) };
+        let same_place = (theirs.incarnation, theirs.thread, theirs.timeline, theirs.from)
+            == (ours.incarnation, ours.thread, ours.timeline, ours.from);
+        if same_place && longer.starts_with(shorter) {
+            return Ok(theirs.until);
+        }
+        let message = format!("{key} in the archive differs from this node's WAL from {} to {}", ours.from, ours.until);
+        Err(Refusal::new(Code::WalConflict, message).into())
+    }
+
+    /// Waits until the archive has passed `through`.
+    pub(super) async fn await_archive(&self, through: Position) -> Result<Lsn> {
+        let mut states = self.archive.subscribe();
+        loop {
+            self.ship.notify_one();
+            let state = states.borrow_and_update().clone();
+            if let Some(until) = state.until
+                && until.timeline == through.timeline
+                && until.lsn >= through.lsn
+            {
+                return Ok(until.lsn);
+            }
+            if let Some(error @ (Error::Refusal(_) | Error::Bug(_))) = state.trouble {
+                return Err(error);
+            }
+            if states.changed().await.is_err() {
+                return Err(Error::Bug("the archiver has ended".to_string()));
+            }
+        }
+    }
+}
+
+/// Reads and verifies a whole piece.
+///
+/// # Errors
+/// `SA504`.
+pub fn read_piece(key: &str, body: &[u8]) -> Result<(WalHeader, Vec<u8>)> {
+    let (header, frame) = wal::split(key, body)?;
+    let bytes = zstd::decompress(key, frame, header.length.get(), Code::WalDamaged)?;
+    if ContentHash::of(&bytes) != header.hash {
+        return Err(Refusal::new(Code::WalDamaged, format!("{key} does not hash to {}", header.hash)).into());
+    }
+    Ok((header, bytes))
+}

@@ -1,0 +1,364 @@
+//! What each admitted request does.
+
+use alloc::boxed::Box;
+use alloc::format;
+use alloc::string::{String, ToString};
+use alloc::vec::Vec;
+
+use async_trait::async_trait;
+use sheetanchor_core::agent::Belonging;
+use sheetanchor_core::error::{Error, Result};
+use sheetanchor_core::format::catalog::{Ending, IncarnationObject, IncarnationState};
+use sheetanchor_core::format::keys;
+use sheetanchor_core::format::manifest::Plan;
+use sheetanchor_core::identity::{ContentHash, NodeId, OperationId, ThreadId};
+use sheetanchor_core::position::{Lsn, Position};
+use sheetanchor_core::refusal::{Code, Refusal};
+use sheetanchor_core::request::{Answer, Description, Header, PinSeen, Progress, Request};
+use tokio::sync::watch;
+
+use super::Agent;
+use super::archive::read_piece;
+use super::capture::progress_of;
+use super::stage::other_restore;
+use super::state::{self, MarkerPhase};
+use crate::database::{CutMade, Joining, Opening, Recovery, State, Storage, ThreadRange, WalPiece, WalSource};
+use crate::repository::Repository;
+
+impl Agent {
+    /// Performs one admitted request.
+    pub(super) async fn perform(&self, header: &Header, request: Request) -> Result<Answer> {
+        let database = &self.database;
+        let operation = || header.operation.ok_or_else(|| Error::Bug("admitted without an operation".to_string()));
+        match request {
+            Request::Describe => self.describe().await,
+            Request::Join { nodes } => self.join(header, nodes).await,
+            Request::Enlist { fence } => self.enlist(operation()?, fence).await,
+            Request::Pin { .. } => Ok(Answer::Pinned { from: database.pin(&operation()?.to_string()).await? }),
+            Request::Renew { .. } => Ok(Answer::Done),
+            Request::Unpin => self.let_go(operation()?).await.map(|()| Answer::Done),
+            Request::Begin => {
+                let begun = database.begin_backup(&operation()?.to_string()).await?;
+                Ok(Answer::Begun { start: begun.start, scn: begun.scn })
+            }
+            Request::Capture => self.capture_once(operation()?).await,
+            Request::End => self.end(operation()?).await,
+            Request::Archive { through } => Ok(Answer::Archived { until: self.await_archive(through).await? }),
+            Request::Close { hold, .. } => {
+                database.close(hold).await?;
+                Ok(Answer::Closed { life: database.status().await?.life })
+            }
+            Request::Drain { hold, .. } => {
+                let (scn, end) = database.drain(hold).await?;
+                Ok(Answer::Drained { scn, end })
+            }
+            Request::Cut { hold, scn, record, .. } => Ok(cut_made(database.cut(hold, scn, &record).await?)),
+            Request::CutAlone { record } => Ok(cut_made(database.cut_alone(&record).await?)),
+            Request::Release { hold } => database.release(hold).await.map(|()| Answer::Done),
+            Request::Flush { life, through } => {
+                database.flush(through).await?;
+                let now = database.status().await?.life;
+                if now == life {
+                    return Ok(Answer::Done);
+                }
+                Err(Refusal::new(Code::LifeChanged, format!("cut in life {life}, the database is in life {now}"))
+                    .into())
+            }
+            Request::Stage { plan } => self.stage_plan(operation()?, plan).await,
+            Request::Recover { plan } => self.recover(operation()?, plan).await,
+            Request::Prove { plan } => self.prove(operation()?, plan).await,
+            Request::Open { plan } => self.open(operation()?, plan).await,
+            Request::Discard => self.discard(operation()?).await,
+            Request::Pins => self.pins().await,
+            Request::DropPin { name } => {
+                // A pin that an operation still renews ends that operation: its next renewal is refused.
+                match name.parse() {
+                    Ok(operation) => self.let_go(operation).await?,
+                    Err(_) => database.unpin(&name).await?,
+                }
+                Ok(Answer::Done)
+            }
+        }
+    }
+
+    async fn describe(&self) -> Result<Answer> {
+        let (status, identity) = (self.database.status().await?, self.database.identity().await?);
+        let capabilities = self.database.capabilities();
+        let belonging = *self.belonging.borrow();
+        let archive = self.archive.borrow().clone();
+        let (fenced_by, _) = self.look().await;
+        let progress = self.copies.lock().await.values().next().map(|progress| *progress.borrow());
+        Ok(Answer::Described(Description {
+            node: self.config.node,
+            cluster: belonging.map(|belonging| belonging.cluster),
+            incarnation: belonging.map(|belonging| belonging.incarnation),
+            state: state_word(status.state).to_string(),
+            engine: identity.engine,
+            version: identity.version,
+            system: identity.system,
+            shared: capabilities.storage == Storage::Shared,
+            fence: capabilities.fence,
+            scn: status.scn,
+            end: status.end,
+            archived: archive.until.map(|until| until.lsn).unwrap_or_default(),
+            archive_trouble: archive.trouble.map(|error| error.to_string()),
+            fenced_by,
+            progress,
+        }))
+    }
+
+    async fn join(&self, header: &Header, nodes: Vec<NodeId>) -> Result<Answer> {
+        let cluster = self.repository.cluster().await?;
+        if cluster.id != header.cluster {
+            let message =
+                format!("this node's repository is of cluster {}, asked to join {}", cluster.id, header.cluster);
+            return Err(Refusal::new(Code::OtherCluster, message).into());
+        }
+        self.database.join(&Joining { cluster: header.cluster, nodes, incarnation: header.incarnation }).await?;
+        let belonging =
+            Belonging { cluster: header.cluster, membership: header.membership, incarnation: header.incarnation };
+        state::remember(&self.env, &self.config, belonging).await?;
+        self.belongs(belonging).await;
+        Ok(Answer::Done)
+    }
+
+    async fn enlist(&self, operation: OperationId, fence: bool) -> Result<Answer> {
+        if fence && !self.database.capabilities().fence {
+            let identity = self.database.identity().await?;
+            let message =
+                format!("node {} ({} {}) has no commit fence", self.config.node, identity.engine, identity.version);
+            return Err(Refusal::new(Code::NotSupported, message).into());
+        }
+        self.repository.registered(operation).await?;
+        if let Some(outcome) = self.repository.outcome(operation).await?
+            && let Ending::Aborted(abort) = outcome.result
+        {
+            return Err(Refusal::new(Code::Aborted, format!("{operation} was aborted: {}", abort.message)).into());
+        }
+        let epoch = self.repository.epoch(operation).await?;
+        Ok(Answer::Enlisted { life: self.database.status().await?.life, epoch })
+    }
+
+    /// Ends everything that an operation has on this node.
+    pub(super) async fn let_go(&self, operation: OperationId) -> Result<()> {
+        self.copies.lock().await.remove(&operation);
+        self.captured.lock().await.remove(&operation);
+        let name = operation.to_string();
+        self.database.abandon_backup(&name).await?;
+        self.database.unpin(&name).await
+    }
+
+    /// Captures once in a life: a repeated request waits for the first one, and gets the same answer.
+    async fn capture_once(&self, operation: OperationId) -> Result<Answer> {
+        let progress = loop {
+            if let Some(answer) = self.captured.lock().await.get(&operation) {
+                return Ok(answer.clone());
+            }
+            let mut copies = self.copies.lock().await;
+            let Some(running) = copies.get(&operation) else {
+                let (progress, watched) = progress_of(operation);
+                copies.insert(operation, watched);
+                break progress;
+            };
+            let mut running = running.clone();
+            drop(copies);
+            while running.changed().await.is_ok() {}
+        };
+        let outcome = self.capture(operation, progress).await.map(Answer::Captured);
+        self.copies.lock().await.remove(&operation);
+        if let Ok(answer) = &outcome {
+            self.captured.lock().await.insert(operation, answer.clone());
+        }
+        outcome
+    }
+
+    async fn end(&self, operation: OperationId) -> Result<Answer> {
+        let ended = self.database.end_backup(&operation.to_string()).await?;
+        let extra = self.capture_extra(operation, ended.files).await?;
+        Ok(Answer::Ended { stop: ended.stop, scn: ended.scn, extra })
+    }
+
+    async fn pins(&self) -> Result<Answer> {
+        let (_, leases) = self.look().await;
+        let pins = self.database.pins().await?.into_iter().map(|pin| PinSeen {
+            lease_left_ms: pin
+                .name
+                .parse()
+                .ok()
+                .and_then(|operation: OperationId| leases.get(&operation))
+                .map(|left| u64::try_from(left.as_millis()).unwrap_or(u64::MAX)),
+            name: pin.name,
+            from: pin.from,
+        });
+        Ok(Answer::Pins(pins.collect()))
+    }
+
+    async fn plan(&self, operation: OperationId, hash: ContentHash) -> Result<Plan> {
+        let plan = self.repository.plan(operation, hash).await?;
+        let cluster = self.repository.cluster().await?;
+        if plan.operation != operation || plan.cluster != cluster.id {
+            return Err(Refusal::new(
+                Code::OtherCluster,
+                format!("the plan is of {} in {}", plan.operation, plan.cluster),
+            )
+            .into());
+        }
+        Ok(plan)
+    }
+
+    async fn stage_plan(&self, operation: OperationId, hash: ContentHash) -> Result<Answer> {
+        let plan = self.plan(operation, hash).await?;
+        let _folder = self.folder.lock().await;
+        let (progress, watched): (watch::Sender<Progress>, _) = progress_of(operation);
+        self.copies.lock().await.insert(operation, watched);
+        let outcome = self.stage(&plan, hash, &progress).await;
+        self.copies.lock().await.remove(&operation);
+        outcome.map(|()| Answer::Done)
+    }
+
+    async fn recover(&self, operation: OperationId, hash: ContentHash) -> Result<Answer> {
+        let plan = self.plan(operation, hash).await?;
+        let _folder = self.folder.lock().await;
+        match state::marker(&self.env, &self.config).await? {
+            Some(marker) if marker.operation != operation => return Err(other_restore(&marker)),
+            Some(marker) if marker.phase == MarkerPhase::Reached => return Ok(Answer::Done),
+            Some(marker) if marker.phase >= MarkerPhase::Staged => {}
+            Some(_) | None => {
+                return Err(Refusal::new(
+                    Code::OutOfOrder,
+                    format!("node {} has not staged {operation}", self.config.node),
+                )
+                .into());
+            }
+        }
+        self.mark(&plan, hash, MarkerPhase::Recovering).await?;
+        let own = ThreadId::of(self.config.node);
+        let threads = plan
+            .threads
+            .iter()
+            .filter(|(thread, _)| plan.shared || **thread == own)
+            .filter_map(|(thread, wal)| {
+                let cut = plan.cut.threads.get(thread)?;
+                let range =
+                    ThreadRange { timeline: cut.timeline, start: wal.start, until: cut.until, proof: cut.proof };
+                Some((*thread, range))
+            })
+            .collect();
+        let recovery =
+            Recovery { record: plan.cut.record.clone(), scn: plan.cut.scn, begun_scn: plan.begun_scn, threads };
+        let source = ArchivedWal { repository: &self.repository, plan: &plan };
+        self.database.recover(&recovery, &source).await?;
+        self.mark(&plan, hash, MarkerPhase::Reached).await?;
+        Ok(Answer::Done)
+    }
+
+    async fn prove(&self, operation: OperationId, hash: ContentHash) -> Result<Answer> {
+        self.plan(operation, hash).await?;
+        let status = self.database.status().await?;
+        if matches!(status.state, State::Reached | State::Open) {
+            return Ok(Answer::Reached { until: status.end });
+        }
+        let message = format!("node {} is `{}`, not at a cut", self.config.node, state_word(status.state));
+        Err(Refusal::new(Code::CutMissed, message).into())
+    }
+
+    async fn open(&self, operation: OperationId, hash: ContentHash) -> Result<Answer> {
+        let plan = self.plan(operation, hash).await?;
+        let _folder = self.folder.lock().await;
+        let object: IncarnationObject = self.repository.load(&keys::incarnation(plan.opens)).await?;
+        let IncarnationState::Opened(opened) = object.state else {
+            return Err(Refusal::new(Code::Aborted, format!("{operation} was aborted")).into());
+        };
+        if object.restore != Some(operation) {
+            let message = format!("incarnation {} was opened by another restore than {operation}", plan.opens);
+            return Err(Refusal::new(Code::IncarnationTaken, message).into());
+        }
+        let opening = Opening {
+            cluster: plan.cluster,
+            nodes: plan.nodes.keys().copied().collect(),
+            incarnation: plan.opens,
+            scn_floor: opened.scn_floor,
+            scn_offset_ms: opened.scn_offset_ms,
+        };
+        self.database.open(&opening).await?;
+        let belonging = Belonging { cluster: plan.cluster, membership: opened.membership, incarnation: plan.opens };
+        state::remember(&self.env, &self.config, belonging).await?;
+        state::unmark(&self.env, &self.config).await?;
+        self.belongs(belonging).await;
+        Ok(Answer::Done)
+    }
+
+    async fn discard(&self, operation: OperationId) -> Result<Answer> {
+        // Staging holds the folder; taking its progress away ends it.
+        self.copies.lock().await.remove(&operation);
+        let _folder = self.folder.lock().await;
+        let Some(marker) = state::marker(&self.env, &self.config).await? else { return Ok(Answer::Done) };
+        if marker.operation != operation {
+            return Ok(Answer::Done);
+        }
+        let plan = self.plan(operation, marker.plan).await?;
+        let object: Option<IncarnationObject> = self.repository.find(&keys::incarnation(plan.opens)).await?;
+        match object {
+            Some(IncarnationObject { restore: Some(winner), state: IncarnationState::Opened(_), .. })
+                if winner == operation =>
+            {
+                let message = format!("{operation} has opened incarnation {}: only forward from here", plan.opens);
+                return Err(Refusal::new(Code::OutOfOrder, message).into());
+            }
+            Some(_) => {}
+            None => {
+                return Err(Refusal::new(Code::OutOfOrder, format!("{operation} is not decided yet")).into());
+            }
+        }
+        self.database.stop().await?;
+        self.clear_folder().await?;
+        state::unmark(&self.env, &self.config).await?;
+        Ok(Answer::Done)
+    }
+}
+
+fn cut_made(made: CutMade) -> Answer {
+    Answer::CutMade { until: made.until, proof: made.proof }
+}
+
+fn state_word(state: State) -> &'static str {
+    match state {
+        State::Empty => "empty",
+        State::Down => "down",
+        State::Reached => "reached",
+        State::Open => "open",
+    }
+}
+
+/// The plan's WAL, read back piece by piece.
+struct ArchivedWal<'a> {
+    repository: &'a Repository,
+    plan: &'a Plan,
+}
+
+#[async_trait]
+impl WalSource for ArchivedWal<'_> {
+    async fn piece(&self, thread: ThreadId, from: Lsn) -> Result<Option<WalPiece>> {
+        let Some(wal) = self.plan.threads.get(&thread) else { return Ok(None) };
+        let holds = |key: &&String| keys::parse_wal(key).is_some_and(|(_, start)| start <= from);
+        // Pieces are in order: the last that starts at or before `from` holds it, if any does.
+        let Some(key) = wal.pieces.iter().take_while(holds).last() else { return Ok(None) };
+        let (header, mut bytes) = read_piece(key, &self.repository.get(key).await?)?;
+        if header.thread != thread {
+            return Err(Refusal::new(Code::WalDamaged, format!("{key} is of thread {}", header.thread)).into());
+        }
+        if header.until <= from {
+            return Ok(None);
+        }
+        let mut start = header.from;
+        // Where a byte of WAL is a byte here, the piece is cut to the place; else the engine knows what to skip.
+        if header.until.bytes_since(header.from) == Some(header.length.get())
+            && let Some(skip) = from.bytes_since(header.from)
+        {
+            bytes.drain(..usize::try_from(skip).unwrap_or(usize::MAX).min(bytes.len()));
+            start = from;
+        }
+        let position = Position { thread, timeline: header.timeline, lsn: start };
+        Ok(Some(WalPiece { from: position, until: header.until, scn_last: header.scn_last, bytes }))
+    }
+}

@@ -1,0 +1,258 @@
+//! Puts a backup's files into an empty folder: each chunk verified, each file synced, the folders after the files, the
+//! control file last. May be done again from any point; what is there and whole is kept.
+
+use alloc::boxed::Box;
+use alloc::collections::{BTreeMap, BTreeSet};
+use alloc::format;
+use alloc::string::String;
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+
+use futures_util::{TryStreamExt, stream};
+use sheetanchor_core::error::{Error, Result};
+use sheetanchor_core::format;
+use sheetanchor_core::format::files::{Chunk, FileContent, FileEntry, FileList, check_name};
+use sheetanchor_core::format::manifest::{ListRef, Plan, Unit};
+use sheetanchor_core::identity::{ByteCount, ContentHash};
+use sheetanchor_core::refusal::{Code, Refusal};
+use sheetanchor_core::request::Progress;
+use tokio::sync::watch;
+
+use super::Agent;
+use super::state::{self, Marker, MarkerPhase};
+use crate::env::disk::parent;
+use crate::env::{DiskFile, EntryKind, Env, OpenMode, run_work};
+use crate::repository::Repository;
+use crate::zstd;
+
+/// Files that are written at once.
+const FILES_AT_ONCE: usize = 4;
+
+/// Bytes in the longest list of files, uncompressed: some ten million names.
+const LIST_BYTES_MAX: u64 = 4 << 30;
+
+/// One file of a unit, and the packs that its chunks lie in.
+#[derive(Clone, Debug)]
+pub struct Staged {
+    /// Name, mode and chunks.
+    pub entry: FileEntry,
+    /// What [`Chunk::pack`] counts in.
+    pub packs: Arc<[String]>,
+}
+
+/// Every name of a unit, sorted: of two lists that name the same file the later wins.
+///
+/// # Errors
+/// `SA002`, `SA003`, `SA407`.
+pub async fn entries(repository: &Repository, unit: &Unit) -> Result<Vec<Staged>> {
+    let mut names = BTreeMap::new();
+    for list in &unit.lists {
+        let FileList { entries, packs } = read_list(repository, list).await?;
+        let packs: Arc<[String]> = packs.into();
+        for entry in entries {
+            check_name(&entry.name)?;
+            names.insert(entry.name.clone(), Staged { entry, packs: packs.clone() });
+        }
+    }
+    Ok(names.into_values().collect())
+}
+
+async fn read_list(repository: &Repository, list: &ListRef) -> Result<FileList> {
+    let frame = repository.get(&list.key).await?;
+    if ContentHash::of(&frame) != list.hash {
+        return Err(Refusal::new(Code::Damaged, format!("{} does not hash to {}", list.key, list.hash)).into());
+    }
+    let body = zstd::decompress_up_to(&list.key, &frame, LIST_BYTES_MAX, Code::Damaged)?;
+    Ok(format::read(&list.key, &body)?)
+}
+
+/// Reads one chunk and verifies it.
+///
+/// # Errors
+/// `SA003` if its pack is not there, `SA006` if it is not what was captured.
+pub async fn read_chunk(env: &Env, repository: &Repository, packs: &[String], chunk: &Chunk) -> Result<Vec<u8>> {
+    let damaged = |what: &str| Refusal::new(Code::ChunkDamaged, format!("chunk {} {what}", chunk.hash));
+    let pack = usize::try_from(chunk.pack)
+        .ok()
+        .and_then(|place| packs.get(place))
+        .ok_or_else(|| damaged("is in no listed pack"))?;
+    let frame = match repository.bucket().get_range(pack, chunk.offset, chunk.stored.get()).await {
+        Ok(frame) => frame,
+        Err(fault) if fault.kind == crate::env::FaultKind::NotFound => {
+            return Err(Refusal::new(Code::Missing, format!("there is no {pack}")).into());
+        }
+        Err(fault) => return Err(fault.into()),
+    };
+    let (name, length, hash) = (pack.clone(), chunk.length.get(), chunk.hash);
+    let unpacked = run_work(&env.work, move || {
+        let bytes = zstd::decompress(&name, &frame, length, Code::ChunkDamaged)?;
+        let found = ContentHash::of(&bytes);
+        if found == hash {
+            return Ok(bytes);
+        }
+        Err(Refusal::new(Code::ChunkDamaged, format!("a chunk in {name} hashes to {found}, not {hash}")))
+    });
+    Ok(unpacked.await.ok_or_else(|| Error::Bug("unpacking a chunk panicked".into()))??)
+}
+
+impl Agent {
+    /// Stages this node's unit of the plan.
+    pub(super) async fn stage(&self, plan: &Plan, hash: ContentHash, progress: &watch::Sender<Progress>) -> Result<()> {
+        let Some(unit) = plan.units.get(&self.config.node) else {
+            return Err(
+                Refusal::new(Code::OutOfOrder, format!("the plan has no unit of node {}", self.config.node)).into()
+            );
+        };
+        let folder = self.database.data_folder();
+        match state::marker(&self.env, &self.config).await? {
+            None => {
+                self.check_empty(folder).await?;
+                self.mark(plan, hash, MarkerPhase::Staging).await?;
+            }
+            Some(marker) if marker.operation != plan.operation => return Err(other_restore(&marker)),
+            Some(marker) if marker.phase > MarkerPhase::Staging => return Ok(()),
+            Some(_) => {}
+        }
+        progress.send_modify(|progress| progress.total = unit.bytes);
+        let entries = entries(&self.repository, unit).await?;
+        self.env.disk.create_folder(folder).await?;
+        let (control, others): (Vec<Staged>, Vec<Staged>) =
+            entries.into_iter().partition(|staged| staged.entry.name == self.database.control_file());
+        if control.is_empty() {
+            return Err(
+                Refusal::new(Code::Damaged, format!("the backup has no {}", self.database.control_file())).into()
+            );
+        }
+        let (folders, files): (Vec<Staged>, Vec<Staged>) =
+            others.into_iter().partition(|staged| staged.entry.content == FileContent::Folder);
+        for staged in &folders {
+            self.env.disk.create_folder(&format!("{folder}/{}", staged.entry.name)).await?;
+        }
+        stream::iter(files.iter().map(Ok))
+            .try_for_each_concurrent(FILES_AT_ONCE, |staged| self.stage_one(folder, staged, progress))
+            .await?;
+        for staged in &folders {
+            self.env.disk.set_mode(&format!("{folder}/{}", staged.entry.name), staged.entry.mode).await?;
+        }
+        let mut synced: BTreeSet<String> =
+            folders.iter().map(|staged| format!("{folder}/{}", staged.entry.name)).collect();
+        synced.extend(files.iter().map(|staged| String::from(parent(&format!("{folder}/{}", staged.entry.name)))));
+        synced.insert(String::from(folder));
+        for path in synced.iter().rev() {
+            self.env.disk.sync_dir(path).await?;
+        }
+        for staged in &control {
+            self.stage_one(folder, staged, progress).await?;
+            self.env.disk.sync_dir(parent(&format!("{folder}/{}", staged.entry.name))).await?;
+        }
+        self.env.disk.sync_dir(parent(folder)).await?;
+        self.mark(plan, hash, MarkerPhase::Staged).await
+    }
+
+    pub(super) async fn mark(&self, plan: &Plan, hash: ContentHash, phase: MarkerPhase) -> Result<()> {
+        let marker = Marker { operation: plan.operation, phase, plan: hash };
+        tracing::info!(target: "sheetanchor::restore", node = %self.config.node, operation = %plan.operation, phase = ?phase, "marked");
+        state::mark(&self.env, &self.config, &marker).await
+    }
+
+    async fn check_empty(&self, folder: &str) -> Result<()> {
+        if self.env.disk.metadata(folder).await?.is_none() {
+            return Ok(());
+        }
+        let entries = self.env.disk.list(folder).await?;
+        match entries.first() {
+            None => Ok(()),
+            Some(entry) => Err(Refusal::new(Code::FolderNotEmpty, format!("{folder} holds `{}`", entry.name)).into()),
+        }
+    }
+
+    async fn stage_one(&self, folder: &str, staged: &Staged, progress: &watch::Sender<Progress>) -> Result<()> {
+        if progress.is_closed() {
+            return Err(Refusal::new(Code::Aborted, "the restore has ended").into());
+        }
+        let path = format!("{folder}/{}", staged.entry.name);
+        match &staged.entry.content {
+            FileContent::Folder => {}
+            FileContent::Link(target) => {
+                if self.env.disk.metadata(&path).await?.is_some() {
+                    self.env.disk.remove(&path).await?;
+                }
+                self.env.disk.symlink(target, &path).await?;
+            }
+            FileContent::File(chunks) => {
+                let length = chunks.iter().map(|chunk| chunk.length.get()).sum();
+                if !self.is_staged(&path, chunks, length).await? {
+                    self.write(&path, staged, chunks).await?;
+                }
+                self.env.disk.set_mode(&path, staged.entry.mode).await?;
+                progress.send_modify(|progress| progress.done = ByteCount::new(progress.done.get() + length));
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether an earlier attempt has put the whole file there. It is read and hashed, not believed.
+    async fn is_staged(&self, path: &str, chunks: &[Chunk], length: u64) -> Result<bool> {
+        match self.env.disk.metadata(path).await? {
+            Some(metadata) if metadata.kind == EntryKind::File && metadata.length.get() == length => {}
+            Some(_) => {
+                self.env.disk.remove(path).await?;
+                return Ok(false);
+            }
+            None => return Ok(false),
+        }
+        let file = self.env.disk.open(path, OpenMode::Write).await?;
+        let mut offset = 0;
+        for chunk in chunks {
+            let bytes = file.read_at(offset, usize::try_from(chunk.length.get()).unwrap_or(usize::MAX)).await?;
+            if ContentHash::of(&bytes) != chunk.hash {
+                drop(file);
+                self.env.disk.remove(path).await?;
+                return Ok(false);
+            }
+            offset += chunk.length.get();
+        }
+        // Read back is not durable: the crash that interrupted the first attempt may have come before its sync.
+        file.sync().await?;
+        Ok(true)
+    }
+
+    async fn write(&self, path: &str, staged: &Staged, chunks: &[Chunk]) -> Result<()> {
+        let file: Box<dyn DiskFile> = self.env.disk.open(path, OpenMode::CreateNew).await?;
+        let mut offset = 0;
+        for chunk in chunks {
+            let bytes = read_chunk(&self.env, &self.repository, &staged.packs, chunk).await?;
+            file.write_at(offset, bytes).await?;
+            offset += chunk.length.get();
+        }
+        Ok(file.sync().await?)
+    }
+
+    /// Removes everything below the data folder.
+    pub(super) async fn clear_folder(&self) -> Result<()> {
+        let root = String::from(self.database.data_folder());
+        if self.env.disk.metadata(&root).await?.is_none() {
+            return Ok(());
+        }
+        let mut folders = Vec::from([root.clone()]);
+        let mut found = Vec::new();
+        while let Some(folder) = folders.pop() {
+            for entry in self.env.disk.list(&folder).await? {
+                let path = format!("{folder}/{}", entry.name);
+                match entry.kind {
+                    EntryKind::Folder => folders.push(path),
+                    EntryKind::File | EntryKind::Link | EntryKind::Other => self.env.disk.remove(&path).await?,
+                }
+            }
+            found.push(folder);
+        }
+        for folder in found.iter().skip(1).rev() {
+            self.env.disk.remove_folder(folder).await?;
+        }
+        Ok(self.env.disk.sync_dir(&root).await?)
+    }
+}
+
+pub(super) fn other_restore(marker: &Marker) -> Error {
+    Refusal::new(Code::OtherRestore, format!("the folder is being restored by {}", marker.operation)).into()
+}

@@ -1,0 +1,170 @@
+//! A repository in a folder, on any [`Disk`]: natively a local or mounted file system, in a simulator the simulated one,
+//! so that crash sweeps cover it. `object_store`'s own local store does not sync unless told to; this one answers
+//! `Created` only once file and folders are durable, and shows nothing that could still vanish.
+
+use alloc::boxed::Box;
+use alloc::format;
+use alloc::string::{String, ToString};
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+
+use async_trait::async_trait;
+use sheetanchor_core::error::{Fault, FaultKind};
+use sheetanchor_core::identity::ByteCount;
+use sheetanchor_core::planted::{self, Bug};
+
+use crate::env::disk::parent;
+use crate::env::{Bucket, Disk, Entropy, EntryKind, OpenMode, Published, Put};
+
+/// Where half-written objects lie. What a crash leaves there is garbage that nothing shows.
+const TEMPORARY: &str = ".tmp";
+
+/// A [`Bucket`] in a folder.
+pub struct FolderBucket {
+    disk: Arc<dyn Disk>,
+    entropy: Arc<dyn Entropy>,
+    root: String,
+}
+
+impl FolderBucket {
+    /// The repository under the absolute path `root`, which is created when something is first put.
+    pub fn new(disk: Arc<dyn Disk>, entropy: Arc<dyn Entropy>, root: impl Into<String>) -> Self {
+        Self { disk, entropy, root: root.into() }
+    }
+
+    fn path(&self, key: &str) -> Result<String, Fault> {
+        let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-');
+        let sound = |part: &str| !part.is_empty() && !part.starts_with('.') && part.bytes().all(plain);
+        if key.split('/').all(sound) {
+            return Ok(format!("{}/{key}", self.root));
+        }
+        Err(Fault::new(FaultKind::Other, format!("use the key `{}`", key.escape_debug()), "it is no valid object key"))
+    }
+
+    /// Creates a folder and makes its name, and those of the folders above it that were missing, durable.
+    async fn create_folder(&self, folder: &str) -> Result<(), Fault> {
+        let mut missing = Vec::new();
+        let mut at = folder;
+        while at != "/" && self.disk.metadata(at).await?.is_none() {
+            missing.push(at);
+            at = parent(at);
+        }
+        if missing.is_empty() {
+            return Ok(());
+        }
+        self.disk.create_folder(folder).await?;
+        for created in missing {
+            self.disk.sync_dir(parent(created)).await?;
+        }
+        Ok(())
+    }
+
+    async fn list_folder(&self, folder: &str, keys: &mut Vec<String>) -> Result<(), Fault> {
+        let mut waiting = Vec::from([folder.to_string()]);
+        while let Some(folder) = waiting.pop() {
+            let path = if folder.is_empty() { self.root.clone() } else { format!("{}/{folder}", self.root) };
+            let entries = match self.disk.list(&path).await {
+                Ok(entries) => entries,
+                Err(fault) if fault.kind == FaultKind::NotFound => continue,
+                Err(fault) => return Err(fault),
+            };
+            let mut shown = false;
+            for entry in entries {
+                let key = if folder.is_empty() { entry.name } else { format!("{folder}/{}", entry.name) };
+                match entry.kind {
+                    EntryKind::Folder if key != TEMPORARY => waiting.push(key),
+                    EntryKind::File => {
+                        keys.push(key);
+                        shown = true;
+                    }
+                    EntryKind::Folder | EntryKind::Link | EntryKind::Other => {}
+                }
+            }
+            if shown {
+                self.disk.sync_dir(&path).await?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl core::fmt::Debug for FolderBucket {
+    fn fmt(&self, out: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        write!(out, "FolderBucket({})", self.root)
+    }
+}
+
+#[async_trait]
+impl Bucket for FolderBucket {
+    async fn put_new(&self, key: &str, body: Vec<u8>) -> Result<Put, Fault> {
+        let path = self.path(key)?;
+        let folder = parent(&path);
+        if self.disk.metadata(&path).await?.is_some() {
+            self.disk.sync_dir(folder).await?;
+            return Ok(Put::Exists);
+        }
+        let temporary_folder = format!("{}/{TEMPORARY}", self.root);
+        self.create_folder(&temporary_folder).await?;
+        self.create_folder(folder).await?;
+        let temporary = format!("{temporary_folder}/{:016x}", self.entropy.word());
+        let written = async {
+            let file = self.disk.open(&temporary, OpenMode::CreateNew).await?;
+            file.write_at(0, body).await?;
+            if planted::is(Bug::NoFsyncBeforeSeal) {
+                return Ok(());
+            }
+            file.sync().await
+        };
+        if let Err(fault) = written.await {
+            // A full disk must not stay full of what could not be written; if this fails too, it is garbage.
+            drop(self.disk.remove(&temporary).await);
+            return Err(fault);
+        }
+        let published = self.disk.publish(&temporary, &path).await?;
+        if !planted::is(Bug::NoFsyncBeforeSeal) {
+            self.disk.sync_dir(folder).await?;
+        }
+        Ok(match published {
+            Published::Created => Put::Created,
+            Published::Exists => Put::Exists,
+        })
+    }
+
+    async fn get(&self, key: &str) -> Result<Vec<u8>, Fault> {
+        let path = self.path(key)?;
+        let body = self.disk.read(&path).await?;
+        // Its writer may not have come to sync the name: whoever acts on what was read must find it again.
+        if !planted::is(Bug::NoFsyncBeforeSeal) {
+            self.disk.sync_dir(parent(&path)).await?;
+        }
+        Ok(body)
+    }
+
+    async fn get_range(&self, key: &str, from: u64, length: u64) -> Result<Vec<u8>, Fault> {
+        let file = self.disk.open(&self.path(key)?, OpenMode::Read).await?;
+        file.read_at(from, usize::try_from(length).unwrap_or(usize::MAX)).await
+    }
+
+    async fn head(&self, key: &str) -> Result<Option<ByteCount>, Fault> {
+        let path = self.path(key)?;
+        Ok(self.disk.metadata(&path).await?.map(|metadata| metadata.length))
+    }
+
+    async fn list(&self, prefix: &str) -> Result<Vec<String>, Fault> {
+        let folder = prefix.rsplit_once('/').map_or("", |(folder, _)| folder);
+        let mut keys = Vec::new();
+        self.list_folder(folder, &mut keys).await?;
+        keys.retain(|key| key.starts_with(prefix));
+        keys.sort_unstable();
+        Ok(keys)
+    }
+
+    async fn delete(&self, key: &str) -> Result<(), Fault> {
+        let path = self.path(key)?;
+        match self.disk.remove(&path).await {
+            Ok(()) => self.disk.sync_dir(parent(&path)).await,
+            Err(fault) if fault.kind == FaultKind::NotFound => Ok(()),
+            Err(fault) => Err(fault),
+        }
+    }
+}

@@ -1,0 +1,108 @@
+//! Names in the repository. All relative: move or copy the repository and it works.
+
+use alloc::format;
+use alloc::string::String;
+
+use crate::identity::{
+    ContentHash, Epoch, Incarnation, Membership, NodeId, OperationId, OperationKind, PointName, ThreadId, TimelineId,
+};
+use crate::position::Lsn;
+
+/// The cluster that this repository belongs to.
+pub const CLUSTER: &str = "cluster";
+
+/// One list of members.
+pub fn members(membership: Membership) -> String {
+    format!("members/{membership:010}")
+}
+
+/// Every list of members, ascending.
+pub const MEMBERS: &str = "members/";
+
+/// Everything an operation has here but its outcome.
+pub fn registration(operation: OperationId) -> String {
+    format!("operations/{operation}/registered")
+}
+
+/// Every operation of a kind that was ever registered, in order of time.
+pub fn registrations(kind: OperationKind) -> String {
+    format!("operations/{}-", kind.word())
+}
+
+/// Every operation.
+pub const OPERATIONS: &str = "operations/";
+
+/// A coordinator's term in an operation.
+pub fn epoch(operation: OperationId, epoch: Epoch) -> String {
+    format!("operations/{operation}/epoch/{epoch:010}")
+}
+
+/// All terms of an operation, ascending.
+pub fn epochs(operation: OperationId) -> String {
+    format!("operations/{operation}/epoch/")
+}
+
+/// What a restore does, step by step.
+pub fn plan(operation: OperationId, hash: ContentHash) -> String {
+    format!("operations/{operation}/plan-{hash}")
+}
+
+/// The one outcome of a backup or a restore point. That of a restore is its incarnation.
+pub fn outcome(operation: OperationId) -> String {
+    format!("outcomes/{operation}")
+}
+
+/// The outcomes of a kind, in order of time.
+pub fn outcomes(kind: OperationKind) -> String {
+    format!("outcomes/{}-", kind.word())
+}
+
+/// One incarnation, or the tombstone of the restore that meant to open it.
+pub fn incarnation(incarnation: Incarnation) -> String {
+    format!("incarnations/{incarnation:010}")
+}
+
+/// All incarnations, ascending.
+pub const INCARNATIONS: &str = "incarnations/";
+
+/// A claim to a name. Claim `k + 1` is made only when the operation of claim `k` was aborted.
+pub fn name(name: &PointName, claim: u32) -> String {
+    format!("names/{name}/{claim:010}")
+}
+
+/// All claims to a name, ascending.
+pub fn name_claims(name: &PointName) -> String {
+    format!("names/{name}/")
+}
+
+/// A manifest, named by what it hashes to.
+pub fn manifest(operation: OperationId, hash: ContentHash) -> String {
+    format!("manifests/{operation}-{hash}")
+}
+
+/// A list of captured files.
+pub fn files(operation: OperationId, node: NodeId, hash: ContentHash) -> String {
+    format!("files/{operation}-{node}-{hash}")
+}
+
+/// A pack of chunks. `serial` makes it unique within the capture of one life of one node.
+pub fn pack(operation: OperationId, node: NodeId, serial: u32, nonce: u64) -> String {
+    format!("packs/{operation}-{node}-{nonce:016x}-{serial:06}")
+}
+
+/// A piece of WAL. The next starts at its end, which is inside.
+pub fn wal(incarnation: Incarnation, thread: ThreadId, timeline: TimelineId, start: Lsn) -> String {
+    format!("{}{:010}/{}", wal_thread(incarnation, thread), timeline.get(), start.to_name())
+}
+
+/// All pieces of a thread in an incarnation.
+pub fn wal_thread(incarnation: Incarnation, thread: ThreadId) -> String {
+    format!("wal/{incarnation:010}/{:05}/", thread.get())
+}
+
+/// Reads timeline and start from a key of [`wal`].
+pub fn parse_wal(key: &str) -> Option<(TimelineId, Lsn)> {
+    let mut parts = key.rsplit('/');
+    let (start, timeline) = (parts.next()?, parts.next()?);
+    Some((TimelineId::new(timeline.parse().ok()?), Lsn::from_name(start)?))
+}

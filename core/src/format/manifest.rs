@@ -1,0 +1,195 @@
+//! The manifest of a backup, and the plan of a restore.
+
+use alloc::collections::BTreeMap;
+use alloc::format;
+use alloc::string::{String, ToString};
+use alloc::vec::Vec;
+
+use serde::{Deserialize, Serialize};
+
+use super::Object;
+use super::catalog::{Cut, Guarantee, Method};
+use crate::identity::{
+    ByteCount, ClusterId, ContentHash, Incarnation, Membership, NodeId, OperationId, PointName, ThreadId, TimelineId,
+};
+use crate::position::Lsn;
+use crate::refusal::{Code, Refusal};
+use crate::request::Captured;
+use crate::scn::Scn;
+use crate::time::WallMillis;
+
+/// The description of one backup. It names everything a restore needs, and what each must hash to.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Manifest {
+    /// The highest SCN that any node had issued or seen when all had begun.
+    pub begun_scn: Scn,
+    /// The cluster.
+    pub cluster: ClusterId,
+    /// The cut that restoring the backup itself ends at.
+    pub cut: Cut,
+    /// The kind of engine.
+    pub engine: String,
+    /// What the cut says about the nodes together.
+    pub guarantee: Guarantee,
+    /// The incarnation.
+    pub incarnation: Incarnation,
+    /// The name it was given.
+    pub label: Option<PointName>,
+    /// The members it covers.
+    pub membership: Membership,
+    /// How the cut was taken.
+    pub method: Method,
+    /// Each node and its database's system identifier.
+    pub nodes: BTreeMap<NodeId, String>,
+    /// Which backup.
+    pub operation: OperationId,
+    /// Whether all nodes share one set of files.
+    pub shared: bool,
+    /// When it was begun.
+    pub started_ms: WallMillis,
+    /// Each thread's WAL that belongs to it.
+    pub threads: BTreeMap<ThreadId, ThreadSpan>,
+    /// What was captured, by the node that captured it.
+    pub units: BTreeMap<NodeId, Unit>,
+}
+
+/// What one agent captured: one node's files, or those that all share.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Unit {
+    /// Bytes of its files.
+    pub bytes: ByteCount,
+    /// How many files, folders and links.
+    pub entries: u64,
+    /// The lists that name them; a later list wins.
+    pub lists: Vec<ListRef>,
+    /// Bytes stored for them.
+    pub stored: ByteCount,
+}
+
+/// A list of files in the repository.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ListRef {
+    /// What the object hashes to.
+    pub hash: ContentHash,
+    /// Its key.
+    pub key: String,
+}
+
+/// WAL of one thread that a backup needs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ThreadSpan {
+    /// Where recovery starts.
+    pub start: Lsn,
+    /// How far it has to come before the files are one state.
+    pub stop: Lsn,
+    /// The thread's log branch.
+    pub timeline: TimelineId,
+}
+
+impl Object for Manifest {
+    const KIND: &'static str = "manifest";
+}
+
+impl Unit {
+    /// A unit made of what its agent captured, in order.
+    pub fn of(captured: &[Captured]) -> Self {
+        Self {
+            bytes: ByteCount::new(captured.iter().map(|part| part.bytes.get()).sum()),
+            entries: captured.iter().map(|part| part.entries).sum(),
+            lists: captured.iter().map(|part| ListRef { hash: part.hash, key: part.list.clone() }).collect(),
+            stored: ByteCount::new(captured.iter().map(|part| part.stored.get()).sum()),
+        }
+    }
+}
+
+impl Manifest {
+    /// Checks what a reader relies on, before the manifest is published and after it is read: every member has a thread
+    /// with a span and a cut that lies at or after its stop, and the units are those of the storage.
+    ///
+    /// # Errors
+    /// `SA002`, naming what does not fit.
+    pub fn validate(&self) -> Result<(), Refusal> {
+        let bad = |what: String| Err(Refusal::new(Code::Damaged, format!("manifest of {}: {what}", self.operation)));
+        if self.nodes.is_empty() {
+            return bad("it covers no node".to_string());
+        }
+        let members: Vec<ThreadId> = self.nodes.keys().copied().map(ThreadId::of).collect();
+        if !members.iter().eq(self.threads.keys()) || !members.iter().eq(self.cut.threads.keys()) {
+            return bad("its threads are not those of its members".to_string());
+        }
+        for (thread, span) in &self.threads {
+            let Some(cut) = self.cut.threads.get(thread) else { continue };
+            if span.timeline != cut.timeline || span.start > span.stop || span.stop > cut.until || cut.until > cut.proof
+            {
+                return bad(format!(
+                    "thread {thread} starts at {}, stops at {} and is cut at {} (proof {})",
+                    span.start, span.stop, cut.until, cut.proof
+                ));
+            }
+        }
+        let units_fit = if self.shared { self.units.len() == 1 } else { self.units.keys().eq(self.nodes.keys()) };
+        if !units_fit || self.units.values().any(|unit| unit.lists.is_empty()) {
+            return bad("its units are not those of its storage".to_string());
+        }
+        if self.method == Method::Alone && self.guarantee != Guarantee::Node {
+            return bad("its guarantee is more than its method gives".to_string());
+        }
+        Ok(())
+    }
+}
+
+/// What a restore does. Agents read it from the repository; requests only name it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Plan {
+    /// The backup whose files are staged.
+    pub backup: OperationId,
+    /// From the backup's manifest.
+    pub begun_scn: Scn,
+    /// The cluster.
+    pub cluster: ClusterId,
+    /// The cut that recovery ends at.
+    pub cut: Cut,
+    /// The kind of engine.
+    pub engine: String,
+    /// What the cut says about the nodes together.
+    pub guarantee: Guarantee,
+    /// The incarnation whose past is restored.
+    pub incarnation: Incarnation,
+    /// The members.
+    pub membership: Membership,
+    /// Each node and its database's system identifier.
+    pub nodes: BTreeMap<NodeId, String>,
+    /// The incarnation that is opened.
+    pub opens: Incarnation,
+    /// Which restore.
+    pub operation: OperationId,
+    /// The new incarnation's clock starts above this.
+    pub scn_floor: Scn,
+    /// Whether all nodes share one set of files.
+    pub shared: bool,
+    /// What was asked for, in words.
+    pub target: String,
+    /// The WAL to replay.
+    pub threads: BTreeMap<ThreadId, ThreadPlan>,
+    /// What is staged, by the node whose agent does it.
+    pub units: BTreeMap<NodeId, Unit>,
+}
+
+/// The WAL of one thread that a restore replays.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ThreadPlan {
+    /// Keys of the pieces in order, contiguous, from at or before `start` through the cut's proof.
+    pub pieces: Vec<String>,
+    /// Where recovery starts.
+    pub start: Lsn,
+}
+
+impl Object for Plan {
+    const KIND: &'static str = "plan";
+}

@@ -1,0 +1,68 @@
+//! Planted bugs: the proof that the simulator can see. Behind the feature `planted`, which the shipped binary lacks, one
+//! bug of the list is chosen for the whole process, by name; without the feature every question is answered no.
+
+/// A bug that can be planted, and where it sits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Bug {
+    /// The folder repository answers `Created` without having synced anything.
+    NoFsyncBeforeSeal,
+    /// Closing the fence does not hold commits back.
+    NoFence,
+    /// Pins are ignored when WAL is recycled.
+    NoPin,
+    /// Recovery leaves out the records that carry the very SCN of the cut.
+    CutOffByOne,
+    /// A commit is acknowledged before its record is durable.
+    AckBeforeFlush,
+}
+
+impl Bug {
+    /// Every bug, with the name that chooses it.
+    pub const ALL: &[(&'static str, Self)] = &[
+        ("no-fsync-before-seal", Self::NoFsyncBeforeSeal),
+        ("no-fence", Self::NoFence),
+        ("no-pin", Self::NoPin),
+        ("cut-off-by-one", Self::CutOffByOne),
+        ("ack-before-flush", Self::AckBeforeFlush),
+    ];
+}
+
+#[cfg(feature = "planted")]
+mod chosen {
+    use core::sync::atomic::{AtomicUsize, Ordering};
+
+    use super::Bug;
+
+    /// Found by `cargo xtask ci` in a binary that must not have the feature.
+    pub static MARKER: &str = "sheetanchor-planted-bugs";
+
+    /// One more than the bug's place in [`Bug::ALL`]; zero for none.
+    static CHOSEN: AtomicUsize = AtomicUsize::new(0);
+
+    /// Plants the bug called `name` in this process, and says whether there is one of that name.
+    pub fn plant(name: &str) -> bool {
+        let place = Bug::ALL.iter().position(|(known, _)| *known == name);
+        CHOSEN.store(place.map_or(0, |place| place + 1), Ordering::SeqCst);
+        place.is_some()
+    }
+
+    pub(super) fn is(bug: Bug) -> bool {
+        let place = CHOSEN.load(Ordering::SeqCst);
+        place.checked_sub(1).and_then(|place| Bug::ALL.get(place)).is_some_and(|(_, chosen)| *chosen == bug)
+    }
+}
+
+#[cfg(feature = "planted")]
+pub use chosen::{MARKER, plant};
+
+/// Whether `bug` is planted in this process.
+#[inline]
+pub fn is(bug: Bug) -> bool {
+    #[cfg(feature = "planted")]
+    return chosen::is(bug);
+    #[cfg(not(feature = "planted"))]
+    {
+        let _: Bug = bug;
+        false
+    }
+}

@@ -1,0 +1,297 @@
+//! The coordinator of a restore: stage, recover, prove, decide, open. No node opens before all have reached the cut and
+//! the incarnation is this restore's. Before that write, giving up means removing what was staged; after it, only
+//! forward.
+
+use alloc::collections::BTreeSet;
+use alloc::format;
+use alloc::vec::Vec;
+use core::time::Duration;
+
+use crate::error::{Error, Result};
+use crate::format::catalog::Cut;
+use crate::identity::{ContentHash, NodeId, ThreadId};
+use crate::point::unexpected;
+use crate::refusal::{Code, Refusal};
+use crate::request::{Answer, Request};
+use crate::round::{Round, Step};
+use crate::time::Moment;
+
+/// How long things may take. A node may restart meanwhile: the engine asks again until the step's deadline.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Limits {
+    /// A short answer must come within this.
+    pub patience: Duration,
+    /// Staging must be done within this.
+    pub stage: Duration,
+    /// Recovery must be done within this.
+    pub recover: Duration,
+    /// Opening must be done within this.
+    pub open: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            patience: Duration::from_secs(30),
+            stage: Duration::from_hours(48),
+            recover: Duration::from_hours(48),
+            open: Duration::from_mins(10),
+        }
+    }
+}
+
+/// What to restore, as far as the coordinator's decisions need it. The rest is in the plan.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Order {
+    /// All members.
+    pub nodes: BTreeSet<NodeId>,
+    /// The nodes whose agents stage and recover: all, or one for files that all share.
+    pub units: BTreeSet<NodeId>,
+    /// The plan in the repository.
+    pub plan: ContentHash,
+    /// The cut that every node must have reached.
+    pub cut: Cut,
+    /// Whether the outcome is there already: a resumed restore that only has to open.
+    pub decided: bool,
+    /// How long things may take.
+    pub limits: Limits,
+}
+
+/// What happens to the coordinator.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Event {
+    /// It begins.
+    Begun,
+    /// A node has answered the request of a step.
+    Answered(Step, NodeId, Result<Answer>),
+    /// The outcome is decided: what [`Effect::Decide`] or [`Effect::Abort`] came to.
+    Settled(Result<()>),
+    /// The operator wants it ended.
+    Cancelled,
+    /// The moment of [`Restore::deadline`] has come, perhaps.
+    Elapsed,
+}
+
+/// What the coordinator does.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Effect {
+    /// Ask a node.
+    Ask(Step, NodeId, Request),
+    /// Make the new incarnation the operation's outcome.
+    Decide,
+    /// Make failure the operation's outcome.
+    Abort(Error),
+    /// It has ended.
+    Finish(Result<()>),
+}
+
+/// How far it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Phase {
+    /// Not begun.
+    Idle,
+    /// Every node looks the operation up.
+    Enlisting,
+    /// Files are put in place.
+    Staging,
+    /// Every unit recovers to the cut.
+    Recovering,
+    /// Every node says which cut it has reached.
+    Proving,
+    /// The outcome is being written.
+    Deciding,
+    /// The incarnation is this restore's; nodes open.
+    Opening,
+    /// It failed; failure is being made the outcome.
+    Aborting,
+    /// It failed for good; what was staged is removed.
+    Discarding,
+    /// It has ended.
+    Ended,
+}
+
+impl Phase {
+    /// The word for it in traces.
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Idle => "idle",
+            Self::Enlisting => "enlisting",
+            Self::Staging => "staging",
+            Self::Recovering => "recovering",
+            Self::Proving => "proving",
+            Self::Deciding => "deciding",
+            Self::Opening => "opening",
+            Self::Aborting => "aborting",
+            Self::Discarding => "discarding",
+            Self::Ended => "ended",
+        }
+    }
+
+    const fn can_fail(self) -> bool {
+        matches!(self, Self::Enlisting | Self::Staging | Self::Recovering | Self::Proving)
+    }
+}
+
+/// The coordinator of one restore.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Restore {
+    order: Order,
+    phase: Phase,
+    round: Round<Answer>,
+    deadline: Option<Moment>,
+    why: Option<Error>,
+}
+
+impl Restore {
+    /// A restore to be done, or to be taken up again: every step may be repeated.
+    pub fn new(order: Order) -> Self {
+        assert!(!order.units.is_empty() && order.units.is_subset(&order.nodes), "units are captured by members");
+        Self { order, phase: Phase::Idle, round: Round::new(0, []), deadline: None, why: None }
+    }
+
+    /// How far it is.
+    pub fn phase(&self) -> Phase {
+        self.phase
+    }
+
+    /// When [`Event::Elapsed`] is due.
+    pub fn deadline(&self) -> Option<Moment> {
+        self.deadline
+    }
+
+    /// Takes one event in.
+    pub fn step(&mut self, now: Moment, event: Event) -> Vec<Effect> {
+        let limits = self.order.limits;
+        match event {
+            Event::Begun => {
+                let nodes = self.order.nodes.clone();
+                self.ask(now, Phase::Enlisting, limits.patience, &Request::Enlist { fence: false }, nodes)
+            }
+            Event::Answered(step, node, _) if step != self.round.step() || !self.round.waits_for(node) => Vec::new(),
+            Event::Answered(_, node, answer) => self.answered(now, node, answer),
+            Event::Settled(settled) => self.settle(now, settled),
+            Event::Cancelled if self.phase.can_fail() && !self.order.decided => {
+                self.fail(Refusal::new(Code::Cancelled, "the restore was cancelled").into())
+            }
+            Event::Elapsed if self.deadline.is_some_and(|deadline| deadline <= now) => self.time_out(),
+            Event::Cancelled | Event::Elapsed => Vec::new(),
+        }
+    }
+
+    fn answered(&mut self, now: Moment, node: NodeId, answer: Result<Answer>) -> Vec<Effect> {
+        match answer {
+            Ok(answer) => self.round.take(node, answer),
+            Err(error) if self.phase.can_fail() => return self.fail(error),
+            Err(error) => {
+                if self.phase == Phase::Opening {
+                    self.why.get_or_insert(error);
+                }
+                self.round.take(node, Answer::Done);
+            }
+        }
+        if self.round.is_complete() { self.advance(now) } else { Vec::new() }
+    }
+
+    /// Goes on once every node has answered.
+    fn advance(&mut self, now: Moment) -> Vec<Effect> {
+        let (limits, plan) = (self.order.limits, self.order.plan);
+        let (nodes, units) = (self.order.nodes.clone(), self.order.units.clone());
+        match self.phase {
+            Phase::Enlisting if self.order.decided => {
+                self.ask(now, Phase::Opening, limits.open, &Request::Open { plan }, nodes)
+            }
+            Phase::Enlisting => self.ask(now, Phase::Staging, limits.stage, &Request::Stage { plan }, units),
+            Phase::Staging => self.ask(now, Phase::Recovering, limits.recover, &Request::Recover { plan }, units),
+            Phase::Recovering => self.ask(now, Phase::Proving, limits.patience, &Request::Prove { plan }, nodes),
+            Phase::Proving => match self.check_proofs() {
+                Ok(()) => {
+                    self.phase = Phase::Deciding;
+                    self.deadline = None;
+                    Vec::from([Effect::Decide])
+                }
+                Err(error) => self.fail(error),
+            },
+            Phase::Opening | Phase::Discarding => self.finish(),
+            Phase::Idle | Phase::Deciding | Phase::Aborting | Phase::Ended => Vec::new(),
+        }
+    }
+
+    /// Every node must have reached the very cut: not before it, not beyond it.
+    fn check_proofs(&self) -> Result<()> {
+        for (node, answer) in self.round.answers() {
+            let Answer::Reached { until } = answer else { return Err(unexpected(*node, answer)) };
+            let wanted = self.order.cut.threads.get(&ThreadId::of(*node));
+            if until.thread != ThreadId::of(*node) || wanted.is_none_or(|cut| cut.until != until.lsn) {
+                let wanted = wanted.map(|cut| cut.until).unwrap_or_default();
+                let message = format!("node {node} has recovered {until}, the cut is at {wanted}");
+                return Err(Refusal::new(Code::CutMissed, message).into());
+            }
+        }
+        Ok(())
+    }
+
+    fn settle(&mut self, now: Moment, settled: Result<()>) -> Vec<Effect> {
+        let (limits, nodes) = (self.order.limits, self.order.nodes.clone());
+        match (self.phase, settled) {
+            (Phase::Deciding, Ok(())) => {
+                let plan = self.order.plan;
+                self.ask(now, Phase::Opening, limits.open, &Request::Open { plan }, nodes)
+            }
+            // Another restore has the incarnation, or somebody ended this one: it can never open.
+            (Phase::Deciding, Err(error @ Error::Refusal(_))) => {
+                self.why = Some(error);
+                self.ask(now, Phase::Discarding, limits.patience, &Request::Discard, nodes)
+            }
+            (Phase::Aborting, Ok(())) => self.ask(now, Phase::Discarding, limits.patience, &Request::Discard, nodes),
+            // What was decided is not known. Nothing is removed; the restore can be resumed.
+            (Phase::Deciding | Phase::Aborting, Err(error)) => {
+                self.why.get_or_insert(error);
+                self.finish()
+            }
+            _ => Vec::new(),
+        }
+    }
+
+    fn time_out(&mut self) -> Vec<Effect> {
+        let silent = self.round.silent();
+        let refusal =
+            Refusal::new(Code::NodeSilent, format!("{silent} did not answer in phase `{}`", self.phase.word()));
+        if self.phase.can_fail() {
+            return self.fail(refusal.into());
+        }
+        self.why.get_or_insert(refusal.into());
+        self.finish()
+    }
+
+    fn fail(&mut self, why: Error) -> Vec<Effect> {
+        self.why = Some(why.clone());
+        if self.order.decided {
+            return self.finish();
+        }
+        self.phase = Phase::Aborting;
+        self.deadline = None;
+        Vec::from([Effect::Abort(why)])
+    }
+
+    fn finish(&mut self) -> Vec<Effect> {
+        self.phase = Phase::Ended;
+        self.deadline = None;
+        Vec::from([Effect::Finish(self.why.take().map_or(Ok(()), Err))])
+    }
+
+    fn ask(
+        &mut self,
+        now: Moment,
+        phase: Phase,
+        wait: Duration,
+        request: &Request,
+        nodes: BTreeSet<NodeId>,
+    ) -> Vec<Effect> {
+        let step = self.round.step().saturating_add(1);
+        self.phase = phase;
+        self.deadline = Some(now.after(wait));
+        let effects = nodes.iter().map(|node| Effect::Ask(step, *node, request.clone())).collect();
+        self.round = Round::new(step, nodes);
+        effects
+    }
+}
