@@ -8,7 +8,6 @@ use alloc::string::String;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::sync::atomic::{AtomicU64, Ordering};
-use core::time::Duration;
 
 use sheetanchor_core::error::{Error, Fault, FaultKind, Result};
 use sheetanchor_core::identity::NodeId;
@@ -20,18 +19,6 @@ use tokio::sync::Mutex;
 
 use crate::env::{Env, Stream};
 use crate::frames;
-
-/// How long to wait before a node is dialled again.
-const AGAIN_AFTER: Duration = Duration::from_millis(200);
-
-/// What to do when a node cannot be reached.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Persistence {
-    /// Say so.
-    Once,
-    /// Ask again until the caller stops waiting: for requests that outlive a restart of the node.
-    UntilAnswered,
-}
 
 /// Asks the agents of one cluster.
 pub struct Caller {
@@ -64,20 +51,13 @@ impl Caller {
     ///
     /// # Errors
     /// The node's own; `SA201` if it cannot be reached or hangs up.
-    pub async fn ask(&self, header: &Header, request: &Request, persistence: Persistence) -> Result<Answer> {
-        loop {
-            let outcome = self.ask_once(header, request).await;
-            match outcome {
-                Err(Error::Fault(fault)) if is_silence(&fault) => {
-                    if persistence == Persistence::Once {
-                        let message =
-                            format!("node {} cannot be asked to {}: {}", header.node, request.word(), fault.cause);
-                        return Err(Refusal::new(Code::NodeSilent, message).into());
-                    }
-                }
-                outcome => return outcome,
+    pub async fn ask(&self, header: &Header, request: &Request) -> Result<Answer> {
+        match self.ask_once(header, request).await {
+            Err(Error::Fault(fault)) if is_silence(&fault) => {
+                let message = format!("node {} cannot be asked to {}: {}", header.node, request.word(), fault.cause);
+                Err(Refusal::new(Code::NodeSilent, message).into())
             }
-            self.env.clock.sleep(AGAIN_AFTER).await;
+            outcome => outcome,
         }
     }
 
@@ -105,6 +85,10 @@ impl Caller {
         frames::send(&mut stream, &asked).await?;
         let goodbye = || Fault::new(FaultKind::Unreachable, "hear from the peer", "it said goodbye instead");
         let answered: Answered = frames::receive(&mut stream).await?.ok_or_else(goodbye)?;
+        if answered.number == 0 {
+            // The agent could not read the request, and has hung up after saying so.
+            return answered.answer.map_err(Error::from);
+        }
         if answered.number != number {
             let message = format!("asked number {number}, answered {}", answered.number);
             return Err(Refusal::new(Code::FrameDamaged, message).into());

@@ -27,3 +27,5 @@ pub mod pump;
 pub mod caller;
 
 pub mod agent;
+
+pub mod coordinator;

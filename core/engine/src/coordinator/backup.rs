@@ -1,0 +1,182 @@
+//! Runs a backup.
+
+use alloc::boxed::Box;
+use alloc::format;
+use alloc::vec::Vec;
+
+use futures_util::future::BoxFuture;
+use sheetanchor_core::backup::{Backup, Effect, Event, Evidence, Order, Taken};
+use sheetanchor_core::error::{Error, Result};
+use sheetanchor_core::format::catalog::{Ending, Method, Outcome, Seal};
+use sheetanchor_core::format::manifest::{Manifest, ThreadSpan, Unit};
+use sheetanchor_core::format::{self, keys};
+use sheetanchor_core::identity::{ContentHash, OperationId, OperationKind, PointName};
+use sheetanchor_core::plan::{Choice, threads};
+use sheetanchor_core::refusal::{Code, Refusal};
+
+use super::{Coordinator, Footing, Term, point};
+use crate::agent::stage::entries;
+use crate::pump::{self, Perform, Performed};
+
+/// A backup that exists.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Sealed {
+    /// Which.
+    pub operation: OperationId,
+    /// Its seal.
+    pub seal: Seal,
+    /// Its manifest.
+    pub manifest: Manifest,
+}
+
+impl Coordinator {
+    /// Takes a backup of the cluster, cut as `method` says.
+    ///
+    /// # Errors
+    /// `0A000` if the method needs a fence and the engine has none; `SA112` if a node's database is not open; whatever
+    /// the nodes refuse with. Then nothing was published, and no pin outlives its lease.
+    pub async fn backup(&self, label: Option<PointName>, method: Method) -> Result<Sealed> {
+        let footing = self.footing().await?;
+        if method == Method::Fence {
+            self.check_fence(&footing).await?;
+        }
+        let seen = self.survey(&footing).await?;
+        if let Some(node) = seen.values().find(|description| description.state != "open") {
+            return Err(Refusal::new(
+                Code::DatabaseDown,
+                format!("the database of node {} is `{}`", node.node, node.state),
+            )
+            .into());
+        }
+        let term = self.register(&footing, OperationKind::Backup, footing.incarnation, label.clone()).await?;
+        let order = Order {
+            nodes: footing.members.nodes.keys().copied().collect(),
+            shared: footing.members.shared,
+            method,
+            record: format!("sa-{}", term.operation),
+            limits: self.limits.backup,
+        };
+        let mut machine = Backup::new(order);
+        let performer = BackupPerformer { coordinator: self, footing: &footing, term, label, method };
+        let outcome: Result<()> = pump::run(
+            &self.env,
+            term.operation,
+            &mut machine,
+            &performer,
+            self.cancel.clone(),
+            self.watcher.as_deref(),
+        )
+        .await;
+        outcome?;
+        match self.repository.outcome(term.operation).await? {
+            Some(Outcome { result: Ending::Sealed(seal), .. }) => {
+                let manifest = self.repository.manifest(term.operation, &seal).await?;
+                Ok(Sealed { operation: term.operation, seal, manifest })
+            }
+            Some(_) | None => Err(Error::Bug(format!("{} ended well and is not sealed", term.operation))),
+        }
+    }
+}
+
+struct BackupPerformer<'a> {
+    coordinator: &'a Coordinator,
+    footing: &'a Footing,
+    term: Term,
+    label: Option<PointName>,
+    method: Method,
+}
+
+impl BackupPerformer<'_> {
+    /// Makes a manifest of the evidence, checks all that a restore will rely on, and seals.
+    async fn seal(&self, evidence: Evidence) -> Result<()> {
+        let repository = &self.coordinator.repository;
+        let (Some(cut), Some(guarantee)) = (evidence.cut, evidence.guarantee) else {
+            return Err(Error::Bug(format!("{} is to be sealed without a cut", self.term.operation)));
+        };
+        let spans = evidence.starts.iter().filter_map(|(thread, start)| {
+            let stop = evidence.stops.get(thread)?;
+            Some((*thread, ThreadSpan { start: start.lsn, stop: stop.lsn, timeline: start.timeline }))
+        });
+        let manifest = Manifest {
+            begun_scn: evidence.begun_scn,
+            cluster: self.footing.cluster.id,
+            cut: cut.clone(),
+            engine: self.footing.members.engine.clone(),
+            guarantee,
+            incarnation: self.footing.incarnation,
+            label: self.label.clone(),
+            membership: self.footing.members.membership,
+            method: self.method,
+            nodes: self.footing.members.nodes.clone(),
+            operation: self.term.operation,
+            shared: self.footing.members.shared,
+            started_ms: sheetanchor_core::time::WallMillis::new(self.term.operation.started_ms()),
+            threads: spans.collect(),
+            units: evidence.captured.iter().map(|(node, captured)| (*node, Unit::of(captured))).collect(),
+        };
+        manifest.validate()?;
+        self.check_repository(&manifest).await?;
+        let body = format::write(&manifest);
+        let hash = ContentHash::of(&body);
+        repository.put_hashed(&keys::manifest(self.term.operation, hash), body).await?;
+        let seal = Seal {
+            cut,
+            ended_ms: self.coordinator.env.clock.wall(),
+            guarantee,
+            incarnation: self.footing.incarnation,
+            manifest: hash,
+            point: evidence.point,
+        };
+        let result = Ending::Sealed(seal);
+        repository.decide(&Outcome { nonce: self.term.nonce, operation: self.term.operation, result }).await
+    }
+
+    /// Reads back what the manifest names: every list, every pack's presence, and WAL without a gap from start to cut.
+    async fn check_repository(&self, manifest: &Manifest) -> Result<()> {
+        let repository = &self.coordinator.repository;
+        for unit in manifest.units.values() {
+            let mut packs: Vec<_> = entries(repository, unit).await?.into_iter().map(|staged| staged.packs).collect();
+            packs.sort_unstable();
+            packs.dedup();
+            for pack in packs.iter().flat_map(|packs| packs.iter()) {
+                if repository.bucket().head(pack).await?.is_none() {
+                    return Err(Refusal::new(Code::Missing, format!("there is no {pack}")).into());
+                }
+            }
+        }
+        let archive = self.coordinator.archive_of(manifest).await?;
+        let choice = Choice {
+            backup: manifest.operation,
+            cut: manifest.cut.clone(),
+            guarantee: manifest.guarantee,
+            incarnation: manifest.incarnation,
+            resolved: format!("{}", manifest.operation),
+        };
+        threads(manifest, &choice, &archive)?;
+        Ok(())
+    }
+}
+
+impl Perform<Backup, Result<()>> for BackupPerformer<'_> {
+    fn perform(&self, effect: Effect) -> BoxFuture<'_, Performed<Event, Result<()>>> {
+        Box::pin(async move {
+            match effect {
+                Effect::Ask(step, node, request) => {
+                    let header = self.footing.header(node, Some(self.term));
+                    let answer = self.coordinator.caller.ask(&header, &request).await;
+                    Performed::Event(Event::Answered(step, node, answer))
+                }
+                Effect::TakePoint(floor) => {
+                    let taken = self.coordinator.take_point(self.footing, None, &floor, point::is_passing).await;
+                    let taken = taken.map(|(point, taken)| Taken { point, cut: taken.cut, guarantee: taken.guarantee });
+                    Performed::Event(Event::PointTaken(taken))
+                }
+                Effect::Seal(evidence) => Performed::Event(Event::Settled(self.seal(evidence).await)),
+                Effect::Abort(why) => {
+                    Performed::Event(Event::Settled(self.coordinator.abort_outcome(self.term, &why).await))
+                }
+                Effect::Finish(outcome) => Performed::Finished(outcome),
+            }
+        })
+    }
+}

@@ -1,0 +1,213 @@
+//! Looks at the cluster and its repository, and proves what is stored.
+
+use alloc::collections::BTreeMap;
+use alloc::format;
+use alloc::string::{String, ToString};
+use alloc::vec::Vec;
+
+use sheetanchor_core::error::{Error, Result};
+use sheetanchor_core::format::catalog::{Cluster, IncarnationObject, Members, Point, Seal};
+use sheetanchor_core::format::files::FileContent;
+use sheetanchor_core::identity::{ByteCount, Incarnation, NodeId, OperationId, OperationKind};
+use sheetanchor_core::plan::{Target, choices, threads};
+use sheetanchor_core::refusal::{Code, Refusal};
+use sheetanchor_core::request::{Answer, Description, PinSeen, Request};
+
+use super::Coordinator;
+use crate::agent::archive::read_piece;
+use crate::agent::stage::{entries, read_chunk};
+
+/// The cluster at a glance.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClusterStatus {
+    /// The cluster.
+    pub cluster: Cluster,
+    /// The members in force.
+    pub members: Members,
+    /// The incarnation in force.
+    pub incarnation: Incarnation,
+    /// Every incarnation's object.
+    pub incarnations: Vec<IncarnationObject>,
+    /// Each node.
+    pub nodes: Vec<NodeStatus>,
+    /// Sealed backups of this incarnation, oldest first.
+    pub backups: Vec<(OperationId, Seal)>,
+    /// Restore points of this incarnation, oldest first, and whether the archive reaches them by what the nodes say.
+    pub points: Vec<(OperationId, Point)>,
+    /// Operations that nobody has decided yet.
+    pub unfinished: Vec<OperationId>,
+}
+
+/// A node at a glance.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NodeStatus {
+    /// Which.
+    pub node: NodeId,
+    /// Where its agent listens.
+    pub address: String,
+    /// What it says, or why it says nothing.
+    pub description: Result<Description>,
+}
+
+/// What a verification has read.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Verified {
+    /// Files, folders and links.
+    pub entries: u64,
+    /// Chunks whose bytes hash to what was captured.
+    pub chunks: u64,
+    /// Bytes in them.
+    pub bytes: u64,
+    /// Pieces of WAL that are whole and follow each other.
+    pub wal_pieces: u64,
+}
+
+impl Coordinator {
+    /// The cluster at a glance. A node that does not answer is shown as such.
+    ///
+    /// # Errors
+    /// `SA102`, `SA104`, `SA105`; `SA002` if the catalog is damaged.
+    pub async fn status(&self) -> Result<ClusterStatus> {
+        let footing = self.footing().await?;
+        let catalog = self.repository.catalog(footing.incarnation).await?;
+        let nodes = self.describe_all().await.into_iter().map(|(node, description)| NodeStatus {
+            node,
+            address: self.setup.addresses.get(&node).cloned().unwrap_or_default(),
+            description,
+        });
+        Ok(ClusterStatus {
+            nodes: nodes.collect(),
+            incarnation: footing.incarnation,
+            incarnations: self.repository.incarnations().await?,
+            backups: catalog.backups,
+            points: catalog.points,
+            unfinished: self.unfinished().await?,
+            cluster: footing.cluster,
+            members: footing.members,
+        })
+    }
+
+    async fn unfinished(&self) -> Result<Vec<OperationId>> {
+        let mut unfinished = Vec::new();
+        for kind in [OperationKind::Backup, OperationKind::Point] {
+            for operation in self.repository.operations(kind).await? {
+                if self.repository.outcome(operation).await?.is_none() {
+                    unfinished.push(operation);
+                }
+            }
+        }
+        let incarnations = self.repository.incarnations().await?;
+        for operation in self.repository.operations(OperationKind::Restore).await? {
+            let number = self.repository.registered(operation).await?.incarnation;
+            if !incarnations.iter().any(|object| object.incarnation == number) {
+                unfinished.push(operation);
+            }
+        }
+        Ok(unfinished)
+    }
+
+    /// The cut vectors of restore points that the archive reaches today.
+    ///
+    /// # Errors
+    /// `SA002`, `SA504`.
+    pub async fn points(&self) -> Result<Vec<(OperationId, Point, Result<()>)>> {
+        let footing = self.footing().await?;
+        let catalog = self.repository.catalog(footing.incarnation).await?;
+        let ends = self.repository.wal_ends(footing.incarnation, &footing.members).await?;
+        Ok(catalog
+            .points
+            .into_iter()
+            .map(|(id, point)| {
+                let behind = point.cut.threads.iter().find(|(thread, cut)| {
+                    ends.get(thread).is_none_or(|end| end.timeline != cut.timeline || end.until < cut.proof)
+                });
+                let reached = match behind {
+                    None => Ok(()),
+                    Some((thread, cut)) => {
+                        let message = format!("thread {thread} is not archived to {}", cut.proof);
+                        Err(Refusal::new(Code::NotReachable, message).into())
+                    }
+                };
+                (id, point, reached)
+            })
+            .collect())
+    }
+
+    /// Every node's pins.
+    ///
+    /// # Errors
+    /// `SA201` if a node does not answer.
+    pub async fn pins(&self) -> Result<BTreeMap<NodeId, Vec<PinSeen>>> {
+        let footing = self.footing().await?;
+        let answers = self.ask_all(&footing, &Request::Pins).await?;
+        let pins_of = |(node, answer)| {
+            let Answer::Pins(pins) = answer else {
+                return Err(Error::Bug(format!("node {node} listed its pins as {answer:?}")));
+            };
+            Ok((node, pins))
+        };
+        answers.into_iter().map(pins_of).collect()
+    }
+
+    /// Drops a pin on every node that has it.
+    ///
+    /// # Errors
+    /// `SA301` if no node has it.
+    pub async fn drop_pin(&self, name: &str) -> Result<Vec<NodeId>> {
+        let having: Vec<NodeId> = self
+            .pins()
+            .await?
+            .into_iter()
+            .filter(|(_, pins)| pins.iter().any(|pin| pin.name == name))
+            .map(|(node, _)| node)
+            .collect();
+        if having.is_empty() {
+            return Err(Refusal::new(Code::NoSuchTarget, format!("no node has a pin `{}`", name.escape_debug())).into());
+        }
+        self.ask_all(&self.footing().await?, &Request::DropPin { name: name.to_string() }).await?;
+        Ok(having)
+    }
+
+    /// Reads a backup and its WAL as a restore would, and checks every hash. `progress` is told bytes done and in all.
+    ///
+    /// # Errors
+    /// `SA301`; `SA002`, `SA003`, `SA006`, `SA303`, `SA504` for what is wrong with it.
+    pub async fn verify(
+        &self,
+        backup: OperationId,
+        progress: &(dyn Fn(ByteCount, ByteCount) + Sync),
+    ) -> Result<Verified> {
+        let footing = self.footing().await?;
+        let catalog = self.repository.catalog(footing.incarnation).await?;
+        let choice = choices(&catalog, &Target::Backup(backup))?.into_iter().next();
+        let seal = catalog.backups.iter().find(|(id, _)| *id == backup).map(|(_, seal)| seal);
+        let (Some(choice), Some(seal)) = (choice, seal) else {
+            return Err(
+                Refusal::new(Code::NoSuchTarget, format!("{backup} is no sealed backup of this incarnation")).into()
+            );
+        };
+        let manifest = self.repository.manifest(backup, seal).await?;
+        let total = ByteCount::new(manifest.units.values().map(|unit| unit.bytes.get()).sum());
+        let mut verified = Verified::default();
+        for unit in manifest.units.values() {
+            for staged in entries(&self.repository, unit).await? {
+                verified.entries += 1;
+                let FileContent::File(chunks) = &staged.entry.content else { continue };
+                for chunk in chunks {
+                    let bytes = read_chunk(&self.env, &self.repository, &staged.packs, chunk).await?;
+                    verified.chunks += 1;
+                    verified.bytes += u64::try_from(bytes.len()).unwrap_or(u64::MAX);
+                    progress(ByteCount::new(verified.bytes), total);
+                }
+            }
+        }
+        let archive = self.archive_of(&manifest).await?;
+        for wal in threads(&manifest, &choice, &archive)?.values() {
+            for key in &wal.pieces {
+                read_piece(key, &self.repository.get(key).await?)?;
+                verified.wal_pieces += 1;
+            }
+        }
+        Ok(verified)
+    }
+}
