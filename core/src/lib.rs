@@ -23,3 +23,5 @@ pub mod position;
 pub mod scn;
 
 pub mod time;
+
+pub mod merge;
