@@ -337,7 +337,14 @@ mod tests {
         let id = OperationId::new(OperationKind::Backup, 0x0190_f3a2_c4d5, 0x9f31_a2b7);
         assert_eq!(id.to_string(), "backup-0190f3a2c4d5-9f31a2b7");
         assert_eq!(id.to_string().parse(), Ok(id));
-        for other in ["backup-0190F3A2C4D5-9f31a2b7", "backup-190f3a2c4d5-9f31a2b7", "backup", "", "x-0-0", "backup-0190f3a2c4d5-9f31a2b7-1"] {
+        for other in [
+            "backup-0190F3A2C4D5-9f31a2b7",
+            "backup-190f3a2c4d5-9f31a2b7",
+            "backup",
+            "",
+            "x-0-0",
+            "backup-0190f3a2c4d5-9f31a2b7-1",
+        ] {
             assert_eq!(other.parse::<OperationId>().unwrap_err().code, Code::BadName, "{other}");
         }
     }

@@ -85,7 +85,8 @@ impl<T> Merge<T> {
         let Some(feed) = feed else { return Ok(()) };
         if let Some((last, end)) = feed.last {
             if scn <= last {
-                let message = format!("thread {thread}: the record at {from} is stamped {scn}, the one before it {last}");
+                let message =
+                    format!("thread {thread}: the record at {from} is stamped {scn}, the one before it {last}");
                 return Err(Refusal::new(Code::WalDamaged, message));
             }
             if from != end {
@@ -161,6 +162,11 @@ impl Chain {
     /// Whether the page is still torn: no whole image has come.
     pub const fn is_torn(&self) -> bool {
         self.version.is_none()
+    }
+
+    /// Whether the page was found torn.
+    pub const fn was_torn(&self) -> bool {
+        self.was_torn
     }
 
     /// Takes the next change of the page. `torn_until` is the SCN that no torn page's last sound version exceeds.
@@ -288,7 +294,8 @@ mod tests {
 
     #[test]
     fn a_missing_change_is_found_and_only_a_torn_page_may_be_mended() {
-        let change = |previous, version, whole| PageChange { previous: Scn::new(previous), version: Scn::new(version), whole };
+        let change =
+            |previous, version, whole| PageChange { previous: Scn::new(previous), version: Scn::new(version), whole };
         let begun = Scn::new(50);
         for (mut chain, change, expected) in [
             (Chain::sound(Scn::new(10)), change(10, 20, false), Some(Verdict::Apply)),

@@ -155,11 +155,16 @@ impl ScnClock {
     /// `SA109` if it is further ahead of this node's wall clock than the drift bound: a damaged frame or a mad clock
     /// must not push the cluster's clock away.
     pub fn observe(&mut self, seen: Scn, wall: WallMillis) -> Result<(), Refusal> {
-        let bound_ms = self.base(wall).millis().saturating_add(u64::try_from(self.drift_max.as_millis()).unwrap_or(u64::MAX));
+        let bound_ms =
+            self.base(wall).millis().saturating_add(u64::try_from(self.drift_max.as_millis()).unwrap_or(u64::MAX));
         if seen > self.last && seen.millis() > bound_ms {
             return Err(Refusal::new(
                 Code::ClockDrift,
-                alloc::format!("SCN {seen} is more than {} ms ahead of this node's clock at {}", self.drift_max.as_millis(), self.base(wall)),
+                alloc::format!(
+                    "SCN {seen} is more than {} ms ahead of this node's clock at {}",
+                    self.drift_max.as_millis(),
+                    self.base(wall)
+                ),
             ));
         }
         self.last = self.last.max(seen);
