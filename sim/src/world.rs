@@ -36,12 +36,26 @@ pub struct Settings {
     pub plan: Plan,
     /// How far a host's wall clock may be off, either way.
     pub clock_skew_max_ms: u64,
+    /// Where the repository is.
+    pub repository: Repository,
 }
 
+/// What stands behind the `Bucket` port of every host.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Repository {
+    /// The engine's own folder bucket at [`REPOSITORY`] on the volume that all hosts share: a missing fsync shows.
+    Folder,
+    /// The simulated object store, durable at once.
+    Store,
+}
+
+/// The folder of [`Repository::Folder`].
+pub const REPOSITORY: &str = "/repo";
+
 impl Settings {
-    /// A peaceful world of that seed, whose clocks are up to 50 ms off.
+    /// A peaceful world of that seed, whose clocks are up to 50 ms off and whose repository is a folder.
     pub const fn of(seed: u64) -> Self {
-        Self { seed, plan: Plan::peaceful(), clock_skew_max_ms: 50 }
+        Self { seed, plan: Plan::peaceful(), clock_skew_max_ms: 50, repository: Repository::Folder }
     }
 
     /// These settings, with that plan.
@@ -52,7 +66,7 @@ impl Settings {
 }
 
 /// The folders that all hosts share: the volume of a shared-storage database, and the repository.
-pub const SHARED: [&str; 2] = ["/shared", "/repo"];
+pub const SHARED: [&str; 2] = ["/shared", REPOSITORY];
 
 /// Why a run failed.
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
@@ -121,6 +135,7 @@ impl World {
         let ground = Ground {
             seed: settings.seed,
             clock_skew_max_ms: settings.clock_skew_max_ms,
+            repository: settings.repository,
             gate: gate.clone(),
             disks: Disks::new(&SHARED),
             objects: Objects::default(),

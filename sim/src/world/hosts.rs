@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use sheetanchor_core::time::Moment;
-use sheetanchor_engine::env::{Clock, Env, Task, Tasks};
+use sheetanchor_engine::env::{Bucket, Clock, Disk, Entropy, Env, Task, Tasks};
+use sheetanchor_engine::folder_bucket::FolderBucket;
 
 use crate::backend::{Ports, Program, WorkInPlace};
 use crate::bucket::{Objects, SimBucket};
@@ -15,6 +16,7 @@ use crate::disk::{Disks, SimDisk};
 use crate::gate::{Gate, Life};
 use crate::host::{OnHost, locked};
 use crate::net::GatedNet;
+use crate::world::{REPOSITORY, Repository};
 
 /// What a scenario runs on a host.
 pub(super) type Run = Arc<dyn Fn(Env, Life) -> BoxFuture<'static, ()> + Send + Sync>;
@@ -23,6 +25,7 @@ pub(super) type Run = Arc<dyn Fn(Env, Life) -> BoxFuture<'static, ()> + Send + S
 pub(super) struct Ground {
     pub(super) seed: u64,
     pub(super) clock_skew_max_ms: u64,
+    pub(super) repository: Repository,
     pub(super) gate: Gate,
     pub(super) disks: Disks,
     pub(super) objects: Objects,
@@ -88,17 +91,22 @@ impl Ground {
         // Up to a day: far enough from other lives' moments that mixing them up breaks something.
         let origin = Moment::from_nanos(0).after(Duration::from_millis(chance(Concern::Clock).below(86_400_000)));
         let clock: Arc<dyn Clock> = Arc::new(SimClock::new(ports.clock, elapsed_ms, origin, offset));
+        let disk: Arc<dyn Disk> =
+            Arc::new(SimDisk::new(self.disks.clone(), life.clone(), clock.clone(), self.disk_chance.clone()));
+        let entropy: Arc<dyn Entropy> = Arc::new(chance(Concern::Entropy));
+        let bucket: Arc<dyn Bucket> = match self.repository {
+            Repository::Folder => Arc::new(FolderBucket::new(disk.clone(), entropy.clone(), REPOSITORY)),
+            Repository::Store => {
+                let (objects, chance) = (self.objects.clone(), self.bucket_chance.clone());
+                Arc::new(SimBucket::new(objects, life.clone(), clock.clone(), chance))
+            }
+        };
         Env {
-            entropy: Arc::new(chance(Concern::Entropy)),
+            entropy,
             tasks: Arc::new(HostTasks { inner: ports.tasks, life: life.clone() }),
             net: Arc::new(GatedNet::new(ports.net, life.clone(), self.net_chance.clone())),
-            disk: Arc::new(SimDisk::new(self.disks.clone(), life.clone(), clock.clone(), self.disk_chance.clone())),
-            bucket: Arc::new(SimBucket::new(
-                self.objects.clone(),
-                life.clone(),
-                clock.clone(),
-                self.bucket_chance.clone(),
-            )),
+            disk,
+            bucket,
             work: Arc::new(WorkInPlace),
             clock,
         }

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use sheetanchor_sim::conformance::{self, Breach};
-use sheetanchor_sim::world::{Settings, World};
+use sheetanchor_sim::world::{Repository, Settings, World};
 
 const LIMIT: Duration = Duration::from_mins(1);
 
@@ -29,9 +29,12 @@ fn disk() {
 #[test]
 fn bucket() {
     for seed in 0..8 {
-        let mut world = world(seed);
-        let promise = world.launch("n1", |env| async move { conformance::bucket(env.bucket.as_ref()).await });
-        assert_eq!(world.finish(&promise, LIMIT), Ok(Ok(())), "seed {seed}");
+        for repository in [Repository::Folder, Repository::Store] {
+            let settings = Settings { repository, ..Settings::of(seed) };
+            let mut world = World::new(settings, sheetanchor_sim_turmoil::backend(seed));
+            let promise = world.launch("n1", |env| async move { conformance::bucket(env.bucket.as_ref()).await });
+            assert_eq!(world.finish(&promise, LIMIT), Ok(Ok(())), "seed {seed}, {repository:?}");
+        }
     }
 }
 

@@ -3,9 +3,7 @@
 
 use std::time::Duration;
 
-use sheetanchor_engine::env::{Bucket, Env, Put};
-use sheetanchor_engine::folder_bucket::FolderBucket;
-use sheetanchor_sim::conformance;
+use sheetanchor_engine::env::{Env, Put};
 use sheetanchor_sim::plan::{CrashPolicy, Fault, Plan, When};
 use sheetanchor_sim::world::{Settings, World};
 
@@ -16,22 +14,9 @@ fn world(seed: u64, plan: Plan) -> World {
     World::new(Settings::of(seed).with(plan), sheetanchor_sim_turmoil::backend(seed))
 }
 
-fn folder(env: &Env) -> FolderBucket {
-    FolderBucket::new(env.disk.clone(), env.entropy.clone(), "/repo/cluster")
-}
-
-#[test]
-fn it_conforms() {
-    for seed in 0..8 {
-        let mut world = world(seed, Plan::peaceful());
-        let promise = world.launch("n1", |env| async move { conformance::bucket(&folder(&env)).await });
-        assert_eq!(world.finish(&promise, LIMIT), Ok(Ok(())), "seed {seed}");
-    }
-}
-
 /// Puts all keys, and says so for each that was answered.
 async fn put_all(env: Env) {
-    let bucket = folder(&env);
+    let bucket = &env.bucket;
     for key in KEYS {
         if bucket.put_new(key, key.as_bytes().to_vec()).await == Ok(Put::Created) {
             tracing::info!(target: "sheetanchor::test", key, "created");
@@ -41,7 +26,7 @@ async fn put_all(env: Env) {
 
 /// What a host that had no part in the writing finds after a power cut.
 async fn found(env: Env) -> Vec<(String, Vec<u8>)> {
-    let bucket = folder(&env);
+    let bucket = &env.bucket;
     let mut found = Vec::new();
     for key in bucket.list("").await.unwrap() {
         let body = bucket.get(&key).await.unwrap();

@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use sheetanchor_engine::env::{Env, OpenMode, Put};
 use sheetanchor_sim::plan::{CrashPolicy, Fault, Plan, When};
-use sheetanchor_sim::world::{Settings, World};
+use sheetanchor_sim::world::{Repository, Settings, World};
+use tokio::io::AsyncReadExt;
 
 const LIMIT: Duration = Duration::from_secs(10);
 
@@ -116,11 +117,44 @@ fn nothing_a_crashed_host_still_does_has_an_effect() {
 #[test]
 fn a_bucket_write_that_times_out_has_taken_effect() {
     let at = When::milestone("n1", "now");
-    let mut world = world(Plan::peaceful().and(Fault::BucketTimeout { at }));
+    let settings = Settings { repository: Repository::Store, ..Settings::of(1) };
+    let settings = settings.with(Plan::peaceful().and(Fault::BucketTimeout { at }));
+    let mut world = World::new(settings, sheetanchor_sim_turmoil::backend(1));
     let kinds = done(&mut world, "n1", |env| async move {
         tracing::info!(target: "sheetanchor::test", "now");
         let first = env.bucket.put_new("seal", b"mine".to_vec()).await.map_err(|fault| fault.kind);
         (first, env.bucket.put_new("seal", b"mine".to_vec()).await)
     });
     assert_eq!(kinds, (Err(sheetanchor_engine::env::FaultKind::TimedOut), Ok(Put::Exists)));
+}
+
+/// What a peer of a crashed host reads within two seconds: the end of the stream, or nothing.
+fn ends_at_the_peer(silent: bool) -> bool {
+    let at = When::milestone("n1", "now");
+    let crash = Fault::Crash { at, policy: CrashPolicy::DropAll, restart_after_ms: None, silent };
+    let mut world = world(Plan::peaceful().and(crash));
+    let promise = world.launch("n2", |env| async move {
+        let mut listener = env.net.listen("n2:7000").await.unwrap();
+        let mut stream = listener.accept().await.unwrap();
+        let limit = env.clock.now().after(Duration::from_secs(2));
+        let mut byte = [0];
+        tokio::select! {
+            biased;
+            read = stream.read(&mut byte) => { assert!(matches!(read, Ok(0) | Err(_))); true },
+            () = env.clock.sleep_until(limit) => false,
+        }
+    });
+    world.run_for(Duration::from_millis(5)).unwrap();
+    world.start("n1", |env| async move {
+        let _stream = env.net.connect("n2:7000").await.unwrap();
+        tracing::info!(target: "sheetanchor::test", "now");
+        std::future::pending::<()>().await;
+    });
+    world.finish(&promise, LIMIT).unwrap()
+}
+
+#[test]
+fn a_peer_hears_of_a_killed_process_and_nothing_of_a_power_loss() {
+    assert!(ends_at_the_peer(false));
+    assert!(!ends_at_the_peer(true));
 }
