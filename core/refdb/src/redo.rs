@@ -10,7 +10,8 @@ use sheetanchor_core::position::Lsn;
 use sheetanchor_core::refusal::{Code, Refusal};
 use sheetanchor_core::scn::Scn;
 use sheetanchor_engine::env::{DiskFile, DiskLock, Env, OpenMode, TaskGroup};
-use tokio::sync::{Notify, watch};
+use sheetanchor_engine::watched::Watched;
+use tokio::sync::Notify;
 
 use crate::backups::Backups;
 use crate::checkpoint::{checkpoint_forever, first_ceiling, reserve_forever};
@@ -175,7 +176,7 @@ pub(crate) async fn start(env: &Env, config: &Config, control: &Control) -> Resu
         reserve_wanted: Notify::new(),
         checkpoint_wanted: Notify::new(),
         state: Mutex::new(state),
-        changes: watch::Sender::new(0),
+        changes: Watched::new(()),
         lock: Mutex::new(Some(lock)),
     }))
 }
@@ -253,5 +254,5 @@ fn check_identity(own: &NodeControl, control: &Control, node: NodeId) -> Result<
 async fn load_pins(env: &Env, folder: &Folder, node: NodeId, own: &NodeControl) -> Result<BTreeMap<String, Lsn>> {
     let pins = load::<Pins>(&*env.disk, &folder.pins(node)).await?;
     let ours = pins.filter(|pins| pins.cluster == own.cluster && pins.incarnation == own.incarnation);
-    Ok(ours.map(|pins| pins.pins).unwrap_or_default())
+    Ok(ours.map(|pins| pins.kept).unwrap_or_default())
 }
