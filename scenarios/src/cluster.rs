@@ -14,6 +14,8 @@ use sheetanchor_engine::env::{EntryKind, Env, Fault};
 use sheetanchor_engine::folder_bucket::FolderBucket;
 use sheetanchor_refdb::{Config, Node};
 
+use crate::workload::PAGE_KINDS;
+
 /// The nodes' numbers.
 pub const NODES: [u16; 3] = [1, 2, 3];
 
@@ -55,7 +57,7 @@ fn database_config(node: u16) -> Config {
     config.peers =
         NODES.iter().filter(|peer| **peer != node).map(|peer| (NodeId::new(*peer), database_address(*peer))).collect();
     config.segment_bytes = 8 << 10;
-    config.data_pages = 8;
+    config.data_pages = 3 * PAGE_KINDS;
     config.checkpoint_interval = Duration::from_millis(400);
     config
 }
