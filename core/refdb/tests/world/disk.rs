@@ -121,7 +121,9 @@ impl Volume {
         let (own, others): (Vec<_>, Vec<_>) = pending.into_iter().partition(|(by, _)| *by == mount.node);
         contents.pending = others;
         if let Loss::KeepAll = loss {
-            own.iter().for_each(|(_, change)| change.apply(&mut contents.durable));
+            for (_, change) in &own {
+                change.apply(&mut contents.durable);
+            }
         }
         let mut names = contents.durable.clone();
         contents.pending.iter().for_each(|(_, change)| change.apply(&mut names));
@@ -341,7 +343,9 @@ impl Disk for Mount {
         let due = |(node, change): &(u16, NameChange)| *node == self.node && change.folder() == path;
         let (synced, others): (Vec<_>, Vec<_>) = pending.into_iter().partition(due);
         contents.pending = others;
-        synced.iter().for_each(|(_, change)| change.apply(&mut contents.durable));
+        for (_, change) in &synced {
+            change.apply(&mut contents.durable);
+        }
         Ok(())
     }
 
