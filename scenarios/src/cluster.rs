@@ -52,11 +52,8 @@ pub fn with_repository(env: Env) -> Env {
 
 fn database_config(node: u16) -> Config {
     let mut config = Config::new(NodeId::new(node), database_address(node), DATA);
-    config.peers = NODES
-        .iter()
-        .filter(|peer| **peer != node)
-        .map(|peer| (NodeId::new(*peer), database_address(*peer)))
-        .collect();
+    config.peers =
+        NODES.iter().filter(|peer| **peer != node).map(|peer| (NodeId::new(*peer), database_address(*peer))).collect();
     config.segment_bytes = 8 << 10;
     config.data_pages = 8;
     config.checkpoint_interval = Duration::from_millis(400);

@@ -2,8 +2,10 @@
 //! transaction, so that what was committed can be compared with what is there, transfer by transfer.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::future::BoxFuture;
 use sheetanchor_core::scn::Scn;
 use sheetanchor_engine::env::Env;
 
@@ -25,6 +27,9 @@ pub struct Transfer {
     /// By how much.
     pub amount: u64,
 }
+
+/// One try, on one connection. Boxed: it must be `Send` for every lifetime of the client.
+type Attempt<'a, T> = BoxFuture<'a, Result<T, ClientError>>;
 
 /// What became of a transfer.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -92,7 +97,8 @@ impl Ledger {
             let until = accounts.min(from + BATCH);
             let rows: Vec<(u64, Vec<u8>)> =
                 (from..until).map(|account| (account, balance.to_le_bytes().to_vec())).collect();
-            last = self.until_budget(async |client| write_rows(client, &rows).await).await?;
+            let rows = Arc::new(rows);
+            last = self.until_budget(|client| Box::pin(write_rows(client, Arc::clone(&rows)))).await?;
             from = until;
         }
         Ok(last)
@@ -100,7 +106,7 @@ impl Ledger {
 
     /// Carries a transfer out, once.
     pub async fn transfer(&mut self, transfer: Transfer) -> Outcome {
-        match self.until_budget(async |client| move_amount(client, transfer).await).await {
+        match self.until_budget(|client| Box::pin(move_amount(client, transfer))).await {
             Ok(scn) => Outcome::Acknowledged(scn),
             Err(error @ ClientError::Unknown(_)) => Outcome::Unknown(error.to_string()),
             Err(error @ (ClientError::Retry(_) | ClientError::Failed { .. } | ClientError::Lost(_))) => {
@@ -114,7 +120,7 @@ impl Ledger {
     /// # Errors
     /// The last attempt's, once the budget has passed; `SA007` for rows that no ledger wrote.
     pub async fn read_all(&mut self) -> Result<Contents, ClientError> {
-        let rows = self.until_budget(async |client| client.scan(0, u64::MAX).await).await?;
+        let rows = self.until_budget(|client| Box::pin(client.scan(0, u64::MAX))).await?;
         let mut contents = Contents::default();
         for (key, value) in rows {
             let read = if key < TRANSFER_KEYS {
@@ -135,11 +141,11 @@ impl Ledger {
     /// Tries until it works, fails for good, or the budget has passed.
     async fn until_budget<T>(
         &mut self,
-        mut attempt: impl AsyncFnMut(&mut Client) -> Result<T, ClientError>,
+        attempt: impl for<'a> Fn(&'a mut Client) -> Attempt<'a, T>,
     ) -> Result<T, ClientError> {
         let deadline = self.env.clock.now().after(self.budget);
         loop {
-            let error = match self.attempt(&mut attempt).await {
+            let error = match self.attempt(&attempt).await {
                 Err(error @ (ClientError::Retry(_) | ClientError::Lost(_))) => error,
                 outcome => return outcome,
             };
@@ -154,7 +160,7 @@ impl Ledger {
 
     async fn attempt<T>(
         &mut self,
-        attempt: &mut impl AsyncFnMut(&mut Client) -> Result<T, ClientError>,
+        attempt: &impl for<'a> Fn(&'a mut Client) -> Attempt<'a, T>,
     ) -> Result<T, ClientError> {
         // Taken out, so that a connection is not used again after an attempt that was cancelled in the middle.
         let mut client = if let Some(client) = self.client.take() {
@@ -181,9 +187,9 @@ async fn commit(client: &mut Client) -> Result<Scn, ClientError> {
     })
 }
 
-async fn write_rows(client: &mut Client, rows: &[(u64, Vec<u8>)]) -> Result<Scn, ClientError> {
+async fn write_rows(client: &mut Client, rows: Arc<Vec<(u64, Vec<u8>)>>) -> Result<Scn, ClientError> {
     client.begin().await?;
-    for (key, value) in rows {
+    for (key, value) in rows.iter() {
         client.write(*key, value.clone()).await?;
     }
     client.commit().await

@@ -10,7 +10,8 @@ use sheetanchor_core::position::Lsn;
 use sheetanchor_core::refusal::{Code, Refusal};
 use sheetanchor_core::scn::Scn;
 use sheetanchor_engine::env::{DiskFile, DiskLock, Env, OpenMode, TaskGroup};
-use tokio::sync::{Notify, watch};
+use sheetanchor_engine::watched::Watched;
+use tokio::sync::Notify;
 
 use crate::backups::Backups;
 use crate::checkpoint::{checkpoint_forever, first_ceiling, reserve_forever};
@@ -175,7 +176,7 @@ pub(crate) async fn start(env: &Env, config: &Config, control: &Control) -> Resu
         reserve_wanted: Notify::new(),
         checkpoint_wanted: Notify::new(),
         state: Mutex::new(state),
-        changes: watch::Sender::new(0),
+        changes: Watched::new(()),
         lock: Mutex::new(Some(lock)),
     }))
 }

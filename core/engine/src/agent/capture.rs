@@ -106,7 +106,9 @@ impl Agent {
             return Ok(None);
         }
         let progress = Progress { operation, done: ByteCount::new(0), total: ByteCount::new(0) };
-        let mut packer = Packer::new(self, operation, watch::Sender::new(progress));
+        // A packer stops once nobody watches it: the receiver is held to the end.
+        let (progress, _watched) = watch::channel(progress);
+        let mut packer = Packer::new(self, operation, progress);
         for (name, bytes) in files {
             check_name(&name)?;
             let place = packer.list.entries.len();
