@@ -63,6 +63,9 @@ pub struct Ledger {
 }
 
 impl Ledger {
+    /// A node that has said nothing for so long is given up: longer than it lets a commit wait for a fence.
+    const ANSWER_TIMEOUT: Duration = Duration::from_secs(15);
+
     /// Pause between attempts.
     const PAUSE: Duration = Duration::from_millis(20);
 
@@ -160,9 +163,12 @@ impl Ledger {
         attempt: &impl for<'a> Fn(&'a mut Client) -> Attempt<'a, T>,
     ) -> Result<T, ClientError> {
         // Taken out, so that a connection is not used again after an attempt that was cancelled in the middle.
-        let mut client = match self.client.take() {
-            Some(client) => client,
-            None => Client::connect(&self.env, &self.address, self.session, self.seen).await?,
+        let mut client = if let Some(client) = self.client.take() {
+            client
+        } else {
+            let mut client = Client::connect(&self.env, &self.address, self.session, self.seen).await?;
+            client.set_timeout(Self::ANSWER_TIMEOUT);
+            client
         };
         let outcome = attempt(&mut client).await;
         self.seen = self.seen.max(client.seen());
