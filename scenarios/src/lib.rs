@@ -60,6 +60,7 @@ pub const ALL: &[Scenario] = &[
         story: stories::point::is_causal_for_sessions_that_carry_nothing,
     },
     Scenario { name: "a-crash-during-restore-is-resumed", story: stories::restore::is_resumed_after_a_crash },
+    Scenario { name: "anything-crashes-while-operations-run", story: stories::chaos::spares_what_was_proven },
 ];
 
 /// How a run ended.

@@ -281,6 +281,15 @@ impl Stage {
         }
     }
 
+    /// When: an operator ends what nobody carries on.
+    pub fn unfinished_operations_are_aborted(&mut self) -> Result<(), Failure> {
+        for operation in self.status()?.unfinished {
+            let aborted = self.operate(move |operator| async move { operator.abort(operation).await });
+            self.succeeds("an unfinished operation is aborted", aborted)?;
+        }
+        Ok(())
+    }
+
     /// What the operator sees.
     pub fn status(&mut self) -> Result<ClusterStatus, Failure> {
         let begun = self.operate(|operator| async move { operator.status().await });

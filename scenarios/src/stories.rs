@@ -1,5 +1,6 @@
 //! The stories, by what they are about.
 
 pub mod backup;
+pub mod chaos;
 pub mod point;
 pub mod restore;

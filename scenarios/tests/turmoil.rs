@@ -47,3 +47,8 @@ fn a_crash_during_restore_is_resumed() {
 fn a_cut_is_causal_for_sessions_that_carry_nothing() {
     check("a-cut-is-causal-for-sessions-that-carry-nothing");
 }
+
+#[test]
+fn anything_crashes_while_operations_run() {
+    check("anything-crashes-while-operations-run");
+}

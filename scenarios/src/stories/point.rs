@@ -26,10 +26,7 @@ pub fn frees_commits_when_its_coordinator_crashes(stage: &mut Stage) -> Result<(
     let named = status.points.iter().filter(|(_, point)| point.name.is_some()).count();
     let violation = Violation::new("what was not decided is shown as unfinished", format!("{status:?}"));
     stage.holds(named == 0 && status.unfinished.len() == 1, violation)?;
-    for operation in status.unfinished {
-        let aborted = stage.operate(move |operator| async move { operator.abort(operation).await });
-        stage.succeeds("an unfinished point is aborted", aborted)?;
-    }
+    stage.unfinished_operations_are_aborted()?;
     stage.meanwhile(2_000, 2_500)?;
     stage.a_point_is_taken("before-migration")?;
     stage.meanwhile(50, 300)?;
