@@ -1,0 +1,529 @@
+//! One PostgreSQL server as a [`Database`].
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use sheetanchor_core::error::{Error, Fault, FaultKind, Result};
+use sheetanchor_core::identity::{ByteCount, ContentHash, HoldId, LifeId, NodeId, ThreadId, TimelineId};
+use sheetanchor_core::position::{Lsn, Position};
+use sheetanchor_core::refusal::{Code, Refusal};
+use sheetanchor_core::scn::Scn;
+use sheetanchor_engine::database::{
+    Begun, Capabilities, CutMade, Database, Ended, Identity, Joining, Opening, PageVerdict, Pin, Recovery, SourceFile,
+    State, Status, Storage, WalPiece, WalSource,
+};
+use tokio::sync::Mutex;
+use tokio_postgres::Config;
+
+use super::backup::{self, Backups};
+use super::control::{CONTROL_FILE, system_identifier};
+use super::install::{Account, Install};
+use super::postmaster::{Postmaster, StopMode};
+use super::recovery::{self, Restored, is_private, is_to_recover, private_target};
+use super::session::{Session, down};
+use super::wal::{Place, SegmentSize, read_segment};
+use super::{files, pages, pins};
+use crate::faults::{blocking, fault};
+
+/// The pin under which the archiver keeps WAL.
+const ARCHIVE_PIN: &str = "archive";
+
+/// Bytes in the longest name of a restore point record.
+const RECORD_NAME_MAX: usize = 63;
+
+/// How many cuts are remembered, for calls that are repeated.
+const CUTS_MAX: usize = 64;
+
+/// How long WAL may take to become durable once asked for.
+const FLUSH_WAIT: Duration = Duration::from_secs(30);
+
+/// What the bridge must know of one server.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PostgresConfig {
+    /// The node that it is.
+    pub node: NodeId,
+    /// Its data folder, absolute.
+    pub data: String,
+    /// How to connect as a superuser: `host=/run/postgresql port=5432 user=sheetanchor`. A restored server is started so
+    /// that it is found there.
+    pub connection: String,
+    /// The folder with PostgreSQL's programs; sought if it is not given.
+    pub bin: Option<String>,
+    /// The user to run a restored server as, when we are root; `postgres` if not given.
+    pub run_as: Option<String>,
+    /// The file that takes what a server prints that was started here.
+    pub log: String,
+}
+
+/// The port to one PostgreSQL server.
+pub struct PostgresDatabase {
+    config: PostgresConfig,
+    target: Config,
+    session: Mutex<Option<Arc<Session>>>,
+    backups: Backups,
+    /// The outcome of each cut by its record's name; `None` while, and if, it is not known.
+    cuts: Mutex<BTreeMap<String, Option<CutMade>>>,
+    scn: AtomicU64,
+    checksums: AtomicBool,
+}
+
+impl PostgresDatabase {
+    /// The port to the server that `config` describes. Nothing is connected or started yet.
+    ///
+    /// # Errors
+    /// `SA101` if the connection string is none, or the data folder's path is not absolute.
+    pub fn new(config: PostgresConfig) -> Result<Self> {
+        let invalid = |message: String| Refusal::new(Code::ConfigInvalid, message);
+        let target: Config = config.connection.parse().map_err(|error| {
+            // Its cause, not the string: that may hold a password.
+            invalid(format!("the connection of node {} is not valid: {error}", config.node))
+        })?;
+        if !config.data.starts_with('/') || config.data.len() < 2 || config.data.ends_with('/') {
+            return Err(invalid(format!(
+                "the data folder `{}` must be an absolute path without a `/` at its end",
+                config.data
+            ))
+            .into());
+        }
+        Ok(Self {
+            config,
+            target,
+            session: Mutex::new(None),
+            backups: Backups::default(),
+            cuts: Mutex::new(BTreeMap::new()),
+            scn: AtomicU64::new(0),
+            checksums: AtomicBool::new(false),
+        })
+    }
+
+    pub(super) fn data(&self) -> &str {
+        &self.config.data
+    }
+
+    pub(super) fn log(&self) -> &str {
+        &self.config.log
+    }
+
+    pub(super) fn target(&self) -> &Config {
+        &self.target
+    }
+
+    pub(super) fn thread(&self) -> ThreadId {
+        ThreadId::of(self.config.node)
+    }
+
+    /// The programs of the version that made the data folder.
+    pub(super) async fn install(&self) -> Result<Install> {
+        let major = self.major()?.and_then(|major| major.parse().ok());
+        Install::find(self.config.bin.as_deref(), major).await
+    }
+
+    pub(super) async fn account(&self) -> Result<Option<Account>> {
+        Account::to_run_as(self.config.run_as.as_deref()).await
+    }
+
+    /// A new connection to the open server, which must be the one of our data folder.
+    pub(super) async fn open_session(&self) -> Result<Session> {
+        let session = Session::open(&self.target).await?;
+        let facts = session.facts();
+        if !same_folder(&facts.data, self.data()) {
+            let message = format!(
+                "the server that answers for node {} serves {}, not {}",
+                self.config.node,
+                facts.data,
+                self.data()
+            );
+            return Err(Refusal::new(Code::OtherNode, message).into());
+        }
+        if !facts.usual_sizes {
+            return Err(not_supported("pages other than of 8192 bytes, or relation segments other than of a gigabyte"));
+        }
+        self.checksums.store(facts.checksums, Ordering::Relaxed);
+        Ok(session)
+    }
+
+    pub(super) async fn stop_server(&self, mode: StopMode) -> Result<()> {
+        *self.session.lock().await = None;
+        self.backups.abandon_all().await;
+        match Postmaster::of(self.data())? {
+            Some(postmaster) => postmaster.stop(mode).await,
+            None => Ok(()),
+        }
+    }
+
+    /// The connection that calls share.
+    async fn session(&self) -> Result<Arc<Session>> {
+        let mut shared = self.session.lock().await;
+        if let Some(session) = shared.as_ref().filter(|session| !session.is_closed()) {
+            return Ok(session.clone());
+        }
+        let session = Arc::new(self.open_session().await?);
+        *shared = Some(session.clone());
+        Ok(session)
+    }
+
+    /// The version that made the data folder: `15`.
+    fn major(&self) -> Result<Option<String>> {
+        let path = format!("{}/PG_VERSION", self.data());
+        match fs::read_to_string(&path) {
+            Ok(text) => Ok(Some(text.trim().to_owned())),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(fault(format!("read {path}"), &error).into()),
+        }
+    }
+
+    fn position(&self, timeline: TimelineId, lsn: Lsn) -> Position {
+        Position { thread: self.thread(), timeline, lsn }
+    }
+
+    fn scn_seen(&self) -> Scn {
+        Scn::new(self.scn.load(Ordering::SeqCst))
+    }
+
+    fn status_of(&self, state: State, end: Lsn) -> Status {
+        let end = self.position(TimelineId::new(0), end);
+        Status { state, life: LifeId::new(0), scn: self.scn_seen(), end, incarnation: None }
+    }
+
+    /// What a server says that is not open yet.
+    async fn private_status(&self) -> Result<Status> {
+        let Ok(session) = Session::open(&private_target(&self.target, self.data())).await else {
+            return Ok(self.status_of(State::Down, Lsn::new(0)));
+        };
+        let Some(seen) = recovery::look(&session).await? else { return Ok(self.status_of(State::Down, Lsn::new(0))) };
+        let cut = Restored::read(self.data())?.map(|restored| restored.until);
+        let reached = !seen.in_recovery || (seen.paused && cut == Some(seen.replayed));
+        Ok(self.status_of(if reached { State::Reached } else { State::Down }, seen.replayed))
+    }
+
+    async fn open_status(&self) -> Result<Status> {
+        let session = match self.session().await {
+            Ok(session) => session,
+            Err(error) if error.refusal().is_some_and(|refusal| refusal.code == Code::DatabaseDown) => {
+                return Ok(self.status_of(State::Down, Lsn::new(0)));
+            }
+            Err(error) => return Err(error),
+        };
+        let seen = match look(&session).await {
+            Err(error) if error.is(FaultKind::Unreachable) => return Ok(self.status_of(State::Down, Lsn::new(0))),
+            seen => seen?,
+        };
+        let Some((timeline, end)) = seen.end else { return Ok(self.status_of(State::Down, Lsn::new(0))) };
+        let mut status = self.status_of(State::Open, end);
+        status.end.timeline = timeline;
+        status.life = seen.life;
+        Ok(status)
+    }
+
+    /// Writes the record; nothing is known of the outcome until it returns.
+    async fn write_cut(&self, session: &Session, record: &str) -> Result<CutMade> {
+        let row = session.row("SELECT pg_create_restore_point($1)::text", &[&record]).await?;
+        let until = row.lsn(0)?;
+        // The segment is finished by this, so the archive need not wait until it is full.
+        session.row("SELECT pg_switch_wal()::text", &[]).await?;
+        flush(session, until).await?;
+        let (timeline, _) = end_of_wal(session).await?;
+        Ok(CutMade { until: self.position(timeline, until), proof: until })
+    }
+}
+
+#[async_trait]
+impl Database for PostgresDatabase {
+    fn capabilities(&self) -> Capabilities {
+        Capabilities { storage: Storage::PerNode, stamped: false, fence: false, two_phase: true }
+    }
+
+    fn data_folder(&self) -> &str {
+        self.data()
+    }
+
+    fn control_file(&self) -> &str {
+        CONTROL_FILE
+    }
+
+    async fn identity(&self) -> Result<Identity> {
+        let system = system_identifier(self.data())?.map(|system| system.to_string());
+        Ok(Identity {
+            engine: "postgres".to_owned(),
+            version: self.major()?.unwrap_or_default(),
+            system: system.unwrap_or_default(),
+        })
+    }
+
+    async fn status(&self) -> Result<Status> {
+        match Postmaster::of(self.data())? {
+            Some(postmaster) if is_private(&postmaster, self.data())? => self.private_status().await,
+            Some(_) => self.open_status().await,
+            None if self.major()?.is_none() => Ok(self.status_of(State::Empty, Lsn::new(0))),
+            None => {
+                // Promoted, and cut off before it was opened.
+                let restored = Restored::read(self.data())?.filter(|_| !is_to_recover(self.data()));
+                Ok(match restored {
+                    Some(restored) => self.status_of(State::Reached, restored.until),
+                    None => self.status_of(State::Down, Lsn::new(0)),
+                })
+            }
+        }
+    }
+
+    async fn join(&self, _joining: &Joining) -> Result<()> {
+        let session = self.session().await?;
+        let sql = "SELECT pg_is_in_recovery()::text, current_setting('is_superuser'), current_setting('wal_level'), \
+            current_setting('fsync'), current_setting('full_page_writes'), current_user::text";
+        let row = session.row(sql, &[]).await?;
+        let invalid = |message: String| Error::from(Refusal::new(Code::ConfigInvalid, message));
+        if row.text(0)? != "false" {
+            return Err(not_supported("a node that is a standby: back its primary up"));
+        }
+        if row.text(1)? != "on" {
+            return Err(invalid(format!("the role `{}` of node {} is no superuser", row.text(5)?, self.config.node)));
+        }
+        let wal_level = row.text(2)?;
+        if wal_level == "minimal" {
+            return Err(invalid(format!(
+                "wal_level of node {} is {wal_level}, and must be replica or logical",
+                self.config.node
+            )));
+        }
+        if row.text(3)? != "on" {
+            tracing::warn!(node = %self.config.node, "fsync is off: after a loss of power this node's database is not to be trusted");
+        }
+        pins::pin(&session, ARCHIVE_PIN).await.map(|_| ())
+    }
+
+    async fn observe(&self, scn: Scn) -> Result<Scn> {
+        let before = self.scn.fetch_max(scn.get(), Ordering::SeqCst);
+        Ok(Scn::new(before.max(scn.get())))
+    }
+
+    async fn pin(&self, name: &str) -> Result<Position> {
+        let session = self.session().await?;
+        let kept = pins::pin(&session, name).await?;
+        let (timeline, _) = end_of_wal(&session).await?;
+        Ok(self.position(timeline, segment_size(&session)?.start(kept)))
+    }
+
+    async fn unpin(&self, name: &str) -> Result<()> {
+        if Postmaster::of(self.data())?.is_none() {
+            // A database that does not run keeps its slots on disk; they go when it runs again.
+            return Err(down("it does not run, and its slots can be dropped only when it does"));
+        }
+        pins::unpin(&*self.session().await?, name).await
+    }
+
+    async fn pins(&self) -> Result<Vec<Pin>> {
+        let session = self.session().await?;
+        let (timeline, _) = end_of_wal(&session).await?;
+        let size = segment_size(&session)?;
+        let pin = |(name, kept)| Pin { name, from: self.position(timeline, size.start(kept)) };
+        Ok(pins::all(&session).await?.into_iter().map(pin).collect())
+    }
+
+    async fn advance_pin(&self, name: &str, from: Lsn) -> Result<()> {
+        pins::advance(&*self.session().await?, name, from).await
+    }
+
+    async fn begin_backup(&self, label: &str) -> Result<Begun> {
+        if let Some(begun) = self.backups.begun(label).await {
+            return Ok(begun);
+        }
+        let session = self.open_session().await?;
+        let start = backup::start(&session, label).await?.lsn(0)?;
+        let (timeline, _) = end_of_wal(&session).await?;
+        let begun = Begun { start: self.position(timeline, start), scn: self.scn_seen() };
+        self.backups.add(label, session, begun).await?;
+        Ok(begun)
+    }
+
+    async fn end_backup(&self, label: &str) -> Result<Ended> {
+        let begun = self.backups.begun(label).await;
+        let timeline = begun.map_or_else(TimelineId::default, |begun| begun.start.timeline);
+        self.backups
+            .end(label, |_, said| {
+                let mut files = vec![("backup_label".to_owned(), said.text(1)?.into_bytes())];
+                if let Some(map) = said.maybe(2)?.filter(|map| !map.is_empty()) {
+                    files.push(("tablespace_map".to_owned(), map.into_bytes()));
+                }
+                Ok(Ended { stop: self.position(timeline, said.lsn(0)?), scn: self.scn_seen(), files })
+            })
+            .await
+    }
+
+    async fn abandon_backup(&self, label: &str) -> Result<()> {
+        self.backups.abandon(label).await;
+        Ok(())
+    }
+
+    async fn files(&self) -> Result<Vec<SourceFile>> {
+        // It must run, and learning whether its pages carry checksums is the other half of this call.
+        self.session().await?;
+        let data = self.data().to_owned();
+        // A refusal passes through a call that knows faults only.
+        blocking(move || Ok(files::list(&data))).await?
+    }
+
+    fn check_pages(&self, name: &str, offset: u64, bytes: &[u8]) -> PageVerdict {
+        pages::check(name, offset, bytes, self.checksums.load(Ordering::Relaxed))
+    }
+
+    async fn close(&self, _hold: HoldId) -> Result<()> {
+        Err(no_fence())
+    }
+
+    async fn drain(&self, _hold: HoldId) -> Result<(Scn, Position)> {
+        Err(no_fence())
+    }
+
+    async fn cut(&self, _hold: HoldId, _scn: Scn, _record: &str) -> Result<CutMade> {
+        Err(no_fence())
+    }
+
+    async fn release(&self, _hold: HoldId) -> Result<()> {
+        Err(no_fence())
+    }
+
+    async fn cut_alone(&self, record: &str) -> Result<CutMade> {
+        if record.is_empty() || record.len() > RECORD_NAME_MAX {
+            let message = format!("`{}` cannot name a record: 1 to {RECORD_NAME_MAX} bytes", record.escape_debug());
+            return Err(Refusal::new(Code::BadName, message).into());
+        }
+        let session = self.session().await?;
+        {
+            let mut cuts = self.cuts.lock().await;
+            match cuts.get(record) {
+                Some(Some(made)) => return Ok(*made),
+                // Recovery stops at the first record of a name: a second of the same would be a cut that is never reached.
+                Some(None) => {
+                    let message = format!("record {record} may have been written already; its answer was lost");
+                    return Err(Refusal::new(Code::OutOfOrder, message).into());
+                }
+                None => {}
+            }
+            if cuts.len() >= CUTS_MAX {
+                cuts.pop_first();
+            }
+            cuts.insert(record.to_owned(), None);
+        }
+        let made = self.write_cut(&session, record).await?;
+        self.cuts.lock().await.insert(record.to_owned(), Some(made));
+        Ok(made)
+    }
+
+    async fn flush(&self, until: Lsn) -> Result<()> {
+        flush(&*self.session().await?, until).await
+    }
+
+    async fn durable_wal(&self, from: Position, _bytes_max: ByteCount) -> Result<Option<WalPiece>> {
+        let session = self.session().await?;
+        let size = segment_size(&session)?;
+        if size.start(from.lsn) != from.lsn || from.thread != self.thread() {
+            let message = format!("WAL is read by whole segments of thread {}: {from} starts none", self.thread());
+            return Err(Refusal::new(Code::OutOfOrder, message).into());
+        }
+        let (timeline, durable) = end_of_wal(&session).await?;
+        if timeline != from.timeline {
+            let message = format!("{from} is on timeline {}, and the server writes timeline {timeline}", from.timeline);
+            return Err(Refusal::new(Code::WalGap, message).into());
+        }
+        let until = size.end(from.lsn);
+        if durable < until {
+            return Ok(None);
+        }
+        let place = Place { system: session.facts().system, size, timeline, start: from.lsn };
+        let data = self.data().to_owned();
+        let bytes = blocking(move || Ok(read_segment(&data, &place))).await??;
+        Ok(Some(WalPiece { from, until, scn_last: None, bytes }))
+    }
+
+    async fn recover(&self, recovery: &Recovery, wal: &dyn WalSource) -> Result<()> {
+        recovery::recover(self, recovery, wal).await
+    }
+
+    async fn open(&self, _opening: &Opening) -> Result<()> {
+        recovery::open(self).await
+    }
+
+    async fn stop(&self) -> Result<()> {
+        self.stop_server(StopMode::Fast).await
+    }
+}
+
+/// Whether two paths lead to one folder.
+pub(super) fn same_folder(one: &str, other: &str) -> bool {
+    match (fs::canonicalize(one), fs::canonicalize(other)) {
+        (Ok(one), Ok(other)) => one == other,
+        _ => false,
+    }
+}
+
+/// What an open server says of its run.
+struct Seen {
+    life: LifeId,
+    /// Timeline and end of durable WAL; `None` on a standby.
+    end: Option<(TimelineId, Lsn)>,
+}
+
+async fn look(session: &Session) -> Result<Seen> {
+    // A crash of one process restarts all but the postmaster, and may lose WAL that was not flushed: it is another life,
+    // and the checkpointer's start tells.
+    let sql = "SELECT extract(epoch FROM pg_postmaster_start_time())::text, pg_is_in_recovery()::text, \
+        (SELECT pid::text || ' ' || extract(epoch FROM backend_start)::text FROM pg_stat_activity \
+            WHERE backend_type = 'checkpointer')";
+    let row = session.row(sql, &[]).await?;
+    let run = format!("{} {} {}", session.facts().system, row.text(0)?, row.maybe(2)?.unwrap_or_default());
+    let in_recovery = row.text(1)? == "true";
+    let end = if in_recovery { None } else { Some(end_of_wal(session).await?) };
+    Ok(Seen { life: life_of(&run), end })
+}
+
+fn life_of(run: &str) -> LifeId {
+    let hash = ContentHash::of(run.as_bytes()).to_string();
+    hash.get(..16).and_then(|word| word.parse().ok()).unwrap_or_default()
+}
+
+/// The timeline that the server writes, and how far its WAL is durable.
+async fn end_of_wal(session: &Session) -> Result<(TimelineId, Lsn)> {
+    let sql = "SELECT substr(pg_walfile_name(pg_current_wal_insert_lsn()), 1, 8), pg_current_wal_flush_lsn()::text";
+    let row = session.row(sql, &[]).await?;
+    let timeline = row.text(0)?;
+    let timeline = u32::from_str_radix(&timeline, 16)
+        .map_err(|_| Fault::new(FaultKind::Other, "read the timeline", format!("`{timeline}` is none")))?;
+    Ok((TimelineId::new(timeline), row.lsn(1)?))
+}
+
+/// Returns once WAL up to `until` is durable. A committed message of no content makes the server flush.
+async fn flush(session: &Session, until: Lsn) -> Result<()> {
+    let durable = async {
+        loop {
+            let (_, durable) = end_of_wal(session).await?;
+            if durable >= until {
+                return Ok(());
+            }
+            let end = session.row("SELECT pg_current_wal_insert_lsn()::text", &[]).await?.lsn(0)?;
+            if end < until {
+                let message = format!("WAL ends at {end}, before {until}: the database crashed since");
+                return Err(Refusal::new(Code::LifeChanged, message).into());
+            }
+            let sql = "SET synchronous_commit = local; SELECT pg_logical_emit_message(true, 'sheetanchor', '')";
+            session.command(FLUSH_WAIT, sql).await?;
+        }
+    };
+    let late = |_| Fault::new(FaultKind::TimedOut, format!("flush WAL up to {until}"), "it is not durable in time");
+    tokio::time::timeout(FLUSH_WAIT, durable).await.map_err(late)?
+}
+
+fn segment_size(session: &Session) -> Result<SegmentSize> {
+    SegmentSize::new(session.facts().segment_bytes)
+}
+
+fn no_fence() -> Error {
+    not_supported("a commit fence")
+}
+
+fn not_supported(missing: &str) -> Error {
+    Refusal::new(Code::NotSupported, format!("PostgreSQL as it stands here does not have {missing}")).into()
+}

@@ -1,0 +1,330 @@
+//! What of a data folder belongs to a backup: the manual's section on low-level backups says what to leave out.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::io;
+use std::os::unix::fs::MetadataExt;
+
+use sheetanchor_core::error::{Error, Result};
+use sheetanchor_core::identity::ByteCount;
+use sheetanchor_core::refusal::{Code, Refusal};
+use sheetanchor_engine::database::{SourceFile, SourceKind};
+
+use crate::faults::fault;
+
+/// Folders that are captured empty: what lies in them is of one run of the server only. Slots are pins, and a restored
+/// node owns none.
+const EMPTIED: [&str; 7] =
+    ["pg_dynshmem", "pg_notify", "pg_replslot", "pg_serial", "pg_snapshots", "pg_stat_tmp", "pg_subtrans"];
+
+/// Files at the top that are of one run, of one backup or of one restore.
+const LEFT_OUT: [&str; 11] = [
+    "postmaster.pid",
+    "postmaster.opts",
+    "backup_label",
+    "backup_label.old",
+    "tablespace_map",
+    "tablespace_map.old",
+    "backup_manifest",
+    "recovery.signal",
+    "standby.signal",
+    "current_logfiles",
+    "postgresql.auto.conf.tmp",
+];
+
+/// What this crate leaves at the top of a data folder while it restores starts so.
+pub(super) const OWN_PREFIX: &str = "sheetanchor.";
+
+/// Everything to capture, sorted by name.
+///
+/// # Errors
+/// `SA407` for a symbolic link other than `pg_wal`, a tablespace's among them; faults.
+pub(super) fn list(data: &str) -> Result<Vec<SourceFile>> {
+    let mut found = Vec::new();
+    let mut folders = vec![String::new()];
+    while let Some(folder) = folders.pop() {
+        let entries = entries(data, &folder)?;
+        let unlogged: BTreeSet<u32> = if is_database(&folder) {
+            let relations = entries.iter().filter_map(|entry| Relation::parse(entry));
+            relations.filter(|relation| relation.fork == Fork::Init).map(|relation| relation.number).collect()
+        } else {
+            BTreeSet::new()
+        };
+        for entry in entries {
+            let name = if folder.is_empty() { entry.clone() } else { format!("{folder}/{entry}") };
+            if is_left_out(&folder, &entry) || (is_database(&folder) && is_lost_in_a_crash(&entry, &unlogged)) {
+                continue;
+            }
+            if let Some(file) = look(data, &name)? {
+                if file.kind == SourceKind::Folder && !EMPTIED.contains(&name.as_str()) {
+                    folders.push(name);
+                }
+                found.push(file);
+            }
+        }
+    }
+    found.sort_by(|one, other| one.name.cmp(&other.name));
+    Ok(found)
+}
+
+/// One file of a relation: `<number>`, `_fsm`, `_vm` or `_init` for another fork, `.<segment>` after the first gigabyte.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Relation {
+    /// The relation's file number.
+    pub number: u32,
+    /// Which of its forks.
+    pub fork: Fork,
+    /// Which gigabyte of it.
+    pub segment: u32,
+}
+
+/// A relation's forks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Fork {
+    Main,
+    FreeSpace,
+    Visibility,
+    Init,
+}
+
+impl Relation {
+    /// The relation whose file `path` is, relative to the data folder; `None` for what is no relation's.
+    pub(super) fn of_path(path: &str) -> Option<Self> {
+        let (folder, name) = path.rsplit_once('/')?;
+        if folder == "global" || is_database(folder) { Self::parse(name) } else { None }
+    }
+
+    fn parse(name: &str) -> Option<Self> {
+        let (stem, segment) = match name.split_once('.') {
+            Some((stem, segment)) => (stem, digits(segment)?),
+            None => (name, 0),
+        };
+        let (number, fork) = match stem.split_once('_') {
+            None => (stem, Fork::Main),
+            Some((number, "fsm")) => (number, Fork::FreeSpace),
+            Some((number, "vm")) => (number, Fork::Visibility),
+            Some((number, "init")) => (number, Fork::Init),
+            Some(_) => return None,
+        };
+        Some(Self { number: digits(number)?, fork, segment })
+    }
+}
+
+fn digits(text: &str) -> Option<u32> {
+    let plain = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    text.parse().ok().filter(|_| plain)
+}
+
+/// Whether a folder holds a database's relations: `base/<oid>`.
+fn is_database(folder: &str) -> bool {
+    folder.strip_prefix("base/").is_some_and(|oid| digits(oid).is_some())
+}
+
+/// Unlogged relations start from their init fork after a crash; temporary ones (`t<backend>_<number>`) are gone.
+fn is_lost_in_a_crash(entry: &str, unlogged: &BTreeSet<u32>) -> bool {
+    if let Some(relation) = Relation::parse(entry) {
+        return relation.fork != Fork::Init && unlogged.contains(&relation.number);
+    }
+    let temporary = entry.strip_prefix('t').and_then(|rest| rest.split_once('_'));
+    temporary.is_some_and(|(backend, number)| digits(backend).is_some() && Relation::parse(number).is_some())
+}
+
+fn is_left_out(folder: &str, entry: &str) -> bool {
+    if entry.starts_with("pgsql_tmp") || entry.starts_with("pg_internal.init") {
+        return true;
+    }
+    match folder {
+        "" => LEFT_OUT.contains(&entry) || entry.starts_with(OWN_PREFIX) || entry.starts_with(".s.PGSQL."),
+        // The WAL goes another way. Histories of timelines are no WAL: without its own, no point on a later timeline can
+        // be recovered to.
+        "pg_wal" => !(entry.ends_with(".history") || entry == "archive_status" || entry == "summaries"),
+        "pg_wal/archive_status" | "pg_wal/summaries" => true,
+        _ => false,
+    }
+}
+
+/// The names in a folder. One that is gone by now, and `pg_wal` behind a link, have none.
+fn entries(data: &str, folder: &str) -> Result<Vec<String>> {
+    let path = format!("{data}/{folder}");
+    let read = || -> io::Result<Vec<String>> {
+        let mut names = Vec::new();
+        for entry in fs::read_dir(&path)? {
+            let unreadable = |name: std::ffi::OsString| {
+                io::Error::new(io::ErrorKind::InvalidData, format!("the name {} is not UTF-8", name.display()))
+            };
+            names.push(entry?.file_name().into_string().map_err(unreadable)?);
+        }
+        Ok(names)
+    };
+    match read() {
+        Ok(names) => Ok(names),
+        Err(error) if error.kind() == io::ErrorKind::NotFound && !folder.is_empty() => Ok(Vec::new()),
+        Err(error) => Err(fault(format!("list {path}"), &error).into()),
+    }
+}
+
+/// What lies at `name`; `None` if it is gone by now, or is a socket or pipe.
+fn look(data: &str, name: &str) -> Result<Option<SourceFile>> {
+    let path = format!("{data}/{name}");
+    let mut metadata = match fs::symlink_metadata(&path) {
+        Ok(metadata) => metadata,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(fault(format!("look at {path}"), &error).into()),
+    };
+    if metadata.is_symlink() {
+        if name != "pg_wal" {
+            return Err(leads_out(&path, name));
+        }
+        // A restored server keeps its WAL in the data folder: where the link leads belongs to this machine.
+        metadata = fs::metadata(&path).map_err(|error| Error::from(fault(format!("look at {path}"), &error)))?;
+    }
+    let kind = if metadata.is_dir() {
+        SourceKind::Folder
+    } else if metadata.is_file() {
+        SourceKind::File { length: ByteCount::new(metadata.len()) }
+    } else {
+        return Ok(None);
+    };
+    Ok(Some(SourceFile { name: name.to_owned(), kind, mode: metadata.mode() & 0o7777 }))
+}
+
+fn leads_out(path: &str, name: &str) -> Error {
+    let target = fs::read_link(path).map_or_else(|_| "somewhere".to_owned(), |target| target.display().to_string());
+    let what =
+        if name.starts_with("pg_tblspc/") { "a tablespace, which cannot be captured yet" } else { "a symbolic link" };
+    Refusal::new(Code::UnsafePath, format!("{name} is {what}: it leads to {target}")).into()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+
+    use super::*;
+
+    struct Folder(PathBuf);
+
+    impl Folder {
+        fn with(test: &str, files: &[&str]) -> Self {
+            let folder = Self(std::env::temp_dir().join(format!("sheetanchor-files-{test}-{}", std::process::id())));
+            for file in files {
+                let path = folder.0.join(file);
+                fs::create_dir_all(path.parent().unwrap()).unwrap();
+                fs::write(path, "x").unwrap();
+            }
+            folder
+        }
+
+        fn listed(&self) -> Vec<String> {
+            list(self.0.to_str().unwrap()).unwrap().into_iter().map(|file| file.name).collect()
+        }
+    }
+
+    impl Drop for Folder {
+        fn drop(&mut self) {
+            fs::remove_dir_all(&self.0).ok();
+        }
+    }
+
+    #[test]
+    fn what_is_of_one_run_only_is_left_out() {
+        let folder = Folder::with(
+            "runs",
+            &[
+                "PG_VERSION",
+                "postmaster.pid",
+                "postmaster.opts",
+                "backup_label",
+                "sheetanchor.restore",
+                "global/pg_control",
+                "global/pg_internal.init",
+                "pg_replslot/mine/state",
+                "pg_notify/0000",
+                "pg_wal/000000010000000000000001",
+                "pg_wal/00000002.history",
+                "pg_wal/archive_status/00000002.history.done",
+                "base/pgsql_tmp/x",
+                "log/server.log",
+            ],
+        );
+        assert_eq!(
+            folder.listed(),
+            [
+                "PG_VERSION",
+                "base",
+                "global",
+                "global/pg_control",
+                "log",
+                "log/server.log",
+                "pg_notify",
+                "pg_replslot",
+                "pg_wal",
+                "pg_wal/00000002.history",
+                "pg_wal/archive_status",
+            ]
+        );
+    }
+
+    #[test]
+    fn of_unlogged_relations_the_init_fork_stays_and_temporary_ones_go() {
+        let folder = Folder::with(
+            "unlogged",
+            &[
+                "base/5/16384",
+                "base/5/16384.1",
+                "base/5/16384_fsm",
+                "base/5/16384_init",
+                "base/5/16385",
+                "base/5/16385_vm",
+                "base/5/t3_16390",
+                "base/5/t3_16390_fsm",
+                "base/5/pg_filenode.map",
+                "global/16384",
+            ],
+        );
+        assert_eq!(
+            folder.listed(),
+            [
+                "base",
+                "base/5",
+                "base/5/16384_init",
+                "base/5/16385",
+                "base/5/16385_vm",
+                "base/5/pg_filenode.map",
+                "global",
+                "global/16384",
+            ]
+        );
+    }
+
+    #[test]
+    fn a_link_is_refused_unless_it_is_where_wal_lies() {
+        let folder = Folder::with("links", &["PG_VERSION", "elsewhere/000000010000000000000001"]);
+        let target = folder.0.join("elsewhere");
+        std::os::unix::fs::symlink(&target, folder.0.join("pg_wal")).unwrap();
+        assert_eq!(folder.listed(), ["PG_VERSION", "elsewhere", "elsewhere/000000010000000000000001", "pg_wal"]);
+        fs::create_dir(folder.0.join("pg_tblspc")).unwrap();
+        std::os::unix::fs::symlink("/srv/fast", folder.0.join("pg_tblspc/16400")).unwrap();
+        let refused = list(folder.0.to_str().unwrap()).unwrap_err();
+        assert_eq!(refused.refusal().unwrap().code, Code::UnsafePath);
+        assert!(refused.to_string().contains("/srv/fast"), "{refused}");
+    }
+
+    #[test]
+    fn relations_are_known_by_their_names() {
+        let relation = |number, fork, segment| Some(Relation { number, fork, segment });
+        for (path, expected) in [
+            ("base/5/16384", relation(16384, Fork::Main, 0)),
+            ("base/5/16384_fsm.2", relation(16384, Fork::FreeSpace, 2)),
+            ("global/1262_vm", relation(1262, Fork::Visibility, 0)),
+            ("base/5/16384_init", relation(16384, Fork::Init, 0)),
+            ("base/5/PG_VERSION", None),
+            ("base/5/16384_old", None),
+            ("base/5/+1", None),
+            ("base/5/1.", None),
+            ("pg_xact/0000", None),
+            ("16384", None),
+        ] {
+            assert_eq!(Relation::of_path(path), expected, "{path}");
+        }
+    }
+}

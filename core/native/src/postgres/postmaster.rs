@@ -1,0 +1,223 @@
+//! The server process of a data folder: found by its `postmaster.pid`, started, and stopped. Never another's: a process
+//! counts as a folder's server only if that folder is the directory that it works in.
+
+use std::fs::{self, OpenOptions};
+use std::io::{Read, Seek, SeekFrom};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+use std::process::Stdio;
+use std::time::Duration;
+
+use rustix::process::{Pid, Signal, kill_process};
+use sheetanchor_core::error::{Error, Fault, FaultKind, Result};
+use tokio::process::{Child, Command};
+
+use super::install::{Account, Install};
+use crate::faults::fault;
+
+/// How often a process that starts or ends is looked at.
+pub(super) const POLL: Duration = Duration::from_millis(25);
+
+/// How long a server may take to shut down before its sessions are cut off.
+const STOP_WAIT: Duration = Duration::from_mins(1);
+
+/// How long it may take to die after that.
+const DEATH_WAIT: Duration = Duration::from_secs(20);
+
+/// How much of the end of a server's log is read for what it said last.
+const LOG_TAIL_BYTES: u64 = 8192;
+
+/// How to end a server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StopMode {
+    /// Sessions are ended, and a checkpoint is made. What PostgreSQL calls fast.
+    Fast,
+    /// As after a loss of power, but that its other processes are told. What PostgreSQL calls immediate.
+    Immediate,
+    /// SIGKILL to the server, and to nobody else: its children notice and end.
+    Kill,
+}
+
+/// A running server.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Postmaster {
+    pid: Pid,
+    data: String,
+    port: Option<u16>,
+    socket_folder: Option<String>,
+}
+
+impl Postmaster {
+    /// The server that runs in `data`, if one does.
+    ///
+    /// # Errors
+    /// Faults, if the folder cannot be read.
+    pub fn of(data: &str) -> Result<Option<Self>> {
+        let path = format!("{data}/postmaster.pid");
+        let text = match fs::read_to_string(&path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(fault(format!("read {path}"), &error).into()),
+        };
+        // Lines: process, data folder, start time, port, socket folder, address, shared memory, status. The later ones
+        // come while the server starts.
+        let mut lines = text.lines().map(str::trim);
+        let Some(pid) = lines.next().and_then(|line| line.parse().ok()).filter(|pid| *pid > 0).and_then(Pid::from_raw)
+        else {
+            return Ok(None);
+        };
+        let mut lines = lines.skip(2);
+        let port = lines.next().and_then(|line| line.parse().ok());
+        let socket_folder = lines.next().filter(|line| !line.is_empty()).map(str::to_owned);
+        let found = Self { pid, data: data.to_owned(), port, socket_folder };
+        Ok(found.is_running().then_some(found))
+    }
+
+    /// The process.
+    pub fn pid(&self) -> i32 {
+        self.pid.as_raw_nonzero().get()
+    }
+
+    /// The folder of its first Unix socket, once it listens.
+    pub fn socket_folder(&self) -> Option<&str> {
+        self.socket_folder.as_deref()
+    }
+
+    /// The port that it was told to use, once it listens.
+    pub fn port(&self) -> Option<u16> {
+        self.port
+    }
+
+    /// Whether the process is there and works in the data folder. A number that the kernel gave to another process since
+    /// does not count.
+    pub fn is_running(&self) -> bool {
+        let works_in = fs::read_link(format!("/proc/{}/cwd", self.pid()));
+        match (works_in, fs::canonicalize(&self.data)) {
+            (Ok(works_in), Ok(data)) => works_in == data,
+            _ => false,
+        }
+    }
+
+    /// Ends the server and waits until it is gone. With [`StopMode::Fast`], one that does not end in time is ended as
+    /// with [`StopMode::Immediate`].
+    ///
+    /// # Errors
+    /// [`FaultKind::TimedOut`] if it is still there, other faults if it may not be signalled.
+    pub async fn stop(&self, mode: StopMode) -> Result<()> {
+        let signal = match mode {
+            StopMode::Fast => Signal::INT,
+            StopMode::Immediate => Signal::QUIT,
+            StopMode::Kill => Signal::KILL,
+        };
+        self.signal(signal)?;
+        if self.is_gone_within(STOP_WAIT).await {
+            return Ok(());
+        }
+        self.signal(Signal::QUIT)?;
+        if self.is_gone_within(DEATH_WAIT).await {
+            return Ok(());
+        }
+        let operation = format!("stop the server of {}", self.data);
+        Err(Fault::new(FaultKind::TimedOut, operation, format!("process {} does not end", self.pid())).into())
+    }
+
+    /// Sends a signal, if the process is still the one it was.
+    ///
+    /// # Errors
+    /// Faults, if it may not be signalled.
+    pub(super) fn signal(&self, signal: Signal) -> Result<()> {
+        if !self.is_running() {
+            return Ok(());
+        }
+        match kill_process(self.pid, signal) {
+            Ok(()) | Err(rustix::io::Errno::SRCH) => Ok(()),
+            Err(error) => Err(fault(format!("signal the server of {}", self.data), &error.into()).into()),
+        }
+    }
+
+    async fn is_gone_within(&self, wait: Duration) -> bool {
+        let gone = async {
+            while self.is_running() {
+                tokio::time::sleep(POLL).await;
+            }
+        };
+        tokio::time::timeout(wait, gone).await.is_ok()
+    }
+}
+
+/// What to start.
+#[derive(Clone, Debug)]
+pub struct Launch<'a> {
+    /// The programs.
+    pub install: &'a Install,
+    /// Who runs it.
+    pub account: Option<Account>,
+    /// The data folder.
+    pub data: &'a str,
+    /// What it prints goes to the end of this file. It is opened by us, so the account need not reach it.
+    pub log: &'a str,
+    /// Settings that override those of its configuration files.
+    pub settings: &'a [(&'a str, String)],
+}
+
+impl Launch<'_> {
+    /// Starts a server. It outlives us, and a Ctrl-C at our terminal does not reach it.
+    ///
+    /// # Errors
+    /// Faults, if the program or the log cannot be opened.
+    pub fn start(self) -> Result<Child> {
+        let launched = |error: &std::io::Error| Error::from(fault(format!("start a server in {}", self.data), error));
+        let log = OpenOptions::new().create(true).append(true).mode(0o600).open(self.log);
+        let log = log.map_err(|error| Error::from(fault(format!("open {}", self.log), &error)))?;
+        let copy = log.try_clone().map_err(|error| launched(&error))?;
+        let mut command = Command::new(self.install.program("postgres"));
+        command.arg("-D").arg(self.data).current_dir(self.data).process_group(0);
+        for (name, value) in self.settings {
+            command.arg("-c").arg(format!("{name}={value}"));
+        }
+        for name in ["PGDATA", "PGPORT", "PGOPTIONS", "PGHOST"] {
+            command.env_remove(name);
+        }
+        Account::apply(self.account, &mut command);
+        command.stdin(Stdio::null()).stdout(log).stderr(copy);
+        command.spawn().map_err(|error| launched(&error))
+    }
+}
+
+/// The last errors in a server's log, for a message; its last line if it names none.
+pub(super) fn last_words(log: &str) -> String {
+    let text = tail(Path::new(log)).unwrap_or_default();
+    let is_error = |line: &&str| ["FATAL:", "PANIC:", "ERROR:"].iter().any(|level| line.contains(level));
+    let found = text.lines().rev().find(is_error).or_else(|| text.lines().next_back());
+    found.map_or_else(|| "it said nothing".to_owned(), |line| line.trim().to_owned())
+}
+
+fn tail(log: &Path) -> std::io::Result<String> {
+    let mut file = fs::File::open(log)?;
+    let length = file.metadata()?.len();
+    file.seek(SeekFrom::Start(length.saturating_sub(LOG_TAIL_BYTES)))?;
+    let mut bytes = Vec::new();
+    file.read_to_end(&mut bytes)?;
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_process_that_works_elsewhere_is_not_the_folders_server() {
+        let folder = std::env::temp_dir().join(format!("sheetanchor-postmaster-{}", std::process::id()));
+        fs::create_dir_all(&folder).unwrap();
+        let data = folder.to_str().unwrap();
+        assert_eq!(Postmaster::of(data).unwrap(), None, "no file");
+        // This very process is alive, and is not a server of that folder.
+        fs::write(folder.join("postmaster.pid"), format!("{}\n{data}\n1\n5432\n/tmp\n", std::process::id())).unwrap();
+        assert_eq!(Postmaster::of(data).unwrap(), None);
+        for damaged in ["", "x", "-1", "0", "99999999999999999999"] {
+            fs::write(folder.join("postmaster.pid"), damaged).unwrap();
+            assert_eq!(Postmaster::of(data).unwrap(), None, "{damaged}");
+        }
+        fs::remove_dir_all(&folder).unwrap();
+    }
+}

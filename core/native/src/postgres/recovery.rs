@@ -1,0 +1,521 @@
+//! Recovery of a staged data folder to a named restore point, and its opening.
+//!
+//! While it recovers, and until it is opened, the server listens on one Unix socket inside its own data folder, which
+//! only its account may enter, with an access file of ours; it archives nothing. All of that is said on its command line,
+//! so that no configuration file has to be changed, and changed back. A server that an operator starts there by hand
+//! finds `recovery.signal` without a `restore_command`, and refuses.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::{FileExt, OpenOptionsExt, PermissionsExt, lchown};
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use sheetanchor_core::error::{Error, Fault, FaultKind, Result};
+use sheetanchor_core::identity::ThreadId;
+use sheetanchor_core::position::Lsn;
+use sheetanchor_core::refusal::{Code, Refusal};
+use sheetanchor_engine::database::{Recovery, ThreadRange, WalSource};
+use tokio::process::Child;
+use tokio_postgres::Config;
+use tokio_postgres::config::Host;
+
+use super::control::Control;
+use super::database::{PostgresDatabase, same_folder};
+use super::install::Account;
+use super::postmaster::{Launch, POLL, Postmaster, StopMode, last_words};
+use super::session::Session;
+use super::wal::{Place, SegmentSize};
+use crate::faults::{blocking, fault};
+
+/// Says, while it is there, that the folder was restored and not opened yet: the record's name and the cut.
+const MARKER: &str = "sheetanchor.restore";
+
+/// Who may connect before the folder is opened.
+const ACCESS: &str = "sheetanchor.hba";
+
+const SIGNAL: &str = "recovery.signal";
+
+/// The port in the private socket's name. Nobody else has a socket in that folder.
+const PRIVATE_PORT: u16 = 5432;
+
+/// Bytes in the longest path of a Unix socket.
+const SOCKET_PATH_MAX: usize = 107;
+
+/// How long a recovery may show no progress.
+const PATIENCE: Duration = Duration::from_hours(1);
+
+/// How long promotion, and the checkpoint after it, may take.
+const PROMOTE_WAIT: Duration = Duration::from_mins(15);
+
+/// How long an opened server may take to answer.
+const OPEN_WAIT: Duration = Duration::from_mins(5);
+
+/// What the marker says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Restored {
+    /// The name of the record to end at.
+    pub record: String,
+    /// The cut.
+    pub until: Lsn,
+}
+
+impl Restored {
+    /// The marker in `data`, if one is there.
+    ///
+    /// # Errors
+    /// `SA408` if it is not understood, and faults.
+    pub(super) fn read(data: &str) -> Result<Option<Self>> {
+        let path = format!("{data}/{MARKER}");
+        let text = match fs::read_to_string(&path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(fault(format!("read {path}"), &error).into()),
+        };
+        let parsed = text.split_once('\n').and_then(|(record, until)| {
+            Some(Self { record: record.to_owned(), until: until.strip_suffix('\n')?.parse().ok()? })
+        });
+        parsed.map(Some).ok_or_else(|| Refusal::new(Code::RecoveryFailed, format!("{path} is not understood")).into())
+    }
+
+    fn text(&self) -> String {
+        format!("{}\n{}\n", self.record, self.until)
+    }
+}
+
+/// Whether recovery has yet to come to its end: promotion takes this file away.
+pub(super) fn is_to_recover(data: &str) -> bool {
+    Path::new(&format!("{data}/{SIGNAL}")).exists()
+}
+
+/// Whether `postmaster` is a server that recovers, or has recovered, and is not open.
+pub(super) fn is_private(postmaster: &Postmaster, data: &str) -> Result<bool> {
+    match postmaster.socket_folder() {
+        Some(folder) => Ok(same_folder(folder, data)),
+        // It is starting.
+        None => Ok(Restored::read(data)?.is_some()),
+    }
+}
+
+/// How to connect to the server in `data` before it is opened: as `target` says, but for the place.
+pub(super) fn private_target(target: &Config, data: &str) -> Config {
+    let mut private = Config::new();
+    private.host_path(data).port(PRIVATE_PORT);
+    if let Some(user) = target.get_user() {
+        private.user(user);
+    }
+    if let Some(name) = target.get_dbname() {
+        private.dbname(name);
+    }
+    private
+}
+
+/// Recovers the files staged in the data folder of `database`.
+///
+/// # Errors
+/// As [`Database::recover`](sheetanchor_engine::database::Database::recover).
+pub(super) async fn recover(database: &PostgresDatabase, recovery: &Recovery, wal: &dyn WalSource) -> Result<()> {
+    let data = database.data();
+    let range = range_of(database, recovery)?;
+    let wanted = Restored { record: recovery.record.clone(), until: range.until };
+    let marker = Restored::read(data)?;
+    if let Some(other) = marker.as_ref().filter(|marker| **marker != wanted) {
+        let message =
+            format!("{data} is at {} of {}, not {} of {}", other.until, other.record, range.until, recovery.record);
+        return Err(Refusal::new(Code::OutOfOrder, message).into());
+    }
+    let child = match Postmaster::of(data)? {
+        Some(postmaster) if is_private(&postmaster, data)? => {
+            if marker.is_none() {
+                return Err(Refusal::new(Code::OutOfOrder, format!("{data} is being opened")).into());
+            }
+            None
+        }
+        Some(_) => return Err(Refusal::new(Code::OutOfOrder, format!("a server runs in {data}")).into()),
+        None if marker.is_some() && !is_to_recover(data) => return Ok(()),
+        None => Some(start(database, &range, &wanted, marker.is_some(), wal).await?),
+    };
+    wait_reached(database, &wanted, child).await
+}
+
+/// Opens what [`recover`] has reached; carries on where an earlier call was cut off.
+///
+/// # Errors
+/// `SA209` if nothing was recovered there, `SA403` if it is not at its cut, `SA408` if the server ends.
+pub(super) async fn open(database: &PostgresDatabase) -> Result<()> {
+    let data = database.data();
+    let Some(restored) = Restored::read(data)? else {
+        return match Postmaster::of(data)? {
+            Some(_) => wait_open(database, None).await,
+            None => Err(Refusal::new(Code::OutOfOrder, format!("nothing was recovered in {data}")).into()),
+        };
+    };
+    if let Some(postmaster) = Postmaster::of(data)?
+        && is_private(&postmaster, data)?
+    {
+        promote(database, &restored).await?;
+        postmaster.stop(StopMode::Fast).await?;
+    }
+    let child = match Postmaster::of(data)? {
+        Some(_) => None,
+        None if is_to_recover(data) => {
+            return Err(
+                Refusal::new(Code::OutOfOrder, format!("{data} has not recovered to {} yet", restored.until)).into()
+            );
+        }
+        None => Some(start_open(database).await?),
+    };
+    wait_open(database, child).await?;
+    forget(data)
+}
+
+fn range_of(database: &PostgresDatabase, recovery: &Recovery) -> Result<ThreadRange> {
+    let own = recovery.threads.get(&database.thread()).filter(|_| recovery.threads.len() == 1);
+    let Some(range) = own else {
+        let threads = recovery.threads.keys().map(ThreadId::to_string).collect::<Vec<_>>().join(", ");
+        let message = format!("a PostgreSQL node recovers its own thread {}, not {threads}", database.thread());
+        return Err(Refusal::new(Code::OutOfOrder, message).into());
+    };
+    if range.start > range.until || range.until > range.proof {
+        let message = format!("thread {} starts at {}, after its cut {}", database.thread(), range.start, range.until);
+        return Err(Refusal::new(Code::ThreadShort, message).into());
+    }
+    Ok(*range)
+}
+
+async fn start(
+    database: &PostgresDatabase,
+    range: &ThreadRange,
+    wanted: &Restored,
+    resumed: bool,
+    wal: &dyn WalSource,
+) -> Result<Child> {
+    let data = database.data();
+    if data.len().saturating_add("/.s.PGSQL.5432".len()) > SOCKET_PATH_MAX {
+        let message = format!("the path {data} is too long: a Unix socket in it must fit into {SOCKET_PATH_MAX} bytes");
+        return Err(Refusal::new(Code::ConfigInvalid, message).into());
+    }
+    // Without its label a copy would start at the newest checkpoint, and skip what was changed while it was copied. A
+    // recovery that was begun has put it aside.
+    if !resumed && !Path::new(&format!("{data}/backup_label")).exists() {
+        return Err(Refusal::new(Code::RecoveryFailed, format!("there is no backup_label in {data}")).into());
+    }
+    let install = database.install().await?;
+    let account = database.account().await?;
+    let control = Control::read(&install, data).await?;
+    place_wal(database, &control, range, wal).await?;
+    let (folder, marker) = (data.to_owned(), wanted.clone());
+    blocking(move || prepare(&folder, &marker, account).map_err(|error| fault(format!("prepare {folder}"), &error)))
+        .await?;
+    let settings = recovery_settings(data, &control, range, &wanted.record);
+    Launch { install: &install, account, data, log: database.log(), settings: &settings }.start()
+}
+
+/// Puts every segment from the backup's start to the cut into `pg_wal`, again if need be: after a crash, what lies there
+/// may be torn.
+async fn place_wal(
+    database: &PostgresDatabase,
+    control: &Control,
+    range: &ThreadRange,
+    wal: &dyn WalSource,
+) -> Result<()> {
+    let size = SegmentSize::new(control.segment_bytes)?;
+    let thread = database.thread();
+    let mut next = size.start(range.start);
+    while next < range.proof {
+        let Some(piece) = wal.piece(thread, next).await? else {
+            let message = format!("the WAL of thread {thread} ends at {next}, before its cut {}", range.until);
+            return Err(Refusal::new(Code::ThreadShort, message).into());
+        };
+        let whole = piece.from.lsn == next && piece.from.thread == thread && piece.until == size.end(next);
+        if !whole || piece.from.timeline != range.timeline {
+            let message = format!("{piece:?} is not the segment at {next} of timeline {}", range.timeline);
+            return Err(Refusal::new(Code::WalDamaged, message).into());
+        }
+        let place = Place { system: control.system, size, timeline: range.timeline, start: next };
+        next = piece.until;
+        let path = format!("{}/pg_wal/{}", database.data(), size.file_name(range.timeline, place.start));
+        blocking(move || {
+            let written = place.check(&piece.bytes).map(|()| write_segment(&path, &piece.bytes));
+            match written {
+                Ok(outcome) => Ok(outcome.map_err(|error| fault(format!("write {path}"), &error))),
+                Err(seen) => Ok(Err(Fault::new(FaultKind::Other, format!("take {path}"), seen))),
+            }
+        })
+        .await?
+        .map_err(|fault| as_damage(fault, &place))?;
+    }
+    Ok(())
+}
+
+fn as_damage(fault: Fault, place: &Place) -> Error {
+    match fault.kind {
+        FaultKind::Other if fault.operation.starts_with("take ") => {
+            Refusal::new(Code::WalDamaged, format!("the segment at {}: {}", place.start, fault.cause)).into()
+        }
+        FaultKind::Other
+        | FaultKind::NotFound
+        | FaultKind::Exists
+        | FaultKind::NoSpace
+        | FaultKind::SyncFailed
+        | FaultKind::Unreachable
+        | FaultKind::TimedOut => fault.into(),
+    }
+}
+
+fn write_segment(path: &str, bytes: &[u8]) -> io::Result<()> {
+    if let Some(folder) = Path::new(path).parent() {
+        fs::create_dir_all(folder.join("archive_status"))?;
+    }
+    let file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path)?;
+    file.write_all_at(bytes, 0)?;
+    file.sync_all()
+}
+
+/// Makes a staged folder one that a server takes. The marker comes after the signal: a folder with the marker and without
+/// the signal is one that has been promoted.
+fn prepare(data: &str, marker: &Restored, account: Option<Account>) -> io::Result<()> {
+    let write = |name: &str, text: &str| -> io::Result<()> {
+        let path = format!("{data}/{name}");
+        let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path)?;
+        file.write_all(text.as_bytes())?;
+        file.sync_all()
+    };
+    let sync = || File::open(data)?.sync_all();
+    write(ACCESS, "local all all trust\n")?;
+    write(SIGNAL, "")?;
+    sync()?;
+    write(MARKER, &marker.text())?;
+    fs::set_permissions(data, fs::Permissions::from_mode(0o700))?;
+    if let Some(account) = account {
+        hand_over(Path::new(data), account)?;
+    }
+    File::open(format!("{data}/pg_wal"))?.sync_all()?;
+    sync()
+}
+
+/// Gives a folder and all in it to `account`.
+fn hand_over(folder: &Path, account: Account) -> io::Result<()> {
+    let mut folders = vec![folder.to_path_buf()];
+    lchown(folder, Some(account.uid), Some(account.gid))?;
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(folder)? {
+            let entry = entry?;
+            lchown(entry.path(), Some(account.uid), Some(account.gid))?;
+            if entry.file_type()?.is_dir() {
+                folders.push(entry.path());
+            }
+        }
+    }
+    Ok(())
+}
+
+/// What a recovering server is told, whatever its configuration files say.
+fn recovery_settings(data: &str, control: &Control, range: &ThreadRange, record: &str) -> Vec<(&'static str, String)> {
+    // Not where the configuration says: a live server may have its own there.
+    let external_pid = format!("{data}/sheetanchor.pid");
+    let mut settings: Vec<(&'static str, String)> = [
+        // The folder's own configuration may name the folder that it was copied from.
+        ("data_directory", data),
+        ("external_pid_file", &external_pid),
+        ("listen_addresses", ""),
+        ("unix_socket_permissions", "0700"),
+        ("unix_socket_group", ""),
+        ("ssl", "off"),
+        ("logging_collector", "off"),
+        ("log_destination", "stderr"),
+        ("lc_messages", "C"),
+        ("hot_standby", "on"),
+        ("archive_mode", "off"),
+        ("autovacuum", "off"),
+        ("synchronous_standby_names", ""),
+        ("restore_command", "false"),
+        ("archive_cleanup_command", ""),
+        ("recovery_end_command", ""),
+        ("recovery_min_apply_delay", "0"),
+        ("primary_conninfo", ""),
+        ("primary_slot_name", ""),
+        ("recovery_target", ""),
+        ("recovery_target_lsn", ""),
+        ("recovery_target_time", ""),
+        ("recovery_target_xid", ""),
+        ("recovery_target_action", "pause"),
+        ("recovery_target_name", record),
+    ]
+    .map(|(name, value)| (name, value.to_owned()))
+    .into();
+    settings.push(("unix_socket_directories", quoted_folder(data)));
+    settings.push(("port", PRIVATE_PORT.to_string()));
+    settings.push(("hba_file", format!("{data}/{ACCESS}")));
+    // Never `latest`: a later timeline's history may lie in the archive.
+    settings.push(("recovery_target_timeline", range.timeline.to_string()));
+    settings.extend(control.settings.iter().cloned());
+    settings
+}
+
+/// A folder as one element of a list of folders.
+fn quoted_folder(folder: &str) -> String {
+    format!("\"{}\"", folder.replace('"', "\"\""))
+}
+
+async fn wait_reached(database: &PostgresDatabase, wanted: &Restored, mut child: Option<Child>) -> Result<()> {
+    let target = private_target(database.target(), database.data());
+    let mut session: Option<Session> = None;
+    let mut progress = (Instant::now(), None);
+    loop {
+        ensure_running(database, &mut child, wanted)?;
+        if session.as_ref().is_none_or(Session::is_closed) {
+            session = Session::open(&target).await.ok();
+        }
+        if let Some(open) = &session {
+            match look(open).await {
+                Ok(Some(seen)) if seen.paused || !seen.in_recovery => return judge(database, wanted, &seen).await,
+                Ok(Some(seen)) if progress.1 != Some(seen.replayed) => progress = (Instant::now(), Some(seen.replayed)),
+                Ok(_) => {}
+                Err(error) => {
+                    tracing::debug!(%error, "a recovering server did not answer");
+                    session = None;
+                }
+            }
+        }
+        if progress.0.elapsed() > PATIENCE {
+            let cause = format!("no progress for {} s; its log is {}", PATIENCE.as_secs(), database.log());
+            return Err(Fault::new(FaultKind::TimedOut, format!("recover {}", database.data()), cause).into());
+        }
+        tokio::time::sleep(POLL).await;
+    }
+}
+
+/// What a server that recovers says of itself.
+pub(super) struct Seen {
+    pub in_recovery: bool,
+    pub paused: bool,
+    pub replayed: Lsn,
+}
+
+/// A look at a server that is not open; `None` if it has replayed nothing yet.
+pub(super) async fn look(session: &Session) -> Result<Option<Seen>> {
+    let sql = "SELECT pg_is_in_recovery()::text, pg_last_wal_replay_lsn()::text, \
+        CASE WHEN pg_is_in_recovery() THEN pg_get_wal_replay_pause_state() END";
+    let row = session.row(sql, &[]).await?;
+    let in_recovery = row.text(0)? == "true";
+    if row.maybe(1)?.is_none() {
+        return Ok(None);
+    }
+    let paused = row.maybe(2)?.as_deref() == Some("paused");
+    Ok(Some(Seen { in_recovery, paused, replayed: row.lsn(1)? }))
+}
+
+/// Accepts a recovery that stands exactly at the cut; ends any other.
+async fn judge(database: &PostgresDatabase, wanted: &Restored, seen: &Seen) -> Result<()> {
+    if seen.in_recovery && seen.replayed == wanted.until {
+        return Ok(());
+    }
+    database.stop_server(StopMode::Immediate).await?;
+    let how = if seen.in_recovery { "stopped" } else { "ended and opened the database by itself" };
+    let message =
+        format!("recovery {how} at {}, not at {}; its log is {}", seen.replayed, wanted.until, database.log());
+    Err(Refusal::new(Code::CutMissed, message).into())
+}
+
+/// Refuses if the server has ended.
+fn ensure_running(database: &PostgresDatabase, child: &mut Option<Child>, wanted: &Restored) -> Result<()> {
+    let over = match child {
+        Some(child) => child.try_wait().is_ok_and(|status| status.is_some()),
+        None => Postmaster::of(database.data())?.is_none(),
+    };
+    if !over {
+        return Ok(());
+    }
+    let words = last_words(database.log());
+    let code = if words.contains("recovery ended before configured recovery target was reached") {
+        Code::ThreadShort
+    } else {
+        Code::RecoveryFailed
+    };
+    let message = format!(
+        "the server in {} ended on its way to {}: {words}; its log is {}",
+        database.data(),
+        wanted.until,
+        database.log()
+    );
+    Err(Refusal::new(code, message).into())
+}
+
+async fn promote(database: &PostgresDatabase, restored: &Restored) -> Result<()> {
+    let session = Session::open(&private_target(database.target(), database.data())).await?;
+    if let Some(seen) = look(&session).await?
+        && seen.in_recovery
+    {
+        if !seen.paused {
+            return Err(Refusal::new(Code::OutOfOrder, format!("{} has not recovered yet", database.data())).into());
+        }
+        judge(database, restored, &seen).await?;
+        let wait_s = i32::try_from(PROMOTE_WAIT.as_secs()).unwrap_or(i32::MAX);
+        let done = session.row_within(PROMOTE_WAIT, "SELECT pg_promote(true, $1)::text", &[&wait_s]).await?;
+        if done.text(0)? != "true" {
+            let cause = format!("no end within {} s", PROMOTE_WAIT.as_secs());
+            return Err(Fault::new(FaultKind::TimedOut, format!("promote {}", database.data()), cause).into());
+        }
+    }
+    // From here on a restart is an ordinary one, on the new timeline.
+    session.command(PROMOTE_WAIT, "CHECKPOINT").await
+}
+
+/// Starts the server as its own configuration says, but in this folder and where the node's connection expects it.
+async fn start_open(database: &PostgresDatabase) -> Result<Child> {
+    let (install, account) = (database.install().await?, database.account().await?);
+    let mut settings = vec![("data_directory", database.data().to_owned())];
+    if let Some(Host::Unix(folder)) = database.target().get_hosts().first() {
+        settings.push(("unix_socket_directories", quoted_folder(&folder.display().to_string())));
+    }
+    if let Some(port) = database.target().get_ports().first() {
+        settings.push(("port", port.to_string()));
+    }
+    let launch = Launch { install: &install, account, data: database.data(), log: database.log(), settings: &settings };
+    launch.start()
+}
+
+async fn wait_open(database: &PostgresDatabase, mut child: Option<Child>) -> Result<()> {
+    let start = Instant::now();
+    loop {
+        if let Some(process) = &mut child
+            && process.try_wait().is_ok_and(|status| status.is_some())
+        {
+            let words = last_words(database.log());
+            let message =
+                format!("the opened server in {} ended: {words}; its log is {}", database.data(), database.log());
+            return Err(Refusal::new(Code::RecoveryFailed, message).into());
+        }
+        match database.open_session().await {
+            Ok(session) => {
+                if session.row("SELECT pg_is_in_recovery()::text", &[]).await?.text(0)? == "false" {
+                    return Ok(());
+                }
+            }
+            Err(error) if start.elapsed() > OPEN_WAIT => return Err(error),
+            // Another server answers where this one should: waiting does not help.
+            Err(error) if error.refusal().is_some_and(|refusal| refusal.code == Code::OtherNode) => return Err(error),
+            Err(_) => {}
+        }
+        if start.elapsed() > OPEN_WAIT {
+            let cause = format!("it is in recovery still after {} s", OPEN_WAIT.as_secs());
+            return Err(Fault::new(FaultKind::TimedOut, format!("open {}", database.data()), cause).into());
+        }
+        tokio::time::sleep(POLL).await;
+    }
+}
+
+/// Takes away what says that the folder was restored, the marker last.
+fn forget(data: &str) -> Result<()> {
+    for name in [ACCESS, MARKER] {
+        let path = format!("{data}/{name}");
+        match fs::remove_file(&path) {
+            Ok(()) => {}
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(fault(format!("remove {path}"), &error).into()),
+        }
+    }
+    let sync = File::open(data).and_then(|folder| folder.sync_all());
+    sync.map_err(|error| crate::faults::sync_fault(format!("sync {data}"), &error).into())
+}

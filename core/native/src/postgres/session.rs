@@ -1,0 +1,229 @@
+//! Connections to the server, and what its answers and errors mean.
+
+use std::time::Duration;
+
+use sheetanchor_core::error::{Error, Fault, FaultKind, Result};
+use sheetanchor_core::position::Lsn;
+use sheetanchor_core::refusal::{Code, Refusal};
+use tokio::task::AbortHandle;
+use tokio_postgres::error::SqlState;
+use tokio_postgres::types::ToSql;
+use tokio_postgres::{Client, Config, NoTls, Row};
+
+/// How long a connection may take to be made.
+const CONNECT_WAIT: Duration = Duration::from_secs(10);
+
+/// How long an ordinary query may take.
+pub(super) const QUERY_WAIT: Duration = Duration::from_mins(1);
+
+/// What about a server stays the same while a connection to it lasts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Facts {
+    /// `150018` for 15.18.
+    pub version_number: u32,
+    /// `15.18`.
+    pub version: String,
+    /// The system identifier.
+    pub system: u64,
+    /// Its data folder, as it says.
+    pub data: String,
+    /// Bytes of a WAL segment.
+    pub segment_bytes: u64,
+    /// Whether its pages carry checksums.
+    pub checksums: bool,
+    /// Whether its pages, relation segments and WAL pages have the sizes that nearly every build has.
+    pub usual_sizes: bool,
+}
+
+/// One connection, and the task that drives its socket, which ends with it.
+pub(super) struct Session {
+    client: Client,
+    driver: AbortHandle,
+    facts: Facts,
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        self.driver.abort();
+    }
+}
+
+impl Session {
+    /// Connects and learns what the server is.
+    ///
+    /// # Errors
+    /// `SA112` if no server answers or it is starting or stopping; faults for what it answers otherwise.
+    pub(super) async fn open(config: &Config) -> Result<Self> {
+        let connecting = tokio::time::timeout(CONNECT_WAIT, config.connect(NoTls)).await;
+        let (client, connection) = connecting
+            .map_err(|_| down(format!("no answer within {} s", CONNECT_WAIT.as_secs())))?
+            .map_err(|error| connect_error(&error))?;
+        let driver = tokio::spawn(async move {
+            // Its errors reach the client's callers; here they have nobody to go to.
+            if let Err(error) = connection.await {
+                tracing::debug!(%error, "a connection to PostgreSQL ended");
+            }
+        });
+        let driver = driver.abort_handle();
+        let facts = match facts(&client).await {
+            Ok(facts) => facts,
+            Err(error) => {
+                driver.abort();
+                return Err(error);
+            }
+        };
+        Ok(Self { client, driver, facts })
+    }
+
+    /// What the server is.
+    pub(super) fn facts(&self) -> &Facts {
+        &self.facts
+    }
+
+    /// Whether it is known to be over.
+    pub(super) fn is_closed(&self) -> bool {
+        self.client.is_closed()
+    }
+
+    /// The one row of a query whose columns are text.
+    ///
+    /// # Errors
+    /// [`FaultKind::Unreachable`] if the session is over, [`FaultKind::TimedOut`], else what the server says.
+    pub(super) async fn row(&self, sql: &str, values: &[&(dyn ToSql + Sync)]) -> Result<Fields> {
+        self.row_within(QUERY_WAIT, sql, values).await
+    }
+
+    /// As [`Session::row`], with a deadline of its own.
+    pub(super) async fn row_within(&self, wait: Duration, sql: &str, values: &[&(dyn ToSql + Sync)]) -> Result<Fields> {
+        within(wait, sql, self.client.query_one(sql, values)).await.map(Fields)
+    }
+
+    /// All rows of a query whose columns are text.
+    ///
+    /// # Errors
+    /// As for [`Session::row`].
+    pub(super) async fn rows(&self, sql: &str, values: &[&(dyn ToSql + Sync)]) -> Result<Vec<Fields>> {
+        let rows = within(QUERY_WAIT, sql, self.client.query(sql, values)).await?;
+        Ok(rows.into_iter().map(Fields).collect())
+    }
+
+    /// Runs a command.
+    ///
+    /// # Errors
+    /// As for [`Session::row`].
+    pub(super) async fn command(&self, wait: Duration, sql: &str) -> Result<()> {
+        within(wait, sql, self.client.batch_execute(sql)).await
+    }
+}
+
+/// A row whose columns are text.
+#[derive(Debug)]
+pub(super) struct Fields(Row);
+
+impl Fields {
+    /// The column, or `None` if it is null.
+    pub(super) fn maybe(&self, column: usize) -> Result<Option<String>> {
+        self.0.try_get(column).map_err(|error| answer(column, &error.to_string()))
+    }
+
+    /// The column.
+    pub(super) fn text(&self, column: usize) -> Result<String> {
+        self.maybe(column)?.ok_or_else(|| answer(column, "it is null"))
+    }
+
+    /// The column as what it spells.
+    pub(super) fn parsed<T: std::str::FromStr>(&self, column: usize) -> Result<T> {
+        let text = self.text(column)?;
+        text.parse().map_err(|_| answer(column, &text))
+    }
+
+    /// The column as an LSN.
+    pub(super) fn lsn(&self, column: usize) -> Result<Lsn> {
+        self.parsed(column)
+    }
+}
+
+/// The refusal of a call that needs an open database.
+pub(super) fn down(seen: impl std::fmt::Display) -> Error {
+    Refusal::new(Code::DatabaseDown, format!("the database does not answer: {seen}")).into()
+}
+
+async fn facts(client: &Client) -> Result<Facts> {
+    let sql = "SELECT current_setting('server_version_num'), current_setting('server_version'), \
+        (SELECT system_identifier::text FROM pg_control_system()), current_setting('data_directory'), \
+        (SELECT setting FROM pg_settings WHERE name = 'wal_segment_size'), current_setting('data_checksums'), \
+        current_setting('block_size') || ' ' || current_setting('wal_block_size') || ' ' || \
+        (SELECT setting FROM pg_settings WHERE name = 'segment_size')";
+    let fields = Fields(within(QUERY_WAIT, "look at the server", client.query_one(sql, &[])).await?);
+    let version = fields.text(1)?;
+    Ok(Facts {
+        version_number: fields.parsed(0)?,
+        version: version.split_whitespace().next().unwrap_or(&version).to_owned(),
+        system: fields.parsed(2)?,
+        data: fields.text(3)?,
+        segment_bytes: fields.parsed(4)?,
+        checksums: fields.text(5)? == "on",
+        usual_sizes: fields.text(6)? == "8192 8192 131072",
+    })
+}
+
+async fn within<T>(
+    wait: Duration,
+    sql: &str,
+    query: impl Future<Output = Result<T, tokio_postgres::Error>>,
+) -> Result<T> {
+    match tokio::time::timeout(wait, query).await {
+        Ok(outcome) => outcome.map_err(|error| query_error(sql, &error)),
+        Err(_) => {
+            Err(Fault::new(FaultKind::TimedOut, operation(sql), format!("no answer within {} s", wait.as_secs()))
+                .into())
+        }
+    }
+}
+
+fn operation(sql: &str) -> String {
+    let mut shown: String = sql.chars().take(60).collect();
+    if shown.len() < sql.len() {
+        shown.push('…');
+    }
+    format!("run `{shown}`")
+}
+
+fn query_error(sql: &str, error: &tokio_postgres::Error) -> Error {
+    let kind = match error.code() {
+        None => FaultKind::Unreachable,
+        Some(code) if is_going(code) => FaultKind::Unreachable,
+        Some(code) if *code == SqlState::DISK_FULL => FaultKind::NoSpace,
+        Some(code) if *code == SqlState::DUPLICATE_OBJECT => FaultKind::Exists,
+        Some(code) if *code == SqlState::UNDEFINED_OBJECT => FaultKind::NotFound,
+        Some(_) => FaultKind::Other,
+    };
+    Fault::new(kind, operation(sql), said(error)).into()
+}
+
+fn connect_error(error: &tokio_postgres::Error) -> Error {
+    match error.code() {
+        None => down(said(error)),
+        Some(code) if is_going(code) => down(said(error)),
+        Some(_) => Fault::new(FaultKind::Other, "connect to the database", said(error)).into(),
+    }
+}
+
+/// Whether the server is starting, stopping or has lost a process.
+fn is_going(code: &SqlState) -> bool {
+    [SqlState::ADMIN_SHUTDOWN, SqlState::CRASH_SHUTDOWN, SqlState::CANNOT_CONNECT_NOW].contains(code)
+}
+
+fn said(error: &tokio_postgres::Error) -> String {
+    match error.as_db_error() {
+        Some(said) => format!("{} ({})", said.message(), said.code().code()),
+        None => match std::error::Error::source(error) {
+            Some(cause) => format!("{error}: {cause}"),
+            None => error.to_string(),
+        },
+    }
+}
+
+fn answer(column: usize, seen: &str) -> Error {
+    Fault::new(FaultKind::Other, format!("read column {column} of an answer"), seen.to_owned()).into()
+}
