@@ -43,3 +43,5 @@ pub mod backup;
 pub mod restore;
 
 pub mod plan;
+
+pub mod merge;

@@ -1,1 +1,86 @@
-//! To be filled.
+//! Stories: given a cluster under load, when something happens, then what was promised holds. Each ends in restore,
+//! recover, read, compare, and runs unchanged on every backend.
+//!
+//! Reading order: `cluster` (who runs where), `workload` (what clients do meanwhile), `stage` (the vocabulary), `stories`.
+#![forbid(unsafe_code)]
+#![cfg_attr(test, allow(clippy::as_conversions, clippy::wildcard_enum_match_arm, reason = "tests may be blunt"))]
+
+mod cluster;
+mod stage;
+mod stories;
+mod workload;
+
+use sheetanchor_sim::backend::Backend;
+use sheetanchor_sim::world::{Failure, Settings, World};
+
+pub use stage::Stage;
+
+/// One story.
+#[derive(Clone, Copy)]
+pub struct Scenario {
+    /// Its name: what it shows, in words, and how it is asked for on the command line.
+    pub name: &'static str,
+    /// The story.
+    pub story: fn(&mut Stage) -> Result<(), Failure>,
+}
+
+impl std::fmt::Debug for Scenario {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(out, "Scenario({})", self.name)
+    }
+}
+
+impl Scenario {
+    /// The seed that a run without one starts from: of the name, never of chance.
+    pub fn seed(&self) -> u64 {
+        self.name.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
+            (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+        }) >> 40
+    }
+}
+
+/// Every story, in the order in which they are told.
+pub const ALL: &[Scenario] = &[
+    Scenario { name: "a-backup-is-restored-and-read", story: stories::backup::is_restored_and_read },
+    Scenario { name: "a-node-crashes-during-capture", story: stories::backup::survives_a_node_that_crashes_during_capture },
+    Scenario { name: "the-coordinator-crashes-between-drain-and-cut", story: stories::point::frees_commits_when_its_coordinator_crashes },
+    Scenario { name: "two-nodes-write-the-same-page-across-the-cut", story: stories::point::cuts_a_page_that_two_nodes_write },
+    Scenario { name: "a-crash-during-restore-is-resumed", story: stories::restore::is_resumed_after_a_crash },
+];
+
+/// How a run ended.
+#[derive(Clone, Debug)]
+pub struct Report {
+    /// What went wrong, if anything did.
+    pub verdict: Result<(), Failure>,
+    /// The hash over every event.
+    pub trace_hash: String,
+    /// How many events there were.
+    pub events: u64,
+    /// Simulated time at the end.
+    pub elapsed: std::time::Duration,
+    /// All milestones as a table.
+    pub timeline: String,
+    /// The last events as a table.
+    pub last_events: String,
+}
+
+/// How many events a failure shows.
+const EVENTS_SHOWN: usize = 40;
+
+/// Runs one story in a world of its own.
+pub fn run(scenario: &Scenario, seed: u64, backend: Box<dyn Backend>) -> Report {
+    let world = World::new(Settings::of(seed), backend);
+    let mut stage = Stage::new(world);
+    let told = (scenario.story)(&mut stage);
+    let world = stage.into_world();
+    let verdict = told.and_then(|()| world.failure().cloned().map_or(Ok(()), Err));
+    Report {
+        verdict,
+        trace_hash: world.trace_hash(),
+        events: world.events(),
+        elapsed: world.elapsed(),
+        timeline: world.timeline(),
+        last_events: world.last_events(EVENTS_SHOWN),
+    }
+}

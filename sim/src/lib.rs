@@ -1,1 +1,43 @@
-//! To be filled.
+//! The simulated world. Programs run on hosts over the ports of `sheetanchor-engine`, unchanged; this crate is what the
+//! ports lead to: disks, a bucket, clocks and a network that fail by plan, a gate that every operation passes, a trace
+//! whose hash tells two runs apart, and oracles that know what must be true at the end.
+//!
+//! Reading order: [`world`] (what a scenario holds), [`backend`] (who runs the hosts), [`gate`] and [`plan`] (what may go
+//! wrong, and when), [`trace`], [`disk`], [`bucket`], [`net`], [`clock`], [`chance`], [`oracle`], [`conformance`], and [`diary`], a small
+//! story that puts a backend through its paces.
+//!
+//! By absence: nothing here reads a real clock, draws from the machine's entropy, or iterates over a hash map.
+#![forbid(unsafe_code)]
+#![cfg_attr(test, allow(clippy::as_conversions, clippy::wildcard_enum_match_arm, reason = "tests may be blunt"))]
+
+pub mod world;
+
+pub mod backend;
+
+pub mod gate;
+
+pub mod plan;
+
+pub mod trace;
+
+pub mod milestone;
+
+pub mod panics;
+
+pub mod disk;
+
+pub mod bucket;
+
+pub mod net;
+
+pub mod clock;
+
+pub mod chance;
+
+pub mod host;
+
+pub mod oracle;
+
+pub mod conformance;
+
+pub mod diary;

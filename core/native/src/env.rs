@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use sheetanchor_engine::env::{Bucket, Disk, Env};
+use sheetanchor_engine::env::{Disk, Env};
+use sheetanchor_engine::folder_bucket::FolderBucket;
 
 use crate::clock::TokioClock;
 use crate::disk::FileDisk;
@@ -10,20 +11,18 @@ use crate::entropy::OsEntropy;
 use crate::net::TcpNet;
 use crate::tasks::{BlockingWork, TokioTasks};
 
-/// The world as this process sees it, with `bucket` as its repository. Call it inside a tokio runtime: tasks run there.
-pub fn native_env(bucket: Arc<dyn Bucket>) -> Env {
+/// The world as this process sees it, with its repository in the folder `repository`, an absolute path. Call it inside a
+/// tokio runtime: tasks run there.
+pub fn native_env(repository: impl Into<String>) -> Env {
+    let disk: Arc<dyn Disk> = Arc::new(FileDisk);
+    let entropy = Arc::new(OsEntropy);
     Env {
         clock: Arc::new(TokioClock::new()),
-        entropy: Arc::new(OsEntropy),
+        bucket: Arc::new(FolderBucket::new(disk.clone(), entropy.clone(), repository)),
+        entropy,
         tasks: Arc::new(TokioTasks::here()),
         net: Arc::new(TcpNet),
-        disk: native_disk(),
-        bucket,
+        disk,
         work: Arc::new(BlockingWork::here()),
     }
-}
-
-/// The files of this machine, for what is made before an [`Env`] is, such as a bucket in a folder.
-pub fn native_disk() -> Arc<dyn Disk> {
-    Arc::new(FileDisk)
 }

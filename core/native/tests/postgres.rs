@@ -1,18 +1,25 @@
 //! The PostgreSQL bridge against real servers, with pgbench running: what was copied recovers to its cut, exactly.
 #![allow(clippy::as_conversions, clippy::wildcard_enum_match_arm, clippy::unwrap_used, reason = "tests may be blunt")]
-#![allow(clippy::expect_used, clippy::indexing_slicing, clippy::panic, reason = "tests may be blunt")]
+#![allow(
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::print_stderr,
+    reason = "tests may be blunt"
+)]
 
 mod bench;
 
 use std::collections::BTreeMap;
 use std::fs;
 
-use bench::{Bench, Copy, Segments, code, number, opening, recovery};
+use bench::{Bench, Client, Copy, Segments, code, number, opening, recovery};
 use sheetanchor_core::identity::{ByteCount, NodeId, ThreadId, TimelineId};
 use sheetanchor_core::position::{Lsn, Position};
 use sheetanchor_core::refusal::Code;
+use sheetanchor_core::scn::Scn;
 use sheetanchor_engine::database::{Database, PageVerdict, State, Status};
-use sheetanchor_native::postgres::postmaster::StopMode;
+use sheetanchor_native::postgres::postmaster::{Postmaster, StopMode};
 
 #[tokio::test]
 async fn a_backup_under_load_recovers_to_its_cut_and_so_does_one_of_the_restored_node() {
@@ -114,13 +121,27 @@ async fn recovery_ends_at_the_cut_or_refuses() {
     // What a failed attempt left is no hindrance.
     node.recover(&plan, &wal).await.unwrap();
     assert_eq!(code(node.recover(&other, &wal).await), Code::OutOfOrder, "it stands at another cut");
+    // The machine fails after the cut was reached: opening goes there again, by what is in the folder.
     node.stop().await.unwrap();
-    assert_eq!(node.status().await.unwrap().state, State::Down);
-    assert_eq!(code(node.open(&opening()).await), Code::OutOfOrder, "it has to recover again first");
-    node.recover(&plan, &wal).await.unwrap();
+    let status = node.status().await.unwrap();
+    assert_eq!((status.state, status.end), (State::Reached, cut.until));
+    assert_eq!(code(node.recover(&other, &wal).await), Code::OutOfOrder, "it stood at another cut");
     node.open(&opening()).await.unwrap();
     let tables = "SELECT count(*)::text FROM pg_class WHERE relname = 'later'";
     assert_eq!(bench.client("short").column(tables).await, ["0"]);
+    node.stop().await.unwrap();
+
+    // The machine fails after promotion, before the server was opened.
+    let node = bench.restored("promoted", &copy, NodeId::new(1)).await;
+    node.recover(&plan, &wal).await.unwrap();
+    let private = Client::at(&bench.path("promoted"));
+    assert_eq!(private.column("SELECT pg_promote()::text").await, ["true"]);
+    assert_eq!(node.status().await.unwrap().state, State::Reached);
+    Postmaster::of(&bench.path("promoted")).unwrap().unwrap().stop(StopMode::Kill).await.unwrap();
+    assert_eq!(node.status().await.unwrap().state, State::Reached);
+    node.recover(&plan, &wal).await.expect("a repeated call does nothing more");
+    node.open(&opening()).await.unwrap();
+    assert_eq!(bench.client("promoted").column(tables).await, ["0"]);
     node.stop().await.unwrap();
 
     let node = bench.restored("unlabelled", &copy, NodeId::new(1)).await;
@@ -168,6 +189,13 @@ async fn a_backup_ends_with_its_session_and_a_pin_does_not() {
     let is_another = |status: &Status| status.state == State::Open && status.life != second.life;
     bench::eventually(async || node.status().await.ok().filter(is_another)).await;
 
+    // A pin that is let go of while the database is down is gone once it is up.
+    source.server.stop(StopMode::Kill).await.unwrap();
+    node.pin("backup-2").await.expect_err("it is down");
+    node.unpin("backup-1").await.unwrap();
+    source.start().await;
+    assert_eq!(node.pins().await.unwrap(), []);
+    node.pin("backup-1").await.unwrap();
     node.unpin("backup-1").await.unwrap();
     node.unpin("backup-1").await.expect("one that is not there is no error");
     assert_eq!(node.pins().await.unwrap(), []);
@@ -220,14 +248,13 @@ async fn what_cannot_be_done_is_refused() {
     let hold = sheetanchor_core::identity::HoldId::new(1);
     assert_eq!(code(node.close(hold).await), Code::NotSupported);
     assert_eq!(code(node.drain(hold).await), Code::NotSupported);
-    assert_eq!(code(node.cut(hold, Default::default(), "x").await), Code::NotSupported);
+    assert_eq!(code(node.cut(hold, Scn::ZERO, "x").await), Code::NotSupported);
     assert_eq!(code(node.release(hold).await), Code::NotSupported);
     assert_eq!(code(node.join(&bench::joining()).await), Code::ConfigInvalid, "wal_level is minimal");
     assert_eq!(code(node.cut_alone(&"x".repeat(64)).await), Code::BadName);
     assert_eq!(code(node.pin("UPPER").await), Code::BadName);
 
-    source.sql("CREATE ROLE modest LOGIN").await;
-    assert!(node.durable_wal(bench::nowhere(), ByteCount::new(1)).await.is_err());
+    assert_eq!(code(node.durable_wal(bench::nowhere(), ByteCount::new(1)).await), Code::OutOfOrder, "another's thread");
     // Another server answers where this node's should: its connection names the wrong one.
     let other = bench.server("other", &[("fsync", "off")]).await;
     let confused = bench.node_at("source", "other", NodeId::new(1));

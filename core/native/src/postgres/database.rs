@@ -1,6 +1,6 @@
 //! One PostgreSQL server as a [`Database`].
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -23,7 +23,7 @@ use super::backup::{self, Backups};
 use super::control::{CONTROL_FILE, system_identifier};
 use super::install::{Account, Install};
 use super::postmaster::{Postmaster, StopMode};
-use super::recovery::{self, Restored, is_private, is_to_recover, private_target};
+use super::recovery::{self, Restored, is_private, private_target};
 use super::session::{Session, down};
 use super::wal::{Place, SegmentSize, read_segment};
 use super::{files, pages, pins};
@@ -37,6 +37,9 @@ const RECORD_NAME_MAX: usize = 63;
 
 /// How many cuts are remembered, for calls that are repeated.
 const CUTS_MAX: usize = 64;
+
+/// How many pins may wait to be dropped.
+const LET_GO_MAX: usize = 256;
 
 /// How long WAL may take to become durable once asked for.
 const FLUSH_WAIT: Duration = Duration::from_secs(30);
@@ -67,6 +70,8 @@ pub struct PostgresDatabase {
     backups: Backups,
     /// The outcome of each cut by its record's name; `None` while, and if, it is not known.
     cuts: Mutex<BTreeMap<String, Option<CutMade>>>,
+    /// Pins that were let go of while no server ran: their slots go as soon as one answers.
+    let_go: Mutex<BTreeSet<String>>,
     scn: AtomicU64,
     checksums: AtomicBool,
 }
@@ -95,6 +100,7 @@ impl PostgresDatabase {
             session: Mutex::new(None),
             backups: Backups::default(),
             cuts: Mutex::new(BTreeMap::new()),
+            let_go: Mutex::new(BTreeSet::new()),
             scn: AtomicU64::new(0),
             checksums: AtomicBool::new(false),
         })
@@ -162,8 +168,28 @@ impl PostgresDatabase {
             return Ok(session.clone());
         }
         let session = Arc::new(self.open_session().await?);
+        self.drop_let_go(&session).await?;
         *shared = Some(session.clone());
         Ok(session)
+    }
+
+    async fn let_go_later(&self, name: &str) -> Result<()> {
+        pins::slot(name)?;
+        let mut let_go = self.let_go.lock().await;
+        if let_go.len() >= LET_GO_MAX {
+            return Err(down(format!("{LET_GO_MAX} pins wait to be dropped")));
+        }
+        let_go.insert(name.to_owned());
+        Ok(())
+    }
+
+    async fn drop_let_go(&self, session: &Session) -> Result<()> {
+        let mut let_go = self.let_go.lock().await;
+        while let Some(name) = let_go.first() {
+            pins::unpin(session, name).await?;
+            let_go.pop_first();
+        }
+        Ok(())
     }
 
     /// The version that made the data folder: `15`.
@@ -195,9 +221,20 @@ impl PostgresDatabase {
             return Ok(self.status_of(State::Down, Lsn::new(0)));
         };
         let Some(seen) = recovery::look(&session).await? else { return Ok(self.status_of(State::Down, Lsn::new(0))) };
-        let cut = Restored::read(self.data())?.map(|restored| restored.until);
-        let reached = !seen.in_recovery || (seen.paused && cut == Some(seen.replayed));
-        Ok(self.status_of(if reached { State::Reached } else { State::Down }, seen.replayed))
+        let restored = Restored::read(self.data())?;
+        let at_cut = |restored: &Restored| {
+            if seen.in_recovery { seen.paused && restored.until == seen.replayed } else { restored.reached }
+        };
+        match restored.filter(at_cut) {
+            Some(restored) => Ok(self.reached_status(&restored)),
+            None => Ok(self.status_of(State::Down, seen.replayed)),
+        }
+    }
+
+    fn reached_status(&self, restored: &Restored) -> Status {
+        let mut status = self.status_of(State::Reached, restored.until);
+        status.end.timeline = restored.timeline;
+        status
     }
 
     async fn open_status(&self) -> Result<Status> {
@@ -260,10 +297,9 @@ impl Database for PostgresDatabase {
             Some(_) => self.open_status().await,
             None if self.major()?.is_none() => Ok(self.status_of(State::Empty, Lsn::new(0))),
             None => {
-                // Promoted, and cut off before it was opened.
-                let restored = Restored::read(self.data())?.filter(|_| !is_to_recover(self.data()));
-                Ok(match restored {
-                    Some(restored) => self.status_of(State::Reached, restored.until),
+                // It stood at its cut, and was cut off before it was opened.
+                Ok(match Restored::read(self.data())?.filter(|restored| restored.reached) {
+                    Some(restored) => self.reached_status(&restored),
                     None => self.status_of(State::Down, Lsn::new(0)),
                 })
             }
@@ -308,11 +344,14 @@ impl Database for PostgresDatabase {
     }
 
     async fn unpin(&self, name: &str) -> Result<()> {
-        if Postmaster::of(self.data())?.is_none() {
-            // A database that does not run keeps its slots on disk; they go when it runs again.
-            return Err(down("it does not run, and its slots can be dropped only when it does"));
-        }
-        pins::unpin(&*self.session().await?, name).await
+        let session = match self.session().await {
+            // A database that does not run keeps its slots on disk.
+            Err(error) if error.refusal().is_some_and(|refusal| refusal.code == Code::DatabaseDown) => {
+                return self.let_go_later(name).await;
+            }
+            session => session?,
+        };
+        pins::unpin(&session, name).await
     }
 
     async fn pins(&self) -> Result<Vec<Pin>> {

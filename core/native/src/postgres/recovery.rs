@@ -12,7 +12,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use sheetanchor_core::error::{Error, Fault, FaultKind, Result};
-use sheetanchor_core::identity::ThreadId;
+use sheetanchor_core::identity::{ThreadId, TimelineId};
 use sheetanchor_core::position::Lsn;
 use sheetanchor_core::refusal::{Code, Refusal};
 use sheetanchor_engine::database::{Recovery, ThreadRange, WalSource};
@@ -30,6 +30,9 @@ use crate::faults::{blocking, fault};
 
 /// Says, while it is there, that the folder was restored and not opened yet: the record's name and the cut.
 const MARKER: &str = "sheetanchor.restore";
+
+/// The marker's word for a recovery that has stood at its cut.
+const REACHED: &str = "reached";
 
 /// Who may connect before the folder is opened.
 const ACCESS: &str = "sheetanchor.hba";
@@ -56,8 +59,12 @@ const OPEN_WAIT: Duration = Duration::from_mins(5);
 pub(super) struct Restored {
     /// The name of the record to end at.
     pub record: String,
+    /// The timeline of the cut.
+    pub timeline: TimelineId,
     /// The cut.
     pub until: Lsn,
+    /// Whether recovery has stood exactly there once. It will again: all that it needs is in the folder, and durable.
+    pub reached: bool,
 }
 
 impl Restored {
@@ -72,19 +79,33 @@ impl Restored {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(fault(format!("read {path}"), &error).into()),
         };
-        let parsed = text.split_once('\n').and_then(|(record, until)| {
-            Some(Self { record: record.to_owned(), until: until.strip_suffix('\n')?.parse().ok()? })
-        });
-        parsed.map(Some).ok_or_else(|| Refusal::new(Code::RecoveryFailed, format!("{path} is not understood")).into())
+        let understood = Self::parse(&text).map(Some);
+        understood.ok_or_else(|| Refusal::new(Code::RecoveryFailed, format!("{path} is not understood")).into())
+    }
+
+    fn parse(text: &str) -> Option<Self> {
+        let mut lines = text.lines();
+        let restored = Self {
+            record: lines.next()?.to_owned(),
+            timeline: TimelineId::new(lines.next()?.parse().ok()?),
+            until: lines.next()?.parse().ok()?,
+            reached: lines.next()? == REACHED,
+        };
+        (restored.text() == text).then_some(restored)
     }
 
     fn text(&self) -> String {
-        format!("{}\n{}\n", self.record, self.until)
+        let phase = if self.reached { REACHED } else { "recovering" };
+        format!("{}\n{}\n{}\n{phase}\n", self.record, self.timeline, self.until)
+    }
+
+    fn is_same_cut(&self, other: &Self) -> bool {
+        (&self.record, self.timeline, self.until) == (&other.record, other.timeline, other.until)
     }
 }
 
 /// Whether recovery has yet to come to its end: promotion takes this file away.
-pub(super) fn is_to_recover(data: &str) -> bool {
+fn is_to_recover(data: &str) -> bool {
     Path::new(&format!("{data}/{SIGNAL}")).exists()
 }
 
@@ -117,28 +138,29 @@ pub(super) fn private_target(target: &Config, data: &str) -> Config {
 pub(super) async fn recover(database: &PostgresDatabase, recovery: &Recovery, wal: &dyn WalSource) -> Result<()> {
     let data = database.data();
     let range = range_of(database, recovery)?;
-    let wanted = Restored { record: recovery.record.clone(), until: range.until };
+    let wanted =
+        Restored { record: recovery.record.clone(), timeline: range.timeline, until: range.until, reached: false };
     let marker = Restored::read(data)?;
-    if let Some(other) = marker.as_ref().filter(|marker| **marker != wanted) {
-        let message =
-            format!("{data} is at {} of {}, not {} of {}", other.until, other.record, range.until, recovery.record);
-        return Err(Refusal::new(Code::OutOfOrder, message).into());
+    if let Some(other) = marker.as_ref().filter(|marker| !marker.is_same_cut(&wanted)) {
+        let (stands, asked) =
+            (format!("{} of {}", other.until, other.record), format!("{} of {}", range.until, recovery.record));
+        return Err(Refusal::new(Code::OutOfOrder, format!("{data} is at {stands}, not {asked}")).into());
+    }
+    if let Some(marker) = marker.as_ref().filter(|_| !is_to_recover(data)) {
+        return if marker.reached { Ok(()) } else { Err(opened_itself(database, &wanted)) };
     }
     let child = match Postmaster::of(data)? {
-        Some(postmaster) if is_private(&postmaster, data)? => {
-            if marker.is_none() {
-                return Err(Refusal::new(Code::OutOfOrder, format!("{data} is being opened")).into());
-            }
-            None
-        }
+        Some(postmaster) if is_private(&postmaster, data)? => None,
         Some(_) => return Err(Refusal::new(Code::OutOfOrder, format!("a server runs in {data}")).into()),
-        None if marker.is_some() && !is_to_recover(data) => return Ok(()),
-        None => Some(start(database, &range, &wanted, marker.is_some(), wal).await?),
+        None => {
+            stage(database, &range, &wanted, marker.is_some(), wal).await?;
+            Some(start(database, &wanted).await?)
+        }
     };
     wait_reached(database, &wanted, child).await
 }
 
-/// Opens what [`recover`] has reached; carries on where an earlier call was cut off.
+/// Opens what [`recover`] has reached; carries on where an earlier call, or the machine, was cut off.
 ///
 /// # Errors
 /// `SA209` if nothing was recovered there, `SA403` if it is not at its cut, `SA408` if the server ends.
@@ -150,6 +172,14 @@ pub(super) async fn open(database: &PostgresDatabase) -> Result<()> {
             None => Err(Refusal::new(Code::OutOfOrder, format!("nothing was recovered in {data}")).into()),
         };
     };
+    if !restored.reached {
+        let message = format!("{data} has not recovered to {} yet", restored.until);
+        return Err(Refusal::new(Code::OutOfOrder, message).into());
+    }
+    if Postmaster::of(data)?.is_none() && is_to_recover(data) {
+        let child = start(database, &restored).await?;
+        wait_reached(database, &restored, Some(child)).await?;
+    }
     if let Some(postmaster) = Postmaster::of(data)?
         && is_private(&postmaster, data)?
     {
@@ -158,11 +188,6 @@ pub(super) async fn open(database: &PostgresDatabase) -> Result<()> {
     }
     let child = match Postmaster::of(data)? {
         Some(_) => None,
-        None if is_to_recover(data) => {
-            return Err(
-                Refusal::new(Code::OutOfOrder, format!("{data} has not recovered to {} yet", restored.until)).into()
-            );
-        }
         None => Some(start_open(database).await?),
     };
     wait_open(database, child).await?;
@@ -183,13 +208,14 @@ fn range_of(database: &PostgresDatabase, recovery: &Recovery) -> Result<ThreadRa
     Ok(*range)
 }
 
-async fn start(
+/// Makes the staged folder ready for recovery.
+async fn stage(
     database: &PostgresDatabase,
     range: &ThreadRange,
     wanted: &Restored,
     resumed: bool,
     wal: &dyn WalSource,
-) -> Result<Child> {
+) -> Result<()> {
     let data = database.data();
     if data.len().saturating_add("/.s.PGSQL.5432".len()) > SOCKET_PATH_MAX {
         let message = format!("the path {data} is too long: a Unix socket in it must fit into {SOCKET_PATH_MAX} bytes");
@@ -200,14 +226,21 @@ async fn start(
     if !resumed && !Path::new(&format!("{data}/backup_label")).exists() {
         return Err(Refusal::new(Code::RecoveryFailed, format!("there is no backup_label in {data}")).into());
     }
-    let install = database.install().await?;
-    let account = database.account().await?;
+    let (install, account) = (database.install().await?, database.account().await?);
     let control = Control::read(&install, data).await?;
     place_wal(database, &control, range, wal).await?;
     let (folder, marker) = (data.to_owned(), wanted.clone());
     blocking(move || prepare(&folder, &marker, account).map_err(|error| fault(format!("prepare {folder}"), &error)))
         .await?;
-    let settings = recovery_settings(data, &control, range, &wanted.record);
+    Ok(())
+}
+
+/// Starts the server that recovers a folder which is ready for it.
+async fn start(database: &PostgresDatabase, wanted: &Restored) -> Result<Child> {
+    let data = database.data();
+    let (install, account) = (database.install().await?, database.account().await?);
+    let control = Control::read(&install, data).await?;
+    let settings = recovery_settings(data, &control, wanted);
     Launch { install: &install, account, data, log: database.log(), settings: &settings }.start()
 }
 
@@ -275,23 +308,32 @@ fn write_segment(path: &str, bytes: &[u8]) -> io::Result<()> {
 /// Makes a staged folder one that a server takes. The marker comes after the signal: a folder with the marker and without
 /// the signal is one that has been promoted.
 fn prepare(data: &str, marker: &Restored, account: Option<Account>) -> io::Result<()> {
-    let write = |name: &str, text: &str| -> io::Result<()> {
-        let path = format!("{data}/{name}");
-        let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path)?;
-        file.write_all(text.as_bytes())?;
-        file.sync_all()
-    };
     let sync = || File::open(data)?.sync_all();
-    write(ACCESS, "local all all trust\n")?;
-    write(SIGNAL, "")?;
+    write_synced(&format!("{data}/{ACCESS}"), "local all all trust\n")?;
+    write_synced(&format!("{data}/{SIGNAL}"), "")?;
     sync()?;
-    write(MARKER, &marker.text())?;
+    write_marker(data, marker, account)?;
     fs::set_permissions(data, fs::Permissions::from_mode(0o700))?;
     if let Some(account) = account {
         hand_over(Path::new(data), account)?;
     }
     File::open(format!("{data}/pg_wal"))?.sync_all()?;
     sync()
+}
+
+fn write_synced(path: &str, text: &str) -> io::Result<()> {
+    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path)?;
+    file.write_all(text.as_bytes())?;
+    file.sync_all()
+}
+
+fn write_marker(data: &str, marker: &Restored, account: Option<Account>) -> io::Result<()> {
+    let (path, new) = (format!("{data}/{MARKER}"), format!("{data}/{MARKER}.new"));
+    write_synced(&new, &marker.text())?;
+    if let Some(account) = account {
+        lchown(&new, Some(account.uid), Some(account.gid))?;
+    }
+    fs::rename(new, path)
 }
 
 /// Gives a folder and all in it to `account`.
@@ -311,7 +353,7 @@ fn hand_over(folder: &Path, account: Account) -> io::Result<()> {
 }
 
 /// What a recovering server is told, whatever its configuration files say.
-fn recovery_settings(data: &str, control: &Control, range: &ThreadRange, record: &str) -> Vec<(&'static str, String)> {
+fn recovery_settings(data: &str, control: &Control, wanted: &Restored) -> Vec<(&'static str, String)> {
     // Not where the configuration says: a live server may have its own there.
     let external_pid = format!("{data}/sheetanchor.pid");
     let mut settings: Vec<(&'static str, String)> = [
@@ -340,7 +382,7 @@ fn recovery_settings(data: &str, control: &Control, range: &ThreadRange, record:
         ("recovery_target_time", ""),
         ("recovery_target_xid", ""),
         ("recovery_target_action", "pause"),
-        ("recovery_target_name", record),
+        ("recovery_target_name", wanted.record.as_str()),
     ]
     .map(|(name, value)| (name, value.to_owned()))
     .into();
@@ -348,7 +390,7 @@ fn recovery_settings(data: &str, control: &Control, range: &ThreadRange, record:
     settings.push(("port", PRIVATE_PORT.to_string()));
     settings.push(("hba_file", format!("{data}/{ACCESS}")));
     // Never `latest`: a later timeline's history may lie in the archive.
-    settings.push(("recovery_target_timeline", range.timeline.to_string()));
+    settings.push(("recovery_target_timeline", wanted.timeline.to_string()));
     settings.extend(control.settings.iter().cloned());
     settings
 }
@@ -369,7 +411,10 @@ async fn wait_reached(database: &PostgresDatabase, wanted: &Restored, mut child:
         }
         if let Some(open) = &session {
             match look(open).await {
-                Ok(Some(seen)) if seen.paused || !seen.in_recovery => return judge(database, wanted, &seen).await,
+                Ok(Some(seen)) if seen.paused || !seen.in_recovery => {
+                    judge(database, wanted, &seen).await?;
+                    return mark_reached(database, wanted).await;
+                }
                 Ok(Some(seen)) if progress.1 != Some(seen.replayed) => progress = (Instant::now(), Some(seen.replayed)),
                 Ok(_) => {}
                 Err(error) => {
@@ -412,10 +457,29 @@ async fn judge(database: &PostgresDatabase, wanted: &Restored, seen: &Seen) -> R
         return Ok(());
     }
     database.stop_server(StopMode::Immediate).await?;
-    let how = if seen.in_recovery { "stopped" } else { "ended and opened the database by itself" };
+    if !seen.in_recovery {
+        return Err(opened_itself(database, wanted));
+    }
     let message =
-        format!("recovery {how} at {}, not at {}; its log is {}", seen.replayed, wanted.until, database.log());
+        format!("recovery stopped at {}, not at {}; its log is {}", seen.replayed, wanted.until, database.log());
     Err(Refusal::new(Code::CutMissed, message).into())
+}
+
+/// A server that could not let anybody connect when it came to its target has promoted itself instead of waiting.
+fn opened_itself(database: &PostgresDatabase, wanted: &Restored) -> Error {
+    let seen = format!("{} opened itself on its way to {}", database.data(), wanted.until);
+    Refusal::new(Code::CutMissed, format!("{seen}; its log is {}", database.log())).into()
+}
+
+/// Notes that recovery stands at the cut, durably.
+async fn mark_reached(database: &PostgresDatabase, wanted: &Restored) -> Result<()> {
+    let (data, account) = (database.data().to_owned(), database.account().await?);
+    let marker = Restored { reached: true, ..wanted.clone() };
+    let write = move || {
+        let done = write_marker(&data, &marker, account).and_then(|()| File::open(&data)?.sync_all());
+        done.map_err(|error| fault(format!("write {data}/{MARKER}"), &error))
+    };
+    Ok(blocking(write).await?)
 }
 
 /// Refuses if the server has ended.
@@ -518,4 +582,29 @@ fn forget(data: &str) -> Result<()> {
     }
     let sync = File::open(data).and_then(|folder| folder.sync_all());
     sync.map_err(|error| crate::faults::sync_fault(format!("sync {data}"), &error).into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_marker_reads_back_and_a_strange_one_does_not() {
+        let marker = Restored {
+            record: "point-0190f3a2c4d5-9f31a2b7".to_owned(),
+            timeline: TimelineId::new(2),
+            until: "1/16B3748".parse().unwrap(),
+            reached: true,
+        };
+        assert_eq!(Restored::parse(&marker.text()), Some(marker.clone()));
+        let text = marker.text();
+        for bad in ["", "a\n", &text[..text.len() - 1], &text.replace("reached", "Reached"), &format!("{text}x")] {
+            assert_eq!(Restored::parse(bad), None, "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_folder_with_a_comma_is_one_folder() {
+        assert_eq!(quoted_folder("/srv/a, \"b\""), "\"/srv/a, \"\"b\"\"\"");
+    }
 }

@@ -8,7 +8,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use sheetanchor_core::error::Result;
-use sheetanchor_core::identity::{ByteCount, ClusterId, Incarnation, NodeId, ThreadId};
+use sheetanchor_core::identity::{ByteCount, ClusterId, Incarnation, NodeId, ThreadId, TimelineId};
 use sheetanchor_core::position::{Lsn, Position};
 use sheetanchor_core::refusal::Code;
 use sheetanchor_core::scn::Scn;
@@ -198,6 +198,10 @@ pub struct Client {
 }
 
 impl Client {
+    pub fn at(socket_folder: &str) -> Self {
+        Self { connection: format!("host={socket_folder} port={PORT} user=postgres dbname=postgres") }
+    }
+
     pub async fn sql(&self, sql: &str) {
         let (client, connection) = tokio_postgres::connect(&self.connection, tokio_postgres::NoTls).await.unwrap();
         let driver = tokio::spawn(connection);
@@ -320,7 +324,7 @@ pub fn number(text: &str) -> i64 {
 }
 
 pub fn nowhere() -> Position {
-    Position { thread: ThreadId::new(9), timeline: Default::default(), lsn: Lsn::new(0) }
+    Position { thread: ThreadId::new(9), timeline: TimelineId::new(1), lsn: Lsn::new(0) }
 }
 
 pub fn joining() -> Joining {

@@ -1,0 +1,259 @@
+//! Recovery of staged files to a cut: all threads' records, merged, as one unit; and opening what was reached.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use sheetanchor_core::error::Result;
+use sheetanchor_core::identity::{NodeId, ThreadId};
+use sheetanchor_core::merge::{Merge, Step};
+use sheetanchor_core::position::Lsn;
+use sheetanchor_core::refusal::{Code, Refusal};
+use sheetanchor_core::scn::Scn;
+use sheetanchor_engine::database::{Opening, Recovery, ThreadRange, WalSource};
+use sheetanchor_engine::env::{DiskFile, DiskLock, OpenMode};
+
+use crate::control::{Control, NodeControl, Phase, load, seal};
+use crate::create::write_node;
+use crate::fields;
+use crate::layout::PageNo;
+use crate::node::Shared;
+use crate::page::{PAGE_BYTES, Page};
+use crate::record::{Body, Found, Record};
+use crate::redo::{Recovered, lock, write_changed};
+
+/// Pages kept in memory during recovery.
+const PAGES_MAX: usize = 4096;
+
+/// Recovers what was staged to the cut, exactly. Repeating it, after a crash in the middle too, is safe: each page takes
+/// only changes that it does not have.
+///
+/// # Errors
+/// `SA403`, `SA404`, `SA405`, `SA408`, `SA504`; `SA209` if a node of the folder was opened.
+pub(crate) async fn recover(shared: &Shared, recovery: &Recovery, wal: &dyn WalSource) -> Result<()> {
+    let _turn = shared.changing.lock().await;
+    let Some(control) = shared.control().await? else {
+        return Err(Refusal::new(Code::DatabaseDown, format!("nothing is staged in {}", shared.folder.data())).into());
+    };
+    let threads: Vec<ThreadId> = control.nodes.iter().map(|node| ThreadId::of(*node)).collect();
+    if !threads.iter().eq(recovery.threads.keys()) {
+        let message = format!("the database has threads {threads:?}, the recovery {:?}", recovery.threads.keys());
+        return Err(Refusal::new(Code::RecoveryFailed, message).into());
+    }
+    let _locks = lock_all(shared, &control).await?;
+    let file = shared.env.disk.open(&shared.folder.pages(), OpenMode::Write).await?;
+    let records = replay(&*file, recovery, wal).await?;
+    check_all(&*file, recovery.scn).await?;
+    file.sync().await?;
+    for (thread, range) in &recovery.threads {
+        write_reached(shared, &control, NodeId::new(thread.get()), range, recovery.scn).await?;
+    }
+    shared.env.disk.sync_dir(&shared.folder.nodes()).await?;
+    shared.env.disk.sync_dir(shared.folder.data()).await?;
+    tracing::info!(target: "sheetanchor::refdb", node = %shared.config.node, cut = %recovery.scn, records, "recovered");
+    Ok(())
+}
+
+/// Proves that no life of any node uses the folder, and that none was opened there.
+async fn lock_all(shared: &Shared, control: &Control) -> Result<Vec<Box<dyn DiskLock>>> {
+    let (disk, folder) = (&*shared.env.disk, &shared.folder);
+    let mut locks = Vec::new();
+    for node in &control.nodes {
+        disk.create_folder(&folder.node(*node)).await?;
+        locks.push(lock(&shared.env, folder, *node).await?);
+        let own = load::<NodeControl>(disk, &folder.node_control(*node)).await?;
+        if own.is_some_and(|own| own.phase == Phase::Open) {
+            let message = format!("node {node} was opened in {}: it is not to be recovered again", folder.data());
+            return Err(Refusal::new(Code::OutOfOrder, message).into());
+        }
+    }
+    Ok(locks)
+}
+
+/// Applies all records up to the cut; answers how many there were.
+async fn replay(file: &dyn DiskFile, recovery: &Recovery, wal: &dyn WalSource) -> Result<u64> {
+    let mut merge = Merge::new(recovery.scn, recovery.threads.keys().copied());
+    let mut readers: BTreeMap<ThreadId, Reader> =
+        recovery.threads.iter().map(|(thread, range)| (*thread, Reader::new(*thread, range.start))).collect();
+    let mut pages: BTreeMap<PageNo, Recovered> = BTreeMap::new();
+    let mut records = 0;
+    loop {
+        match merge.step() {
+            Step::Feed(thread) => {
+                let next = match readers.get_mut(&thread) {
+                    Some(reader) => reader.next(wal).await?,
+                    None => None,
+                };
+                match next {
+                    Some((record, until)) => merge.feed(thread, record.scn, record.lsn, until, (record, until))?,
+                    None => merge.ended(thread)?,
+                }
+            }
+            Step::Apply { thread, scn, record: (record, until) } => {
+                check_inside(recovery, thread, scn, until)?;
+                records += 1;
+                let Body::Changed { page, .. } = &record.body else { continue };
+                if !pages.contains_key(page) {
+                    if pages.len() >= PAGES_MAX {
+                        make_room(file, &mut pages).await?;
+                    }
+                    pages.insert(*page, Recovered::read(file, *page).await?);
+                }
+                if let Some(recovered) = pages.get_mut(page) {
+                    recovered.take(*page, &record, recovery.begun_scn)?;
+                }
+            }
+            Step::Reached => break,
+        }
+    }
+    if let Some((page, _)) = pages.iter().find(|(_, recovered)| recovered.chain.is_torn()) {
+        return Err(Refusal::new(Code::RecoveryFailed, format!("{page} is torn and no image mends it")).into());
+    }
+    write_changed(file, &mut pages).await?;
+    Ok(records)
+}
+
+/// Writes pages out, but for those that were torn: until all of their changes are there, the file must go on showing
+/// it, in case this recovery is cut short and starts over.
+async fn make_room(file: &dyn DiskFile, pages: &mut BTreeMap<PageNo, Recovered>) -> Result<()> {
+    let (torn, mut sound) = core::mem::take(pages).into_iter().partition(|(_, recovered)| recovered.chain.was_torn());
+    *pages = torn;
+    write_changed(file, &mut sound).await?;
+    Ok(())
+}
+
+/// A record at or below the cut's SCN lies before the cut's position in its thread: two ways of saying the same.
+fn check_inside(recovery: &Recovery, thread: ThreadId, scn: Scn, until: Lsn) -> Result<(), Refusal> {
+    match recovery.threads.get(&thread) {
+        Some(range) if until <= range.until => Ok(()),
+        Some(range) => {
+            let message =
+                format!("thread {thread}: a record stamped {scn} ends at {until}, the cut is at {}", range.until);
+            Err(Refusal::new(Code::CutMissed, message))
+        }
+        None => Err(Refusal::new(Code::CutMissed, format!("thread {thread} is not recovered"))),
+    }
+}
+
+/// Reads the whole file once more: every page is sound, and none is beyond the cut.
+async fn check_all(file: &dyn DiskFile, cut: Scn) -> Result<()> {
+    const CHUNK_PAGES: u64 = 64;
+    let length = file.length().await?.get();
+    let page_bytes = fields::count(PAGE_BYTES);
+    for first in (0..length.div_ceil(page_bytes)).step_by(fields::length(CHUNK_PAGES)) {
+        let bytes = file.read_at(Page::offset(PageNo::new(first)), PAGE_BYTES * fields::length(CHUNK_PAGES)).await?;
+        for (number, bytes) in (first..).map(PageNo::new).zip(bytes.chunks(PAGE_BYTES)) {
+            let torn = |_| Refusal::new(Code::RecoveryFailed, format!("{number} fails its checksum after recovery"));
+            let version = Page::decode(number, bytes).map_err(torn)?.version;
+            if version > cut {
+                let message = format!("{number} is at {version}, beyond the cut {cut}");
+                return Err(Refusal::new(Code::CutMissed, message).into());
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Writes a node's control file: it has reached the cut, and its thread goes on there.
+async fn write_reached(shared: &Shared, control: &Control, node: NodeId, range: &ThreadRange, cut: Scn) -> Result<()> {
+    let (disk, folder) = (&*shared.env.disk, &shared.folder);
+    let own = NodeControl {
+        cluster: control.cluster,
+        node,
+        incarnation: control.incarnation,
+        life: 0,
+        start: range.until,
+        redo: range.until,
+        durable: range.until,
+        ceiling: cut,
+        offset_ms: 0,
+        phase: Phase::Reached(cut),
+    };
+    disk.replace(&folder.node_control(node), seal(&own)).await?;
+    Ok(())
+}
+
+/// One thread's records, piece by piece.
+struct Reader {
+    thread: ThreadId,
+    /// Where the next record starts.
+    at: Lsn,
+    /// Bytes from there on.
+    bytes: VecDeque<u8>,
+}
+
+impl Reader {
+    fn new(thread: ThreadId, start: Lsn) -> Self {
+        Self { thread, at: start, bytes: VecDeque::new() }
+    }
+
+    /// The next record and its end; `None` past the last piece.
+    async fn next(&mut self, wal: &dyn WalSource) -> Result<Option<(Record, Lsn)>> {
+        if self.bytes.is_empty() {
+            let Some(piece) = wal.piece(self.thread, self.at).await? else { return Ok(None) };
+            let whole = piece.until.bytes_since(piece.from.lsn) == Some(fields::count(piece.bytes.len()));
+            if piece.from.lsn != self.at || !whole || piece.bytes.is_empty() {
+                let message =
+                    format!("thread {}: {piece:?} does not start at {} or is not whole", self.thread, self.at);
+                return Err(Refusal::new(Code::WalDamaged, message).into());
+            }
+            self.bytes = piece.bytes.into();
+        }
+        match Record::read(self.bytes.make_contiguous(), self.at) {
+            Found::Record(record, until) => {
+                let length = fields::length(until.bytes_since(self.at).unwrap_or(0));
+                self.bytes.drain(..length);
+                self.at = until;
+                Ok(Some((record, until)))
+            }
+            Found::Short | Found::Bad => {
+                let message = format!("thread {}: there is no record at {}", self.thread, self.at);
+                Err(Refusal::new(Code::WalDamaged, message).into())
+            }
+        }
+    }
+}
+
+/// Opens what was reached, as a new incarnation.
+///
+/// # Errors
+/// `SA105` for other nodes, `SA108` if it was opened as another incarnation, `SA209` if it was not recovered.
+pub(crate) async fn open(shared: &Shared, opening: &Opening) -> Result<()> {
+    let _turn = shared.changing.lock().await;
+    let (Some(control), Some(own)) = (shared.control().await?, shared.node_control().await?) else {
+        return Err(Refusal::new(Code::OutOfOrder, "there is nothing that was recovered").into());
+    };
+    if control.nodes != opening.nodes || shared.config.nodes() != opening.nodes {
+        let message = format!("the database has nodes {:?}, the incarnation {:?}", control.nodes, opening.nodes);
+        return Err(Refusal::new(Code::OtherMembership, message).into());
+    }
+    match own.phase {
+        Phase::Open if own.incarnation == opening.incarnation && own.cluster == opening.cluster => {}
+        Phase::Open => {
+            let message =
+                format!("the node was opened in incarnation {}, not {}", own.incarnation, opening.incarnation);
+            return Err(Refusal::new(Code::OtherIncarnation, message).into());
+        }
+        Phase::Reached(_) => open_reached(shared, &control, &own, opening).await?,
+    }
+    shared.serve_unless_open().await
+}
+
+async fn open_reached(shared: &Shared, control: &Control, own: &NodeControl, opening: &Opening) -> Result<()> {
+    let (disk, folder) = (&*shared.env.disk, &shared.folder);
+    let next = Control { cluster: opening.cluster, incarnation: opening.incarnation, ..control.clone() };
+    if next != *control {
+        // Each node writes the same bytes; each under a temporary name of its own, as they may do so at once.
+        let temporary = format!("{}.{}", folder.control(), shared.config.node);
+        disk.replace(&temporary, seal(&next)).await?;
+        disk.rename(&temporary, &folder.control()).await?;
+        disk.sync_dir(folder.data()).await?;
+    }
+    let opened = NodeControl {
+        cluster: opening.cluster,
+        incarnation: opening.incarnation,
+        ceiling: opening.scn_floor.max(own.ceiling),
+        offset_ms: opening.scn_offset_ms,
+        phase: Phase::Open,
+        ..own.clone()
+    };
+    write_node(shared, &opened).await
+}

@@ -1,0 +1,266 @@
+//! What lies in the repository: each object's one spelling is a golden file, and no flipped byte passes.
+#![allow(
+    clippy::expect_used,
+    clippy::items_after_statements,
+    clippy::needless_pass_by_value,
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::unwrap_used,
+    clippy::wildcard_enum_match_arm,
+    reason = "tests may be blunt"
+)]
+
+use std::collections::BTreeMap;
+
+use sheetanchor_core::format::catalog::{
+    Abort, Branch, Cluster, Cut, Ending, Guarantee, IncarnationObject, IncarnationState, Members, Method, NameClaim,
+    Opened, Outcome, Point, Registered, Seal, Term, ThreadCut,
+};
+use sheetanchor_core::format::files::{Chunk, FileContent, FileEntry, FileList};
+use sheetanchor_core::format::manifest::{ListRef, Manifest, Plan, ThreadPlan, ThreadSpan, Unit};
+use sheetanchor_core::format::wal::{self, WalHeader};
+use sheetanchor_core::format::{self, Object};
+use sheetanchor_core::identity::{
+    ByteCount, ClusterId, ContentHash, Epoch, Incarnation, Membership, NodeId, Nonce, OperationId, OperationKind,
+    ThreadId, TimelineId,
+};
+use sheetanchor_core::position::Lsn;
+use sheetanchor_core::refusal::Code;
+use sheetanchor_core::scn::Scn;
+use sheetanchor_core::time::WallMillis;
+use sheetanchor_snapshots::assert_snapshot;
+
+const STARTED_MS: u64 = 0x0190_f3a2_c4d5;
+
+fn id(kind: OperationKind) -> OperationId {
+    OperationId::new(kind, STARTED_MS, 0x9f31_a2b7)
+}
+
+fn cut() -> Cut {
+    let thread =
+        |until| ThreadCut { proof: Lsn::new(until + 40), timeline: TimelineId::new(1), until: Lsn::new(until) };
+    Cut {
+        record: format!("sa-{}", id(OperationKind::Point)),
+        scn: Scn::at(WallMillis::new(STARTED_MS)),
+        threads: BTreeMap::from([(ThreadId::new(1), thread(0x1_0000_2000)), (ThreadId::new(2), thread(0x3000))]),
+    }
+}
+
+fn unit() -> Unit {
+    let hash = ContentHash::of(b"list");
+    Unit {
+        bytes: ByteCount::new(81_920),
+        entries: 3,
+        lists: vec![ListRef { hash, key: format!("files/{}-1-{hash}", id(OperationKind::Backup)) }],
+        stored: ByteCount::new(4_096),
+    }
+}
+
+fn manifest() -> Manifest {
+    let span = |start, stop| ThreadSpan { start: Lsn::new(start), stop: Lsn::new(stop), timeline: TimelineId::new(1) };
+    Manifest {
+        begun_scn: Scn::new(77),
+        cluster: ClusterId::new(0xFEED),
+        cut: cut(),
+        engine: "refdb".into(),
+        guarantee: Guarantee::Atomic,
+        incarnation: Incarnation::new(1),
+        label: Some("nightly".parse().unwrap()),
+        membership: Membership::new(1),
+        method: Method::Fence,
+        nodes: BTreeMap::from([(NodeId::new(1), "a".into()), (NodeId::new(2), "b".into())]),
+        operation: id(OperationKind::Backup),
+        shared: true,
+        started_ms: WallMillis::new(STARTED_MS),
+        threads: BTreeMap::from([
+            (ThreadId::new(1), span(0x1_0000_1000, 0x1_0000_1800)),
+            (ThreadId::new(2), span(0, 0x2800)),
+        ]),
+        units: BTreeMap::from([(NodeId::new(1), unit())]),
+    }
+}
+
+fn plan() -> Plan {
+    let manifest = manifest();
+    let thread = |start| ThreadPlan { pieces: vec!["wal/0000000001/00001/0000000001/0000000000000000".into()], start };
+    Plan {
+        backup: manifest.operation,
+        begun_scn: manifest.begun_scn,
+        cluster: manifest.cluster,
+        cut: manifest.cut,
+        engine: manifest.engine,
+        guarantee: manifest.guarantee,
+        incarnation: manifest.incarnation,
+        membership: manifest.membership,
+        nodes: manifest.nodes,
+        opens: Incarnation::new(2),
+        operation: id(OperationKind::Restore),
+        scn_floor: Scn::new(99),
+        shared: true,
+        target: "name before-migration".into(),
+        threads: BTreeMap::from([(ThreadId::new(1), thread(Lsn::new(0)))]),
+        units: manifest.units,
+    }
+}
+
+fn wal_header() -> WalHeader {
+    WalHeader {
+        from: Lsn::new(0x1000),
+        hash: ContentHash::of(b"wal"),
+        incarnation: Incarnation::new(1),
+        length: ByteCount::new(0x800),
+        scn_last: Some(Scn::new(1 << 20)),
+        stored: ByteCount::new(5),
+        thread: ThreadId::new(1),
+        timeline: TimelineId::new(1),
+        until: Lsn::new(0x1800),
+    }
+}
+
+/// Holds one object to its golden file, and shows that every flipped byte of it is noticed.
+fn check<T: Object + PartialEq + std::fmt::Debug>(name: &str, object: &T) {
+    let bytes = format::write(object);
+    assert_eq!(format::read::<T>(name, &bytes).as_ref(), Ok(object));
+    for at in 0..bytes.len() {
+        for bit in 0..8 {
+            let mut bytes = bytes.clone();
+            bytes[at] ^= 1 << bit;
+            let refusal = format::read::<T>(name, &bytes).expect_err("a flipped bit");
+            assert_eq!(refusal.code, Code::Damaged, "{name}, byte {at}, bit {bit}: {refusal}");
+        }
+        let refusal = format::read::<T>(name, &bytes[..at]).expect_err("a truncated object");
+        assert_eq!(refusal.code, Code::Damaged, "{name}, first {at} bytes: {refusal}");
+    }
+    assert_snapshot!("formats", format!("v0-{name}"), String::from_utf8(bytes).unwrap());
+}
+
+#[test]
+fn the_catalog_has_one_spelling() {
+    let (nonce, membership, incarnation) = (Nonce::new(0xABCD), Membership::new(1), Incarnation::new(1));
+    let started_ms = WallMillis::new(STARTED_MS);
+    check("cluster", &Cluster { created_ms: started_ms, id: ClusterId::new(0xFEED), name: "ledger".into(), nonce });
+    let nodes =
+        BTreeMap::from([(NodeId::new(1), "a".into()), (NodeId::new(10), "c".into()), (NodeId::new(2), "b".into())]);
+    check("members", &Members { engine: "refdb".into(), membership, nodes, nonce, shared: true });
+    let operation = id(OperationKind::Backup);
+    check("registered", &Registered { incarnation, label: None, membership, nonce, operation });
+    check("term", &Term { epoch: Epoch::new(2), nonce, operation });
+    check("name", &NameClaim { name: "before-migration".parse().unwrap(), nonce, operation: id(OperationKind::Point) });
+    let abort = Abort { code: "SA201".into(), message: "node 2 did not answer \"in time\"".into() };
+    check("aborted", &Outcome { nonce, operation, result: Ending::Aborted(abort.clone()) });
+    let seal = Seal {
+        cut: cut(),
+        ended_ms: started_ms,
+        guarantee: Guarantee::Atomic,
+        incarnation,
+        manifest: ContentHash::of(b"manifest"),
+        point: Some(id(OperationKind::Point)),
+    };
+    check("sealed", &Outcome { nonce, operation, result: Ending::Sealed(seal) });
+    let point = Point {
+        cut: cut(),
+        ended_ms: started_ms,
+        guarantee: Guarantee::Causal,
+        incarnation,
+        membership,
+        method: Method::Fence,
+        name: Some("before-migration".parse().unwrap()),
+    };
+    check("published", &Outcome { nonce, operation: id(OperationKind::Point), result: Ending::Published(point) });
+    let opened = Opened {
+        branch: Some(Branch { cut: cut(), parent: incarnation }),
+        membership,
+        opened_ms: started_ms,
+        scn_floor: Scn::new(99),
+        scn_offset_ms: 0,
+    };
+    let restore = Some(id(OperationKind::Restore));
+    let state = IncarnationState::Opened(opened);
+    check("incarnation", &IncarnationObject { incarnation: Incarnation::new(2), nonce, restore, state });
+    let state = IncarnationState::Aborted(abort);
+    check("tombstone", &IncarnationObject { incarnation: Incarnation::new(3), nonce, restore, state });
+}
+
+#[test]
+fn the_manifest_and_the_plan_have_one_spelling() {
+    check("manifest", &manifest());
+    check("plan", &plan());
+}
+
+#[test]
+fn lists_of_files_have_one_spelling() {
+    let chunk = Chunk {
+        hash: ContentHash::of(b"chunk"),
+        length: ByteCount::new(9),
+        offset: 0,
+        pack: 0,
+        stored: ByteCount::new(18),
+    };
+    let entries = vec![
+        FileEntry { content: FileContent::Folder, mode: 0o700, name: "base".into() },
+        FileEntry { content: FileContent::File(vec![chunk]), mode: 0o600, name: "base/1".into() },
+        FileEntry { content: FileContent::Link("../elsewhere".into()), mode: 0o777, name: "base/l".into() },
+    ];
+    check("files", &FileList { entries, packs: vec!["packs/x-1-0".into()] });
+}
+
+#[test]
+fn a_piece_of_wal_is_whole_or_refused() {
+    check("wal-header", &wal_header());
+    let piece = wal::join(&wal_header(), b"frame");
+    assert_eq!(wal::split("piece", &piece), Ok((wal_header(), &b"frame"[..])));
+    let header_bytes = piece.len() - 5;
+    for at in 0..header_bytes * 8 {
+        let mut piece = piece.clone();
+        piece[at / 8] ^= 1 << (at % 8);
+        assert_eq!(wal::split("piece", &piece).expect_err("a flipped bit").code, Code::WalDamaged, "bit {at}");
+    }
+    for length in 0..piece.len() {
+        assert_eq!(wal::split("piece", &piece[..length]).expect_err("truncated").code, Code::WalDamaged);
+    }
+}
+
+#[test]
+fn a_newer_format_is_told_from_a_damaged_one() {
+    let ours = String::from_utf8(format::write(&wal_header())).unwrap();
+    let body = serde_json::to_value(wal_header()).unwrap();
+    let checksum = ContentHash::of(format!("7 wal {body}").as_bytes());
+    let ours_checksum = ContentHash::of(format!("0 wal {body}").as_bytes());
+    let newer = ours
+        .replace("\"format_version\": 0", "\"format_version\": 7")
+        .replace(&ours_checksum.to_string(), &checksum.to_string());
+    assert_eq!(format::read::<WalHeader>("x", newer.as_bytes()).unwrap_err().code, Code::FormatNewer);
+    let damaged = ours.replace("\"format_version\": 0", "\"format_version\": 7");
+    assert_eq!(format::read::<WalHeader>("x", damaged.as_bytes()).unwrap_err().code, Code::Damaged);
+}
+
+#[test]
+fn one_kind_never_passes_for_another() {
+    let bytes =
+        format::write(&Term { epoch: Epoch::new(1), nonce: Nonce::new(1), operation: id(OperationKind::Backup) });
+    assert_eq!(format::read::<NameClaim>("x", &bytes).unwrap_err().code, Code::Damaged);
+}
+
+#[test]
+fn a_manifest_that_a_restore_could_not_use_is_not_valid() {
+    assert_eq!(manifest().validate(), Ok(()));
+    type Breaks = fn(&mut Manifest);
+    let broken: [(&str, Breaks); 7] = [
+        ("no nodes", |manifest| manifest.nodes.clear()),
+        ("a thread missing", |manifest| manifest.threads.retain(|thread, _| thread.get() != 2)),
+        ("a cut missing", |manifest| manifest.cut.threads.retain(|thread, _| thread.get() != 2)),
+        ("a cut before the stop", |manifest| {
+            manifest.cut.threads.get_mut(&ThreadId::new(2)).unwrap().until = Lsn::new(0x2799);
+        }),
+        ("a cut on another timeline", |manifest| {
+            manifest.cut.threads.get_mut(&ThreadId::new(2)).unwrap().timeline = TimelineId::new(2);
+        }),
+        ("no lists", |manifest| manifest.units.get_mut(&NodeId::new(1)).unwrap().lists.clear()),
+        ("an overstated guarantee", |manifest| manifest.method = Method::Alone),
+    ];
+    for (what, breaks) in broken {
+        let mut manifest = manifest();
+        breaks(&mut manifest);
+        assert_eq!(manifest.validate().expect_err(what).code, Code::Damaged, "{what}");
+    }
+}

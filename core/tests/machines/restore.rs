@@ -1,0 +1,115 @@
+//! The restore.
+
+use std::collections::VecDeque;
+
+use sheetanchor_core::error::Result;
+use sheetanchor_core::format::catalog::{Cut, ThreadCut};
+use sheetanchor_core::identity::{ContentHash, Epoch, NodeId, ThreadId, TimelineId};
+use sheetanchor_core::position::Lsn;
+use sheetanchor_core::refusal::{Code, Refusal};
+use sheetanchor_core::request::{Answer, Request};
+use sheetanchor_core::restore::{self, Restore};
+use sheetanchor_core::scn::Scn;
+
+use super::{LIFE, code, ms, nodes, place};
+
+fn restore_order(decided: bool) -> restore::Order {
+    let thread = |node| {
+        let cut = ThreadCut { proof: Lsn::new(70), timeline: TimelineId::new(1), until: Lsn::new(60) };
+        (ThreadId::of(node), cut)
+    };
+    let cut = Cut { record: "sa-x".into(), scn: Scn::new(103), threads: nodes().into_iter().map(thread).collect() };
+    let units = [NodeId::new(1)].into();
+    let plan = ContentHash::of(b"plan");
+    restore::Order { nodes: nodes(), units, plan, cut, decided, limits: restore::Limits::default() }
+}
+
+fn answer_restore(node: NodeId, request: &Request) -> Answer {
+    match request {
+        Request::Enlist { .. } => Answer::Enlisted { life: LIFE, epoch: Epoch::new(1) },
+        Request::Stage { .. } | Request::Recover { .. } | Request::Open { .. } | Request::Discard => Answer::Done,
+        Request::Prove { .. } => Answer::Reached { until: place(node, 60) },
+        other => panic!("asked to {}", other.word()),
+    }
+}
+
+fn run_restore(
+    decided: bool,
+    mut answer: impl FnMut(NodeId, &Request) -> Option<Result<Answer>>,
+    settles: &Result<()>,
+) -> (Vec<String>, Result<()>) {
+    let mut machine = Restore::new(restore_order(decided));
+    let mut done = Vec::new();
+    let mut now = ms(0);
+    let mut effects: VecDeque<restore::Effect> = machine.step(now, restore::Event::Begun).into();
+    loop {
+        let Some(effect) = effects.pop_front() else {
+            now = machine.deadline().expect("a machine that waits has a deadline");
+            effects.extend(machine.step(now, restore::Event::Elapsed));
+            continue;
+        };
+        let event = match effect {
+            restore::Effect::Ask(step, node, request) => {
+                done.push(format!("{} {node}", request.word()));
+                match answer(node, &request) {
+                    Some(answer) => restore::Event::Answered(step, node, answer),
+                    None => continue,
+                }
+            }
+            restore::Effect::Decide => {
+                done.push("decide".into());
+                restore::Event::Settled(settles.clone())
+            }
+            restore::Effect::Abort(_) => {
+                done.push("abort".into());
+                restore::Event::Settled(Ok(()))
+            }
+            restore::Effect::Finish(outcome) => return (done, outcome),
+        };
+        effects.extend(machine.step(now, event));
+    }
+}
+
+#[test]
+fn no_node_opens_before_all_have_proven_the_cut_and_the_incarnation_is_decided() {
+    let (done, outcome) = run_restore(false, |node, request| Some(Ok(answer_restore(node, request))), &Ok(()));
+    assert_eq!(outcome, Ok(()));
+    let wanted =
+        "enlist 1, enlist 2, enlist 3, stage 1, recover 1, prove 1, prove 2, prove 3, decide, open 1, open 2, open 3";
+    assert_eq!(done.join(", "), wanted);
+}
+
+#[test]
+fn a_node_beside_the_cut_ends_the_restore() {
+    for lsn in [59, 61] {
+        let answer = |node: NodeId, request: &Request| match request {
+            Request::Prove { .. } if node == NodeId::new(2) => Some(Ok(Answer::Reached { until: place(node, lsn) })),
+            _ => Some(Ok(answer_restore(node, request))),
+        };
+        let (done, outcome) = run_restore(false, answer, &Ok(()));
+        assert_eq!(code(&outcome), "SA403");
+        assert!(done.contains(&"discard 1".into()) && !done.iter().any(|line| line.starts_with("open")), "{done:?}");
+    }
+}
+
+#[test]
+fn a_restore_that_lost_the_incarnation_opens_nothing() {
+    let taken = Err(Refusal::new(Code::IncarnationTaken, "taken").into());
+    let (done, outcome) = run_restore(false, |node, request| Some(Ok(answer_restore(node, request))), &taken);
+    assert_eq!(code(&outcome), "SA402");
+    assert!(!done.iter().any(|line| line.starts_with("open")));
+    assert_eq!(done.last().unwrap(), "discard 3");
+}
+
+#[test]
+fn after_the_outcome_only_forward() {
+    let answer = |node: NodeId, request: &Request| match request {
+        Request::Open { .. } if node == NodeId::new(2) => None,
+        _ => Some(Ok(answer_restore(node, request))),
+    };
+    for decided in [false, true] {
+        let (done, outcome) = run_restore(decided, answer, &Ok(()));
+        assert_eq!(code(&outcome), "SA201");
+        assert!(!done.iter().any(|line| line.starts_with("discard") || line == "abort"), "{done:?}");
+    }
+}

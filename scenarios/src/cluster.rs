@@ -1,0 +1,145 @@
+//! Who runs where: three nodes, each with its database and its agent in one process, on one shared volume; operators on
+//! hosts of their own; the repository on a second shared volume.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use sheetanchor_core::error::Result;
+use sheetanchor_core::identity::{ByteCount, NodeId};
+use sheetanchor_core::{backup, point, restore};
+use sheetanchor_engine::agent::{self, Agent};
+use sheetanchor_engine::coordinator::{Coordinator, Limits, Setup};
+use sheetanchor_engine::env::{EntryKind, Env, Fault};
+use sheetanchor_engine::folder_bucket::FolderBucket;
+use sheetanchor_refdb::{Config, Node};
+
+/// The nodes' numbers.
+pub const NODES: [u16; 3] = [1, 2, 3];
+
+/// A fence's lease.
+pub const LEASE: Duration = Duration::from_secs(2);
+
+/// A pin's lease.
+pub const PIN_LEASE: Duration = Duration::from_secs(6);
+
+/// The database's folder, on the volume that all nodes share.
+const DATA: &str = "/shared/db";
+/// The repository's folder, on a volume that everybody shares.
+const REPOSITORY: &str = "/repo/ledger";
+/// An agent's folder, on its own disk.
+const STATE: &str = "/state";
+
+/// The host of a node.
+pub fn host(node: u16) -> String {
+    format!("n{node}")
+}
+
+/// Where clients and peers reach a node's database.
+pub fn database_address(node: u16) -> String {
+    format!("n{node}:7100")
+}
+
+fn agent_address(node: u16) -> String {
+    format!("n{node}:7000")
+}
+
+/// The environment of a host, with the folder repository on its simulated disk: that one shows missing syncs.
+pub fn with_repository(env: Env) -> Env {
+    let bucket = FolderBucket::new(env.disk.clone(), env.entropy.clone(), REPOSITORY);
+    Env { bucket: Arc::new(bucket), ..env }
+}
+
+fn database_config(node: u16) -> Config {
+    let mut config = Config::new(NodeId::new(node), database_address(node), DATA);
+    config.peers = NODES
+        .iter()
+        .filter(|peer| **peer != node)
+        .map(|peer| (NodeId::new(*peer), database_address(*peer)))
+        .collect();
+    config.segment_bytes = 8 << 10;
+    config.data_pages = 8;
+    config.checkpoint_interval = Duration::from_millis(400);
+    config
+}
+
+fn agent_config(node: u16) -> agent::Config {
+    let mut config = agent::Config::new(NodeId::new(node), agent_address(node), STATE);
+    config.archive_interval = Duration::from_millis(200);
+    config.archive_piece = ByteCount::new(64 << 10);
+    config.pack = ByteCount::new(64 << 10);
+    config.pin_lease = PIN_LEASE;
+    config
+}
+
+/// One node's process, from its start until it is killed.
+pub async fn run_node(env: Env, node: u16) {
+    let env = with_repository(env);
+    if let Err(error) = serve(env, node).await {
+        // As a process would: it ends with a message, and somebody restarts it or does not.
+        tracing::info!(target: "sheetanchor::node", node, %error, "ended");
+    }
+}
+
+async fn serve(env: Env, node: u16) -> Result<()> {
+    let database = Node::start(env.clone(), database_config(node)).await?;
+    let agent = Agent::load(env, agent_config(node), database).await?;
+    agent.serve().await
+}
+
+/// An operator at a host of its own.
+pub fn operator(env: Env) -> Coordinator {
+    let addresses: BTreeMap<NodeId, String> =
+        NODES.iter().map(|node| (NodeId::new(*node), agent_address(*node))).collect();
+    let limits = Limits {
+        point: point::Limits { lease: LEASE, drain: Duration::from_secs(1), patience: Duration::from_secs(3) },
+        backup: backup::Limits {
+            pin: PIN_LEASE,
+            patience: Duration::from_secs(5),
+            checkpoint: Duration::from_secs(20),
+            capture: Duration::from_secs(60),
+            archive: Duration::from_secs(20),
+        },
+        restore: restore::Limits {
+            patience: Duration::from_secs(20),
+            stage: Duration::from_secs(60),
+            recover: Duration::from_secs(60),
+            open: Duration::from_secs(60),
+        },
+        retry: Duration::from_secs(10),
+    };
+    Coordinator::new(with_repository(env), Setup { name: "ledger".into(), addresses }, limits)
+}
+
+/// Removes everything that a host has of the cluster: its agent's folder, and the database that all share.
+pub async fn wipe(env: Env) -> Result<(), Fault> {
+    for root in [STATE, DATA] {
+        clear(&env, root).await?;
+    }
+    Ok(())
+}
+
+async fn clear(env: &Env, root: &str) -> Result<(), Fault> {
+    let mut waiting = vec![root.to_string()];
+    let mut folders = Vec::new();
+    while let Some(folder) = waiting.pop() {
+        if env.disk.metadata(&folder).await?.is_none() {
+            continue;
+        }
+        for entry in env.disk.list(&folder).await? {
+            let path = format!("{folder}/{}", entry.name);
+            match entry.kind {
+                EntryKind::Folder => waiting.push(path),
+                EntryKind::File | EntryKind::Link | EntryKind::Other => env.disk.remove(&path).await?,
+            }
+        }
+        folders.push(folder);
+    }
+    for folder in folders.iter().skip(1).rev() {
+        env.disk.remove_folder(folder).await?;
+    }
+    match folders.first() {
+        Some(folder) => env.disk.sync_dir(folder).await,
+        None => Ok(()),
+    }
+}

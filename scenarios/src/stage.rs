@@ -1,0 +1,297 @@
+//! The vocabulary of the stories: a domain verb a line.
+
+use std::future::Future;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use sheetanchor_core::error::Result as Outcome;
+use sheetanchor_core::format::catalog::{Method, Point};
+use sheetanchor_core::identity::{OperationId, PointName};
+use sheetanchor_core::plan::Target;
+use sheetanchor_core::refusal::Code;
+use sheetanchor_core::scn::Scn;
+use sheetanchor_engine::coordinator::{ClusterStatus, Coordinator, Restored, Sealed};
+use sheetanchor_sim::chance::Chance;
+use sheetanchor_sim::oracle::Violation;
+use sheetanchor_sim::oracle::ledger::{History, LedgerState, Recorder, check_restored};
+use sheetanchor_sim::plan::CrashPolicy;
+use sheetanchor_sim::world::{Failure, Promise, World};
+
+use crate::cluster::{LEASE, NODES, host, operator, run_node, wipe};
+use crate::workload::{Load, create_accounts, read_back, transfer};
+
+/// The host of the clients.
+const CLIENTS: &str = "clients";
+
+/// Longer than any operation may take once nothing goes wrong any more.
+const BOUND: Duration = Duration::from_mins(3);
+
+/// What a story is told on.
+pub struct Stage {
+    world: World,
+    chance: Chance,
+    load: Load,
+    recorder: Recorder,
+    stop: Arc<AtomicBool>,
+    clients: Option<Promise<()>>,
+    waves: u64,
+    operators: u32,
+}
+
+impl std::fmt::Debug for Stage {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        out.debug_struct("Stage").field("load", &self.load).finish_non_exhaustive()
+    }
+}
+
+/// An operation that an operator has begun.
+#[derive(Debug)]
+pub struct Begun<T> {
+    /// The operator's host.
+    pub operator: String,
+    promise: Promise<Outcome<T>>,
+}
+
+impl Stage {
+    /// A stage in a world without hosts.
+    pub fn new(world: World) -> Self {
+        let chance = world.workload_chance();
+        let stop = Arc::new(AtomicBool::new(false));
+        let (load, recorder) = (Load::SPREAD, Recorder::default());
+        Self { world, chance, load, recorder, stop, clients: None, waves: 0, operators: 0 }
+    }
+
+    /// Gives the world back.
+    pub fn into_world(self) -> World {
+        self.world
+    }
+
+    /// The world, for faults that a story brings about itself.
+    pub fn world(&mut self) -> &mut World {
+        &mut self.world
+    }
+
+    /// The draws that a story makes.
+    pub fn chance(&self) -> &Chance {
+        &self.chance
+    }
+
+    /// What clients asked for and were told.
+    pub fn history(&self) -> History {
+        self.recorder.history()
+    }
+
+    /// Given: three nodes, one cluster, and accounts with balances.
+    pub fn given_a_cluster(&mut self, load: Load) -> Result<(), Failure> {
+        self.load = load;
+        self.recorder = Recorder::new(load.opening());
+        self.start_nodes();
+        let init = self.operate(|operator| async move { operator.init().await });
+        self.succeeds("init", init)?;
+        let created = self.world.launch(CLIENTS, move |env| create_accounts(env, load));
+        let created = self.world.finish(&created, BOUND)?;
+        self.expect("accounts are created", created)
+    }
+
+    fn start_nodes(&mut self) {
+        for node in NODES {
+            self.world.start(&host(node), move |env| run_node(env, node));
+        }
+    }
+
+    /// Clients begin to transfer.
+    pub fn transfers_begin(&mut self) {
+        self.stop = Arc::new(AtomicBool::new(false));
+        self.waves += 1;
+        let (load, wave, recorder, stop) = (self.load, self.waves, self.recorder.clone(), self.stop.clone());
+        let run = move |env| transfer(env, load, wave, recorder.clone(), stop.clone());
+        self.clients = Some(self.world.launch(CLIENTS, run));
+    }
+
+    /// Clients finish what they are doing, and stop.
+    pub fn transfers_end(&mut self) -> Result<(), Failure> {
+        self.stop.store(true, Ordering::SeqCst);
+        match self.clients.take() {
+            Some(clients) => self.world.finish(&clients, BOUND),
+            None => Ok(()),
+        }
+    }
+
+    /// Time passes: between `from_ms` and `until_ms` milliseconds, drawn from the seed.
+    pub fn meanwhile(&mut self, from_ms: u64, until_ms: u64) -> Result<(), Failure> {
+        let length = Duration::from_millis(self.chance.between(from_ms, until_ms));
+        self.world.run_for(length)
+    }
+
+    /// An operator begins something, at a host of its own.
+    pub fn operate<T, F>(&mut self, act: impl Fn(Coordinator) -> F + Send + Sync + 'static) -> Begun<T>
+    where
+        T: Send + 'static,
+        F: Future<Output = Outcome<T>> + Send + 'static,
+    {
+        self.operators += 1;
+        let host = format!("operator{}", self.operators);
+        let promise = self.world.launch(&host, move |env| act(operator(env)));
+        Begun { operator: host, promise }
+    }
+
+    /// An operator begins a backup.
+    pub fn begin_backup(&mut self) -> Begun<Sealed> {
+        self.operate(|operator| async move { operator.backup(None, Method::Fence).await })
+    }
+
+    /// An operator begins a restore point.
+    pub fn begin_point(&mut self, name: &str) -> Begun<(OperationId, Point)> {
+        let name: Result<PointName, _> = name.parse();
+        self.operate(move |operator| {
+            let name = name.clone();
+            async move { operator.create_point(name?).await }
+        })
+    }
+
+    /// An operator begins a restore.
+    pub fn begin_restore(&mut self, target: Target) -> Begun<Restored> {
+        self.operate(move |operator| {
+            let target = target.clone();
+            async move { operator.restore(&target).await }
+        })
+    }
+
+    /// Waits for the end of an operation, whatever it is.
+    pub fn ends<T>(&mut self, begun: &Begun<T>) -> Result<Outcome<T>, Failure> {
+        self.world.finish(&begun.promise, BOUND)
+    }
+
+    /// Waits for an operation that must succeed.
+    pub fn succeeds<T>(&mut self, what: &str, begun: Begun<T>) -> Result<T, Failure> {
+        let outcome = self.ends(&begun)?;
+        self.expect(what, outcome)
+    }
+
+    /// Waits for an operation that must be refused.
+    pub fn is_refused<T: std::fmt::Debug>(&mut self, what: &str, begun: &Begun<T>, codes: &[Code]) -> Result<(), Failure> {
+        let outcome = self.ends(begun)?;
+        let refused = outcome.as_ref().err().and_then(|error| error.refusal()).is_some_and(|refusal| codes.contains(&refusal.code));
+        let violation = Violation::new("what cannot be proven is refused", format!("{what} ended as {outcome:?}"));
+        self.holds(refused, violation)
+    }
+
+    /// A backup is taken.
+    pub fn a_backup_is_taken(&mut self) -> Result<Sealed, Failure> {
+        let begun = self.begin_backup();
+        self.succeeds("a backup without faults succeeds", begun)
+    }
+
+    /// A restore point is taken.
+    pub fn a_point_is_taken(&mut self, name: &str) -> Result<Point, Failure> {
+        let begun = self.begin_point(name);
+        Ok(self.succeeds("a restore point without faults succeeds", begun)?.1)
+    }
+
+    /// Waits until the archive reaches a restore point on every node.
+    pub fn the_point_becomes_reachable(&mut self, name: &str) -> Result<(), Failure> {
+        let wanted: Option<PointName> = name.parse().ok();
+        for _ in 0..40 {
+            let points = self.operate(|operator| async move { operator.points().await });
+            let points = self.succeeds("points are listed", points)?;
+            if points.iter().any(|(_, point, reached)| point.name == wanted && reached.is_ok()) {
+                return Ok(());
+            }
+            self.world.run_for(Duration::from_millis(200))?;
+        }
+        let detail = format!("restore point `{name}` is still pending");
+        self.holds(false, Violation::new("the archive reaches what was published", detail))
+    }
+
+    /// A node stops. `kill -9` or power loss, drawn from the seed.
+    pub fn crash_node(&mut self, node: u16) {
+        let policy = self.any_policy();
+        self.world.crash(&host(node), policy);
+    }
+
+    /// A node starts again.
+    pub fn restart_node(&mut self, node: u16) {
+        self.world.restart(&host(node));
+    }
+
+    /// A way of stopping, drawn from the seed.
+    pub fn any_policy(&self) -> CrashPolicy {
+        match self.chance.below(4) {
+            0 => CrashPolicy::ProcessOnly,
+            1 => CrashPolicy::DropAll,
+            2 => CrashPolicy::KeepAll,
+            _ => CrashPolicy::TornPrefix,
+        }
+    }
+
+    /// Then: within the lease and a little, commits are acknowledged again.
+    pub fn commits_flow_again_within_the_lease(&mut self) -> Result<(), Failure> {
+        let (before, since) = (self.history().acknowledged_count(), self.world.elapsed());
+        let recorder = self.recorder.clone();
+        let slack = Duration::from_millis(700);
+        let flows = self.world.run_until(move |_| recorder.history().acknowledged_count() > before, LEASE + slack);
+        match flows {
+            Err(Failure::Stuck { .. }) => {
+                let detail = format!("no commit for {:?} from {since:?} on; the lease is {LEASE:?}", LEASE + slack);
+                self.holds(false, Violation::new("commits flow again within the lease", detail))
+            }
+            flows => flows,
+        }
+    }
+
+    /// What the operator sees.
+    pub fn status(&mut self) -> Result<ClusterStatus, Failure> {
+        let begun = self.operate(|operator| async move { operator.status().await });
+        self.succeeds("status is shown", begun)
+    }
+
+    /// When: all power is lost, and every node with all that it had.
+    pub fn everything_is_lost(&mut self) -> Result<(), Failure> {
+        self.world.power_off_all(CrashPolicy::DropAll);
+        for node in NODES {
+            let wiped = self.world.launch(&host(node), wipe);
+            let wiped = self.world.finish(&wiped, BOUND)?;
+            self.expect("folders are wiped", wiped)?;
+        }
+        self.start_nodes();
+        Ok(())
+    }
+
+    /// Then: all nodes are restored, and what is read through every one of them is exactly what had been committed.
+    pub fn is_restored(&mut self, target: Target) -> Result<Restored, Failure> {
+        let begun = self.begin_restore(target);
+        let restored = self.succeeds("a restore without faults succeeds", begun)?;
+        self.holds_exactly_the_history_up_to(restored.plan.cut.scn)?;
+        Ok(restored)
+    }
+
+    /// Then: read through every node, the database is the committed history up to the cut.
+    pub fn holds_exactly_the_history_up_to(&mut self, cut: Scn) -> Result<(), Failure> {
+        for node in NODES {
+            let state = self.world.launch(CLIENTS, move |env| read_back(env, node));
+            let state = self.world.finish(&state, BOUND)?;
+            let state: LedgerState = self.expect("the restored database is read", state)?;
+            let verdict = check_restored(&self.history(), cut, &state);
+            self.world.note(format!("node {node} holds {} transfers at cut {cut}", state.transfers.len()));
+            self.world.judge(verdict)?;
+        }
+        Ok(())
+    }
+
+    /// Fails the run unless `good`.
+    pub fn holds(&mut self, good: bool, violation: Violation) -> Result<(), Failure> {
+        self.world.judge(if good { Ok(()) } else { Err(violation) })
+    }
+
+    fn expect<T, E: std::fmt::Display>(&mut self, what: &str, outcome: Result<T, E>) -> Result<T, Failure> {
+        match outcome {
+            Ok(value) => Ok(value),
+            Err(error) => {
+                let violation = Violation::new("what nothing stands in the way of succeeds", format!("{what}: {error}"));
+                self.world.judge(Err(violation.clone()))?;
+                Err(Failure::Violated(violation))
+            }
+        }
+    }
+}

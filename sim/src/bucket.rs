@@ -1,0 +1,131 @@
+//! A simulated object store, shared by all hosts: atomic, and durable at `Created`. It loses nothing, so a missing fsync
+//! does not show here: scenarios about durability keep their repository in a folder of the simulated disk instead.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use sheetanchor_core::error::{Fault, FaultKind};
+use sheetanchor_core::identity::ByteCount;
+use sheetanchor_engine::env::{Bucket, Clock, Put};
+
+use crate::chance::Chance;
+use crate::gate::{Cost, Kind, Life, Operation};
+use crate::host::locked;
+
+/// The objects of one store. Clones are the same store.
+#[derive(Clone, Debug, Default)]
+pub struct Objects(Arc<Mutex<BTreeMap<String, Vec<u8>>>>);
+
+/// The volume name by which a plan fills the store.
+pub const VOLUME: &str = "bucket:";
+
+/// The store as one life of one host sees it.
+pub struct SimBucket {
+    objects: Objects,
+    life: Life,
+    clock: Arc<dyn Clock>,
+    chance: Chance,
+}
+
+impl SimBucket {
+    /// The view of `life`.
+    pub fn new(objects: Objects, life: Life, clock: Arc<dyn Clock>, chance: Chance) -> Self {
+        Self { objects, life, clock, chance }
+    }
+
+    async fn run<T: Send>(
+        &self,
+        kind: Kind,
+        what: String,
+        payload: &[u8],
+        effect: impl FnOnce(&mut BTreeMap<String, Vec<u8>>, Option<FaultKind>) -> Result<T, Fault> + Send,
+    ) -> Result<T, Fault> {
+        let cost = Cost {
+            before: Duration::from_micros(self.chance.between(1_000, 6_000)),
+            after: Duration::from_micros(self.chance.between(1_000, 6_000)),
+        };
+        let operation = Operation { kind, volume: VOLUME.into(), what: format!("bucket {what}") };
+        let effect = |injected| effect(&mut locked(&self.objects.0), injected);
+        self.life.perform(self.clock.as_ref(), operation, payload, cost, effect).await
+    }
+}
+
+impl core::fmt::Debug for SimBucket {
+    fn fmt(&self, out: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        out.debug_struct("SimBucket").field("life", &self.life).finish_non_exhaustive()
+    }
+}
+
+fn fault(kind: FaultKind, operation: &str, key: &str) -> Fault {
+    Fault::new(kind, format!("{operation} object {key}"), format!("{kind:?}"))
+}
+
+/// Keys are relative, `/`-separated, of `[A-Za-z0-9._-]` parts.
+fn checked(key: &str) -> Result<(), Fault> {
+    let plain = |part: &str| {
+        let known = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-');
+        !part.is_empty() && part != "." && part != ".." && part.bytes().all(known)
+    };
+    if key.split('/').all(plain) { Ok(()) } else { Err(fault(FaultKind::Other, "name", key)) }
+}
+
+#[async_trait]
+impl Bucket for SimBucket {
+    async fn put_new(&self, key: &str, body: Vec<u8>) -> Result<Put, Fault> {
+        checked(key)?;
+        let payload = body.clone();
+        self.run(Kind::BucketPut, format!("put {key} {}", body.len()), &payload, |objects, injected| {
+            if injected == Some(FaultKind::NoSpace) {
+                return Err(fault(FaultKind::NoSpace, "write", key));
+            }
+            let put = if objects.contains_key(key) {
+                Put::Exists
+            } else {
+                objects.insert(key.into(), body);
+                Put::Created
+            };
+            injected.map_or(Ok(put), |kind| Err(fault(kind, "write", key)))
+        })
+        .await
+    }
+
+    async fn get(&self, key: &str) -> Result<Vec<u8>, Fault> {
+        self.run(Kind::Read, format!("get {key}"), &[], |objects, _| {
+            objects.get(key).cloned().ok_or_else(|| fault(FaultKind::NotFound, "read", key))
+        })
+        .await
+    }
+
+    async fn get_range(&self, key: &str, from: u64, length: u64) -> Result<Vec<u8>, Fault> {
+        self.run(Kind::Read, format!("get {key} {from}+{length}"), &[], |objects, _| {
+            let body = objects.get(key).ok_or_else(|| fault(FaultKind::NotFound, "read", key))?;
+            let clip = |at: u64| usize::try_from(at).unwrap_or(usize::MAX).min(body.len());
+            Ok(body.get(clip(from)..clip(from.saturating_add(length))).unwrap_or_default().to_vec())
+        })
+        .await
+    }
+
+    async fn head(&self, key: &str) -> Result<Option<ByteCount>, Fault> {
+        self.run(Kind::Read, format!("head {key}"), &[], |objects, _| {
+            Ok(objects.get(key).map(|body| ByteCount::new(u64::try_from(body.len()).unwrap_or(u64::MAX))))
+        })
+        .await
+    }
+
+    async fn list(&self, prefix: &str) -> Result<Vec<String>, Fault> {
+        self.run(Kind::Read, format!("list {prefix}"), &[], |objects, _| {
+            Ok(objects.keys().filter(|key| key.starts_with(prefix)).cloned().collect())
+        })
+        .await
+    }
+
+    async fn delete(&self, key: &str) -> Result<(), Fault> {
+        self.run(Kind::Name, format!("delete {key}"), &[], |objects, _| {
+            objects.remove(key);
+            Ok(())
+        })
+        .await
+    }
+}

@@ -1,0 +1,512 @@
+//! The simulated disks: a volume of its own for each host, and volumes that all hosts mount. Bytes and names that were
+//! written and not synced are kept apart from those on the disk, with the host that wrote them, so that a crash can take
+//! them by policy: that host's only.
+//!
+//! Not modelled: permission bits and link targets are durable at once, and nobody is refused by permission bits.
+
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use sheetanchor_core::error::{Fault, FaultKind};
+use sheetanchor_core::identity::ByteCount;
+use sheetanchor_engine::env::{Clock, Disk, DiskFile, DiskLock, Entry, EntryKind, Metadata, OpenMode, Published};
+
+use crate::chance::Chance;
+use crate::gate::{Cost, Kind, Life, Operation, own_volume};
+use crate::host::{HostId, locked};
+use crate::plan::CrashPolicy;
+
+mod content;
+mod store;
+mod volume;
+
+use store::{Found, Store, VolumeId, fault};
+use volume::{Body, Inode, Lock, Place};
+
+/// Every disk of one world. Clones are the same disks.
+#[derive(Clone, Debug)]
+pub struct Disks(Arc<Mutex<Store>>);
+
+/// Bytes that fit on each volume.
+pub const CAPACITY: ByteCount = ByteCount::new(1 << 40);
+
+impl Disks {
+    /// Disks of which all hosts share the volumes mounted at `shared`; every other path is a host's own.
+    pub fn new(shared: &[&str]) -> Self {
+        Self(Arc::new(Mutex::new(Store::new(shared))))
+    }
+
+    /// Takes what `host` had not synced, by `policy`, and its locks.
+    pub fn crash(&self, host: HostId, policy: CrashPolicy, chance: &Chance) {
+        locked(&self.0).crash(host, policy, chance);
+    }
+
+    /// The bytes of a file as `host` sees them now, for oracles and tests: no operation, no trace.
+    pub fn peek(&self, host: HostId, path: &str) -> Option<Vec<u8>> {
+        let mut store = locked(&self.0);
+        let found = store.resolve(host, path, true).ok()?;
+        let inode = found.inode?;
+        store.volume(&found.volume).content(inode).map(|content| content.read(0, usize::MAX))
+    }
+}
+
+/// The disks as one life of one host sees them.
+#[derive(Clone)]
+pub struct SimDisk {
+    disks: Disks,
+    life: Life,
+    clock: Arc<dyn Clock>,
+    chance: Chance,
+}
+
+impl core::fmt::Debug for SimDisk {
+    fn fmt(&self, out: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        out.debug_struct("SimDisk").field("life", &self.life).finish_non_exhaustive()
+    }
+}
+
+impl SimDisk {
+    /// The view of `life`.
+    pub fn new(disks: Disks, life: Life, clock: Arc<dyn Clock>, chance: Chance) -> Self {
+        Self { disks, life, clock, chance }
+    }
+
+    fn host(&self) -> HostId {
+        self.life.host()
+    }
+
+    /// A sync takes 1 to 4 ms, before its effect. Anything else takes effect at once, and one in 32 dawdles afterwards.
+    fn cost(&self, kind: Kind) -> Cost {
+        match kind {
+            Kind::Sync => Cost { before: Duration::from_micros(self.chance.between(1_000, 4_000)), ..Cost::default() },
+            Kind::Read | Kind::Space | Kind::Write | Kind::Name | Kind::BucketPut | Kind::Net => {
+                let dawdles = self.chance.one_in(32);
+                let after = if dawdles { Duration::from_millis(1) } else { Duration::ZERO };
+                Cost { after, ..Cost::default() }
+            }
+        }
+    }
+
+    async fn run<T: Send>(
+        &self,
+        kind: Kind,
+        path: &str,
+        what: String,
+        payload: &[u8],
+        effect: impl FnOnce(&mut Store, Option<FaultKind>) -> Result<T, Fault> + Send,
+    ) -> Result<T, Fault> {
+        let mount = locked(&self.disks.0).mount_of(path).map(str::to_string);
+        let volume = mount.unwrap_or_else(|| own_volume(&self.life.gate().name(self.host())));
+        let operation = Operation { kind, volume, what: format!("disk {what}") };
+        let effect = |injected| effect(&mut locked(&self.disks.0), injected);
+        self.life.perform(self.clock.as_ref(), operation, payload, self.cost(kind), effect).await
+    }
+}
+
+fn full(injected: Option<FaultKind>, path: &str) -> Result<(), Fault> {
+    match injected {
+        Some(kind) => Err(fault(kind, "write", path, "no space left on the volume")),
+        None => Ok(()),
+    }
+}
+
+fn missing(operation: &str, path: &str) -> Fault {
+    fault(FaultKind::NotFound, operation, path, "there is no such name")
+}
+
+/// The place and the inode of something that must be there, and that is not the root of a volume.
+fn standing(found: &Found, operation: &str, path: &str) -> Result<(Place, Inode), Fault> {
+    match (&found.place, found.inode) {
+        (Some(place), Some(inode)) => Ok((place.clone(), inode)),
+        (Some(_), None) => Err(missing(operation, path)),
+        (None, _) => Err(fault(FaultKind::Other, operation, path, "it is the root of a volume")),
+    }
+}
+
+/// The place of a name that must be free.
+fn vacant(found: &Found, operation: &str, path: &str) -> Result<Place, Fault> {
+    match (&found.place, found.inode) {
+        (Some(place), None) => Ok(place.clone()),
+        (_, Some(_)) | (None, None) => Err(fault(FaultKind::Exists, operation, path, "the name is taken")),
+    }
+}
+
+#[async_trait]
+impl Disk for SimDisk {
+    async fn open(&self, path: &str, mode: OpenMode) -> Result<Box<dyn DiskFile>, Fault> {
+        let host = self.host();
+        let kind = if mode == OpenMode::CreateNew { Kind::Write } else { Kind::Read };
+        let file = self
+            .run(kind, path, format!("open {path} {mode:?}"), &[], |store, injected| {
+                let found = store.resolve(host, path, mode != OpenMode::CreateNew)?;
+                let inode = match mode {
+                    OpenMode::CreateNew => {
+                        let place = vacant(&found, "create", path)?;
+                        full(injected, path)?;
+                        let volume = store.volume(&found.volume);
+                        let inode = volume.create(Body::File(content::Content::default()), 0o600);
+                        volume.rename(host, vec![(place, Some(inode))]);
+                        inode
+                    }
+                    OpenMode::Read | OpenMode::Write => found.inode.ok_or_else(|| missing("open", path))?,
+                };
+                if store.volume(&found.volume).content(inode).is_none() {
+                    return Err(fault(FaultKind::Other, "open", path, "it is no file"));
+                }
+                Ok((found.volume, inode))
+            })
+            .await?;
+        let (volume, inode) = file;
+        Ok(Box::new(SimFile { disk: self.clone(), path: path.into(), volume, inode, writable: mode != OpenMode::Read }))
+    }
+
+    async fn rename(&self, from: &str, to: &str) -> Result<(), Fault> {
+        let host = self.host();
+        self.run(Kind::Name, from, format!("rename {from} {to}"), &[], |store, _| {
+            let source = store.resolve(host, from, false)?;
+            let target = store.resolve(host, to, false)?;
+            let (old_place, inode) = standing(&source, "rename", from)?;
+            if source.volume != target.volume {
+                return Err(fault(FaultKind::Other, "rename", from, "the new name is on another volume"));
+            }
+            let Some(place) = target.place else { return Err(fault(FaultKind::Other, "rename", to, "it is a volume")) };
+            let volume = store.volume(&source.volume);
+            if target.inode == Some(inode) {
+                return Ok(());
+            }
+            let is_folder = |inode| volume.kind(inode) == Some(EntryKind::Folder);
+            if let Some(replaced) = target.inode {
+                if is_folder(replaced) != is_folder(inode) {
+                    return Err(fault(FaultKind::Other, "rename", from, "one is a folder and the other is not"));
+                }
+                if volume.list(replaced).next().is_some() {
+                    return Err(fault(FaultKind::Exists, "rename", to, "the folder is not empty"));
+                }
+            }
+            volume.rename(host, vec![(old_place, None), (place, Some(inode))]);
+            Ok(())
+        })
+        .await
+    }
+
+    async fn publish(&self, temporary: &str, name: &str) -> Result<Published, Fault> {
+        let host = self.host();
+        self.run(Kind::Name, temporary, format!("publish {temporary} {name}"), &[], |store, _| {
+            let source = store.resolve(host, temporary, false)?;
+            let target = store.resolve(host, name, false)?;
+            let (old_place, inode) = standing(&source, "publish", temporary)?;
+            if source.volume != target.volume {
+                return Err(fault(FaultKind::Other, "publish", temporary, "the new name is on another volume"));
+            }
+            let volume = store.volume(&source.volume);
+            let Ok(place) = vacant(&target, "publish", name) else {
+                volume.rename(host, vec![(old_place, None)]);
+                return Ok(Published::Exists);
+            };
+            volume.rename(host, vec![(old_place, None), (place, Some(inode))]);
+            Ok(Published::Created)
+        })
+        .await
+    }
+
+    async fn create_folder(&self, path: &str) -> Result<(), Fault> {
+        let host = self.host();
+        self.run(Kind::Write, path, format!("create-folder {path}"), &[], |store, injected| {
+            let ends = path.match_indices('/').map(|(end, _)| end).chain([path.len()]);
+            for prefix in ends.filter_map(|end| path.get(..end)).filter(|prefix| !prefix.is_empty()) {
+                let found = store.resolve(host, prefix, true)?;
+                let volume = store.volume(&found.volume);
+                match (found.place, found.inode) {
+                    (_, Some(inode)) if volume.kind(inode) == Some(EntryKind::Folder) => {}
+                    (Some(place), None) => {
+                        full(injected, path)?;
+                        let folder = volume.create(Body::Folder, 0o700);
+                        volume.rename(host, vec![(place, Some(folder))]);
+                    }
+                    (_, Some(_)) | (None, None) => {
+                        return Err(fault(FaultKind::Exists, "create folder", prefix, "it is there and no folder"));
+                    }
+                }
+            }
+            Ok(())
+        })
+        .await
+    }
+
+    async fn remove(&self, path: &str) -> Result<(), Fault> {
+        let host = self.host();
+        self.run(Kind::Name, path, format!("remove {path}"), &[], |store, _| {
+            let found = store.resolve(host, path, false)?;
+            let (place, inode) = standing(&found, "remove", path)?;
+            let volume = store.volume(&found.volume);
+            if volume.kind(inode) == Some(EntryKind::Folder) {
+                return Err(fault(FaultKind::Other, "remove", path, "it is a folder"));
+            }
+            volume.rename(host, vec![(place, None)]);
+            Ok(())
+        })
+        .await
+    }
+
+    async fn remove_folder(&self, path: &str) -> Result<(), Fault> {
+        let host = self.host();
+        self.run(Kind::Name, path, format!("remove-folder {path}"), &[], |store, _| {
+            let found = store.resolve(host, path, false)?;
+            let (place, inode) = standing(&found, "remove", path)?;
+            let volume = store.volume(&found.volume);
+            if volume.kind(inode) != Some(EntryKind::Folder) {
+                return Err(fault(FaultKind::Other, "remove", path, "it is no folder"));
+            }
+            if volume.list(inode).next().is_some() {
+                return Err(fault(FaultKind::Exists, "remove", path, "the folder is not empty"));
+            }
+            volume.rename(host, vec![(place, None)]);
+            Ok(())
+        })
+        .await
+    }
+
+    async fn list(&self, path: &str) -> Result<Vec<Entry>, Fault> {
+        let host = self.host();
+        self.run(Kind::Read, path, format!("list {path}"), &[], |store, _| {
+            let found = store.resolve(host, path, true)?;
+            let folder = found.inode.ok_or_else(|| missing("list", path))?;
+            let volume = store.volume(&found.volume);
+            if volume.kind(folder) != Some(EntryKind::Folder) {
+                return Err(fault(FaultKind::Other, "list", path, "it is no folder"));
+            }
+            let entry = |(name, inode): (&str, _)| Some(Entry { name: name.into(), kind: volume.kind(inode)? });
+            Ok(volume.list(folder).filter_map(entry).collect())
+        })
+        .await
+    }
+
+    async fn metadata(&self, path: &str) -> Result<Option<Metadata>, Fault> {
+        let host = self.host();
+        self.run(Kind::Read, path, format!("metadata {path}"), &[], |store, _| {
+            let found = match store.resolve(host, path, false) {
+                Err(fault) if fault.kind == FaultKind::NotFound => return Ok(None),
+                found => found?,
+            };
+            let volume = store.volume(&found.volume);
+            Ok(found.inode.and_then(|inode| {
+                let length = volume.content(inode).map_or(0, content::Content::length);
+                let length = ByteCount::new(u64::try_from(length).unwrap_or(u64::MAX));
+                Some(Metadata { kind: volume.kind(inode)?, length, mode: volume.mode(inode) })
+            }))
+        })
+        .await
+    }
+
+    async fn set_mode(&self, path: &str, mode: u32) -> Result<(), Fault> {
+        let host = self.host();
+        self.run(Kind::Name, path, format!("set-mode {path} {mode:o}"), &[], |store, _| {
+            let found = store.resolve(host, path, true)?;
+            let inode = found.inode.ok_or_else(|| missing("set the mode of", path))?;
+            store.volume(&found.volume).set_mode(inode, mode & 0o7777);
+            Ok(())
+        })
+        .await
+    }
+
+    async fn symlink(&self, target: &str, path: &str) -> Result<(), Fault> {
+        let host = self.host();
+        self.run(Kind::Write, path, format!("symlink {target} {path}"), &[], |store, injected| {
+            let found = store.resolve(host, path, false)?;
+            let place = vacant(&found, "link", path)?;
+            full(injected, path)?;
+            let volume = store.volume(&found.volume);
+            let inode = volume.create(Body::Link(target.into()), 0o777);
+            volume.rename(host, vec![(place, Some(inode))]);
+            Ok(())
+        })
+        .await
+    }
+
+    async fn read_link(&self, path: &str) -> Result<String, Fault> {
+        let host = self.host();
+        self.run(Kind::Read, path, format!("read-link {path}"), &[], |store, _| {
+            let found = store.resolve(host, path, false)?;
+            let inode = found.inode.ok_or_else(|| missing("read", path))?;
+            let target = store.volume(&found.volume).link_target(inode).map(str::to_string);
+            target.ok_or_else(|| fault(FaultKind::Other, "read", path, "it is no symbolic link"))
+        })
+        .await
+    }
+
+    async fn sync_dir(&self, path: &str) -> Result<(), Fault> {
+        let host = self.host();
+        self.run(Kind::Sync, path, format!("sync-dir {path}"), &[], |store, injected| {
+            let found = store.resolve(host, path, true)?;
+            let folder = found.inode.ok_or_else(|| missing("sync", path))?;
+            let volume = store.volume(&found.volume);
+            if volume.kind(folder) != Some(EntryKind::Folder) {
+                return Err(fault(FaultKind::Other, "sync", path, "it is no folder"));
+            }
+            if let Some(kind) = injected {
+                volume.fail_sync_folder(folder);
+                return Err(fault(kind, "sync", path, "the disk failed"));
+            }
+            volume.sync_folder(folder);
+            Ok(())
+        })
+        .await
+    }
+
+    async fn space_left(&self, path: &str) -> Result<ByteCount, Fault> {
+        let host = self.host();
+        self.run(Kind::Space, path, format!("space-left {path}"), &[], |store, injected| {
+            let found = store.resolve(host, path, true)?;
+            if injected.is_some() {
+                return Ok(ByteCount::new(0));
+            }
+            Ok(ByteCount::new(CAPACITY.get().saturating_sub(store.volume(&found.volume).used())))
+        })
+        .await
+    }
+
+    async fn lock(&self, path: &str) -> Result<Option<Box<dyn DiskLock>>, Fault> {
+        let host = self.host();
+        let taken = self
+            .run(Kind::Name, path, format!("lock {path}"), &[], |store, _| {
+                let found = store.resolve(host, path, true)?;
+                let serial = store.next_lock();
+                let volume = store.volume(&found.volume);
+                let inode = match (&found.place, found.inode) {
+                    (_, Some(inode)) => inode,
+                    (Some(place), None) => {
+                        let inode = volume.create(Body::File(content::Content::default()), 0o600);
+                        volume.rename(host, vec![(place.clone(), Some(inode))]);
+                        inode
+                    }
+                    (None, None) => return Err(missing("lock", path)),
+                };
+                if volume.lock_holder(inode).is_some() {
+                    return Ok(None);
+                }
+                let lock = Lock { host, serial };
+                volume.lock(inode, lock);
+                Ok(Some((found.volume, inode, lock)))
+            })
+            .await?;
+        let Some((volume, inode, lock)) = taken else { return Ok(None) };
+        Ok(Some(Box::new(HeldLock { disks: self.disks.clone(), life: self.life.clone(), volume, inode, lock })))
+    }
+}
+
+/// A lock of one life. When that life ends by a crash, the crash takes the lock, not the drop.
+struct HeldLock {
+    disks: Disks,
+    life: Life,
+    volume: VolumeId,
+    inode: Inode,
+    lock: Lock,
+}
+
+impl DiskLock for HeldLock {}
+
+impl Drop for HeldLock {
+    fn drop(&mut self) {
+        if !self.life.is_over() {
+            locked(&self.disks.0).volume(&self.volume).unlock(self.inode, self.lock);
+        }
+    }
+}
+
+/// An open file. It stands for the inode, whatever becomes of the name.
+struct SimFile {
+    disk: SimDisk,
+    path: String,
+    volume: VolumeId,
+    inode: Inode,
+    writable: bool,
+}
+
+impl SimFile {
+    async fn run<T: Send>(
+        &self,
+        kind: Kind,
+        what: String,
+        payload: &[u8],
+        effect: impl FnOnce(&mut content::Content, Option<FaultKind>) -> Result<T, Fault> + Send,
+    ) -> Result<T, Fault> {
+        if !self.writable && kind == Kind::Write {
+            return Err(fault(FaultKind::Other, "write", &self.path, "the file is open for reading"));
+        }
+        self.disk
+            .run(kind, &self.path, what, payload, |store, injected| {
+                let content = store.volume(&self.volume).content_mut(self.inode);
+                effect(content.ok_or_else(|| missing("use", &self.path))?, injected)
+            })
+            .await
+    }
+
+    fn place(&self, offset: u64) -> Result<usize, Fault> {
+        // Far beyond any file of a simulation: a wild offset must not allocate the machine away.
+        let bound = 1 << 32;
+        usize::try_from(offset)
+            .ok()
+            .filter(|offset| *offset < bound)
+            .ok_or_else(|| fault(FaultKind::NoSpace, "write", &self.path, "the file would be too large"))
+    }
+}
+
+#[async_trait]
+impl DiskFile for SimFile {
+    async fn read_at(&self, offset: u64, length: usize) -> Result<Vec<u8>, Fault> {
+        let from = usize::try_from(offset).unwrap_or(usize::MAX);
+        let what = format!("read {} {offset}+{length}", self.path);
+        self.run(Kind::Read, what, &[], |content, _| Ok(content.read(from, length))).await
+    }
+
+    async fn write_at(&self, offset: u64, bytes: Vec<u8>) -> Result<(), Fault> {
+        let from = self.place(offset)?;
+        let host = self.disk.host();
+        let payload = bytes.clone();
+        let what = format!("write {} {offset}+{}", self.path, bytes.len());
+        self.run(Kind::Write, what, &payload, |content, injected| {
+            let mut bytes = bytes;
+            if injected.is_some() {
+                // The volume fills up in the middle of the write.
+                bytes.truncate(bytes.len() / 2);
+            }
+            if !bytes.is_empty() {
+                content.write(host, from, bytes);
+            }
+            full(injected, &self.path)
+        })
+        .await
+    }
+
+    async fn truncate(&self, length: u64) -> Result<(), Fault> {
+        let until = self.place(length)?;
+        let host = self.disk.host();
+        self.run(Kind::Write, format!("truncate {} {length}", self.path), &[], |content, injected| {
+            if until > content.length() {
+                full(injected, &self.path)?;
+            }
+            content.truncate(host, until);
+            Ok(())
+        })
+        .await
+    }
+
+    async fn sync(&self) -> Result<(), Fault> {
+        self.run(Kind::Sync, format!("sync {}", self.path), &[], |content, injected| {
+            if let Some(kind) = injected {
+                content.fail_sync();
+                return Err(fault(kind, "sync", &self.path, "the disk failed"));
+            }
+            content.sync();
+            Ok(())
+        })
+        .await
+    }
+
+    async fn length(&self) -> Result<ByteCount, Fault> {
+        let what = format!("length {}", self.path);
+        let length = self.run(Kind::Read, what, &[], |content, _| Ok(content.length())).await?;
+        Ok(ByteCount::new(u64::try_from(length).unwrap_or(u64::MAX)))
+    }
+}

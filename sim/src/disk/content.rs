@@ -1,0 +1,279 @@
+//! The bytes of one file: those on the disk, and changes above them that a crash may take.
+
+use crate::chance::Chance;
+use crate::host::HostId;
+use crate::plan::CrashPolicy;
+
+/// What happens to a change that has not been synced.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Fate {
+    /// A sync makes it durable, a crash of its writer may take it.
+    Dirty,
+    /// It is durable; it is kept apart only because an older change is not.
+    Durable,
+    /// A failed sync gave it up: readable until its writer crashes, and never written.
+    Lost,
+}
+
+/// The bytes of a file. Changes stand in the order in which they were made, whoever made them.
+#[derive(Debug, Default)]
+pub(super) struct Content {
+    base: Vec<u8>,
+    changes: Vec<Change>,
+    /// What readers see: `base` and all changes.
+    seen: Vec<u8>,
+}
+
+#[derive(Debug)]
+struct Change {
+    writer: HostId,
+    fate: Fate,
+    what: What,
+}
+
+#[derive(Clone, Debug)]
+enum What {
+    Write { offset: usize, bytes: Vec<u8> },
+    Truncate { length: usize },
+}
+
+impl What {
+    fn apply(&self, bytes: &mut Vec<u8>) {
+        match self {
+            Self::Write { offset, bytes: written } => {
+                let end = offset.saturating_add(written.len());
+                if bytes.len() < end {
+                    bytes.resize(end, 0);
+                }
+                if let Some(place) = bytes.get_mut(*offset..end) {
+                    place.copy_from_slice(written);
+                }
+            }
+            Self::Truncate { length } => bytes.resize(*length, 0),
+        }
+    }
+}
+
+impl Content {
+    pub(super) fn length(&self) -> usize {
+        self.seen.len()
+    }
+
+    pub(super) fn read(&self, offset: usize, length: usize) -> Vec<u8> {
+        let from = offset.min(self.seen.len());
+        let until = offset.saturating_add(length).min(self.seen.len());
+        self.seen.get(from..until).unwrap_or_default().to_vec()
+    }
+
+    pub(super) fn write(&mut self, writer: HostId, offset: usize, bytes: Vec<u8>) {
+        self.change(writer, What::Write { offset, bytes });
+    }
+
+    pub(super) fn truncate(&mut self, writer: HostId, length: usize) {
+        self.change(writer, What::Truncate { length });
+    }
+
+    fn change(&mut self, writer: HostId, what: What) {
+        what.apply(&mut self.seen);
+        self.changes.push(Change { writer, fate: Fate::Dirty, what });
+    }
+
+    /// Makes everything durable that no failed sync gave up, whoever wrote it, as fsync on a shared file system does.
+    pub(super) fn sync(&mut self) {
+        self.settle(Fate::Durable);
+        self.fold();
+    }
+
+    /// A sync that fails: the dirty changes are given up without another word.
+    pub(super) fn fail_sync(&mut self) {
+        self.settle(Fate::Lost);
+    }
+
+    fn settle(&mut self, fate: Fate) {
+        for change in &mut self.changes {
+            if change.fate == Fate::Dirty {
+                change.fate = fate;
+            }
+        }
+    }
+
+    /// Takes the unsynced changes of `writer` as its crash does. Those of others stay as they are.
+    pub(super) fn crash(&mut self, writer: HostId, policy: CrashPolicy, chance: &Chance) {
+        if policy == CrashPolicy::ProcessOnly || !self.changes.iter().any(|change| change.writer == writer) {
+            return;
+        }
+        let dirty = self.changes.iter().filter(|change| change.writer == writer && change.fate == Fate::Dirty).count();
+        let mut keep = match policy {
+            CrashPolicy::DropAll | CrashPolicy::ProcessOnly => 0,
+            CrashPolicy::KeepAll => dirty,
+            CrashPolicy::TornPrefix => {
+                let bound = u64::try_from(dirty).unwrap_or(u64::MAX).saturating_add(1);
+                usize::try_from(chance.below(bound)).unwrap_or(0)
+            }
+        };
+        let mut torn = policy == CrashPolicy::TornPrefix && keep < dirty;
+        for mut change in core::mem::take(&mut self.changes) {
+            let own = change.writer == writer;
+            match change.fate {
+                Fate::Lost if own => continue,
+                Fate::Dirty if own && keep > 0 => {
+                    keep -= 1;
+                    change.fate = Fate::Durable;
+                }
+                Fate::Dirty if own => {
+                    let tears = core::mem::take(&mut torn);
+                    let Some(what) = tears.then(|| tear(change.what, chance)).flatten() else { continue };
+                    change = Change { writer, fate: Fate::Durable, what };
+                }
+                Fate::Dirty | Fate::Durable | Fate::Lost => {}
+            }
+            self.changes.push(change);
+        }
+        self.fold();
+        self.seen.clone_from(&self.base);
+        for change in &self.changes {
+            change.what.apply(&mut self.seen);
+        }
+    }
+
+    /// Moves durable changes that no other one lies below into the base.
+    fn fold(&mut self) {
+        let settled = self.changes.iter().take_while(|change| change.fate == Fate::Durable).count();
+        for change in self.changes.drain(..settled) {
+            change.what.apply(&mut self.base);
+        }
+    }
+}
+
+/// The part of a change that reached the disk: whole sectors from its start, perhaps none.
+fn tear(what: What, chance: &Chance) -> Option<What> {
+    let What::Write { offset, mut bytes } = what else { return None };
+    let sector = if chance.one_in(2) { 512 } else { 4_096 };
+    let first = sector - offset % sector;
+    let sectors = bytes.len().saturating_sub(first).div_ceil(sector) + 1;
+    let kept = usize::try_from(chance.below(u64::try_from(sectors).unwrap_or(u64::MAX))).unwrap_or(0);
+    if kept == 0 {
+        return None;
+    }
+    bytes.truncate(first + (kept - 1) * sector);
+    Some(What::Write { offset, bytes })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::chance::Concern;
+
+    const A: HostId = HostId::new(0);
+    const B: HostId = HostId::new(1);
+
+    fn chance() -> Chance {
+        Chance::of(1, Concern::Crash)
+    }
+
+    fn written(parts: &[(HostId, usize, &[u8])]) -> Content {
+        let mut content = Content::default();
+        for (writer, offset, bytes) in parts {
+            content.write(*writer, *offset, bytes.to_vec());
+        }
+        content
+    }
+
+    fn all(content: &Content) -> Vec<u8> {
+        content.read(0, usize::MAX)
+    }
+
+    #[test]
+    fn synced_bytes_survive_and_unsynced_ones_go() {
+        let mut content = written(&[(A, 0, b"synced")]);
+        content.sync();
+        content.write(A, 6, b" and not".to_vec());
+        assert_eq!(all(&content), b"synced and not");
+        content.crash(A, CrashPolicy::DropAll, &chance());
+        assert_eq!(all(&content), b"synced");
+    }
+
+    #[test]
+    fn keep_all_makes_everything_durable() {
+        let mut content = written(&[(A, 0, b"one")]);
+        content.crash(A, CrashPolicy::KeepAll, &chance());
+        content.crash(A, CrashPolicy::DropAll, &chance());
+        assert_eq!(all(&content), b"one");
+    }
+
+    #[test]
+    fn a_killed_process_leaves_its_writes_unsynced() {
+        let mut content = written(&[(A, 0, b"one")]);
+        content.crash(A, CrashPolicy::ProcessOnly, &chance());
+        assert_eq!(all(&content), b"one");
+        content.crash(A, CrashPolicy::DropAll, &chance());
+        assert_eq!(all(&content), b"");
+    }
+
+    #[test]
+    fn a_crash_takes_the_writes_of_its_own_host_only() {
+        let mut content = written(&[(A, 0, b"aaaa"), (B, 2, b"bb"), (A, 3, b"A")]);
+        content.crash(A, CrashPolicy::DropAll, &chance());
+        assert_eq!(all(&content), b"\0\0bb");
+        content.crash(B, CrashPolicy::DropAll, &chance());
+        assert_eq!(all(&content), b"");
+    }
+
+    #[test]
+    fn what_survives_one_crash_keeps_its_place_among_the_others_writes() {
+        let mut content = written(&[(B, 0, b"b"), (A, 0, b"a")]);
+        content.crash(A, CrashPolicy::KeepAll, &chance());
+        assert_eq!(all(&content), b"a", "the later write stays on top");
+        content.crash(B, CrashPolicy::KeepAll, &chance());
+        assert_eq!(all(&content), b"a");
+    }
+
+    #[test]
+    fn a_sync_of_one_host_covers_the_writes_of_all() {
+        let mut content = written(&[(A, 0, b"a"), (B, 1, b"b")]);
+        content.sync();
+        content.crash(A, CrashPolicy::DropAll, &chance());
+        content.crash(B, CrashPolicy::DropAll, &chance());
+        assert_eq!(all(&content), b"ab");
+    }
+
+    #[test]
+    fn after_a_failed_sync_a_good_one_brings_nothing_back() {
+        let mut content = written(&[(A, 0, b"first")]);
+        content.fail_sync();
+        content.write(A, 5, b"second".to_vec());
+        content.sync();
+        assert_eq!(all(&content), b"firstsecond", "still readable");
+        content.crash(A, CrashPolicy::KeepAll, &chance());
+        assert_eq!(all(&content), b"\0\0\0\0\0second");
+    }
+
+    #[test]
+    fn a_torn_prefix_is_whole_writes_then_whole_sectors_of_the_next() {
+        let body: Vec<u8> = (1..=255).cycle().take(20_000).collect();
+        let chance = chance();
+        let mut lengths = std::collections::BTreeSet::new();
+        for _ in 0..200 {
+            let mut content = Content::default();
+            content.write(A, 0, body[..100].to_vec());
+            content.write(A, 100, body[100..].to_vec());
+            content.crash(A, CrashPolicy::TornPrefix, &chance);
+            let left = all(&content);
+            assert_eq!(left, body[..left.len()], "a prefix");
+            assert!(left.len().is_multiple_of(512) || left.len() == 100 || left.len() == body.len(), "{}", left.len());
+            lengths.insert(left.len());
+        }
+        assert!(lengths.contains(&0) && lengths.contains(&100) && lengths.contains(&body.len()), "{lengths:?}");
+        assert!(lengths.len() > 10, "many places to tear at: {lengths:?}");
+    }
+
+    #[test]
+    fn a_truncation_is_lost_or_kept_like_a_write() {
+        let mut content = written(&[(A, 0, b"0123456789")]);
+        content.sync();
+        content.truncate(A, 3);
+        assert_eq!(all(&content), b"012");
+        content.crash(A, CrashPolicy::DropAll, &chance());
+        assert_eq!(all(&content), b"0123456789");
+    }
+}

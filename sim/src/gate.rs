@@ -1,0 +1,433 @@
+//! The gate that every disk, bucket and network operation of every host passes twice: before its effect and after it.
+//! Each pass is numbered, traced and hashed, and the fault plan is asked. When a crash strikes, the host's life is over
+//! at that very pass: neither this operation nor any later one of that life completes or has an effect. The backend
+//! drops the host's tasks at the end of the current step.
+
+use std::future::pending;
+use std::sync::{Arc, Mutex};
+use std::task::Poll;
+use std::time::Duration;
+
+use sheetanchor_core::error::{Fault, FaultKind};
+use sheetanchor_engine::env::{Clock, Stream};
+
+use crate::host::{HostId, locked};
+use crate::plan::{CrashPolicy, Plan};
+use crate::trace::{self, Event, Trace};
+
+mod strikes;
+
+use strikes::Strikes;
+pub(crate) use strikes::says;
+
+/// Simulated time, readable from inside and outside of hosts.
+pub trait SimTime: Send + Sync {
+    /// Since the start of the run.
+    fn elapsed(&self) -> Duration;
+}
+
+/// What an operation does, as far as the fault plan cares.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Reads bytes or names.
+    Read,
+    /// Asks how much space is left.
+    Space,
+    /// Needs space.
+    Write,
+    /// Changes names or removes.
+    Name,
+    /// Makes durable.
+    Sync,
+    /// Writes an object to the simulated bucket.
+    BucketPut,
+    /// Uses the network.
+    Net,
+}
+
+/// An operation on its way through the gate.
+#[derive(Clone, Debug)]
+pub struct Operation {
+    /// What the fault plan sees.
+    pub kind: Kind,
+    /// The volume it is about: a mount point, `host:/` for a host's own disk, or empty.
+    pub volume: String,
+    /// What the trace shows.
+    pub what: String,
+}
+
+/// Time that an operation takes.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Cost {
+    /// Until its effect.
+    pub before: Duration,
+    /// From its effect until it is answered.
+    pub after: Duration,
+}
+
+/// What the world has to do on behalf of the plan, once the current step is over.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// Drop the tasks of a host whose life is over, and take its unsynced bytes by `policy`.
+    Kill {
+        /// Which host.
+        host: HostId,
+        /// What survives.
+        policy: CrashPolicy,
+        /// When to start it again.
+        restart_after: Option<Duration>,
+    },
+    /// Hold all traffic between two hosts.
+    Hold {
+        /// One of them.
+        one: String,
+        /// The other.
+        other: String,
+        /// For how long.
+        length: Duration,
+    },
+}
+
+/// The gate of one world. Clones are the same gate.
+#[derive(Clone)]
+pub struct Gate {
+    state: Arc<Mutex<State>>,
+    time: Arc<dyn SimTime>,
+}
+
+struct State {
+    trace: Trace,
+    strikes: Strikes,
+    hosts: Vec<Host>,
+    actions: Vec<Action>,
+    /// Streams of hosts that lost power: never closed, so that their peers hear nothing.
+    silenced: Vec<Box<dyn Stream>>,
+}
+
+struct Host {
+    name: String,
+    life: u32,
+    over: bool,
+    ended: bool,
+    silent: bool,
+    passes: u64,
+}
+
+impl Gate {
+    /// The gate of a world with that plan.
+    pub fn new(plan: Plan, time: Arc<dyn SimTime>) -> Self {
+        let state = State {
+            trace: Trace::new(),
+            strikes: Strikes::new(plan),
+            hosts: Vec::new(),
+            actions: Vec::new(),
+            silenced: Vec::new(),
+        };
+        Self { state: Arc::new(Mutex::new(state)), time }
+    }
+
+    /// Simulated time since the start of the run.
+    pub fn elapsed(&self) -> Duration {
+        self.time.elapsed()
+    }
+
+    /// The host of that name, if it was ever started.
+    pub fn host(&self, name: &str) -> Option<HostId> {
+        let state = locked(&self.state);
+        let index = state.hosts.iter().position(|host| host.name == name)?;
+        u16::try_from(index).ok().map(HostId::new)
+    }
+
+    /// A name for the host, also if there is none of that number.
+    pub fn name(&self, host: HostId) -> String {
+        locked(&self.state)
+            .hosts
+            .get(usize::from(host.number()))
+            .map_or_else(|| host.to_string(), |host| host.name.clone())
+    }
+
+    /// Begins a new life of the host called `name`. Every earlier one is over.
+    pub fn begin_life(&self, name: &str) -> Life {
+        let id = self.host(name);
+        let mut state = locked(&self.state);
+        let id = id.unwrap_or_else(|| {
+            let number = u16::try_from(state.hosts.len()).unwrap_or(u16::MAX);
+            assert!(number < u16::MAX, "a world holds fewer than 65535 hosts");
+            state.hosts.push(Host { name: name.into(), life: 0, over: true, ended: true, silent: false, passes: 0 });
+            HostId::new(number)
+        });
+        let Some(host) = state.hosts.get_mut(usize::from(id.number())) else {
+            unreachable!("the host was just found or made")
+        };
+        host.life += 1;
+        host.over = false;
+        host.ended = false;
+        host.silent = false;
+        Life { gate: self.clone(), host: id, number: host.life }
+    }
+
+    /// Ends the current life of a host at once, from outside.
+    pub fn end_life(&self, host: HostId, silent: bool) {
+        if let Some(host) = locked(&self.state).hosts.get_mut(usize::from(host.number())) {
+            host.over = true;
+            host.silent = silent;
+        }
+    }
+
+    /// Ends every life: what still runs while a world is taken down has no effect.
+    pub fn end_all(&self) {
+        for host in &mut locked(&self.state).hosts {
+            host.over = true;
+        }
+    }
+
+    /// Whether the program of the host's current life has returned.
+    pub fn has_ended(&self, host: HostId) -> bool {
+        locked(&self.state).hosts.get(usize::from(host.number())).is_none_or(|host| host.ended)
+    }
+
+    /// Whether the host's current life is over by a crash, or it never had one.
+    pub fn is_down(&self, host: HostId) -> bool {
+        locked(&self.state).hosts.get(usize::from(host.number())).is_none_or(|host| host.over)
+    }
+
+    /// How often the host has passed the gate, over all of its lives.
+    pub fn passes(&self, host: HostId) -> u64 {
+        locked(&self.state).hosts.get(usize::from(host.number())).map_or(0, |host| host.passes)
+    }
+
+    /// What the plan wants done; empties the list.
+    pub fn take_actions(&self) -> Vec<Action> {
+        core::mem::take(&mut locked(&self.state).actions)
+    }
+
+    /// Adds a line of the world's own to the timeline.
+    pub fn note(&self, what: impl Into<String>) {
+        let at = self.elapsed();
+        locked(&self.state).trace.milestone(at, None, what.into());
+    }
+
+    /// Records a milestone of `life`, and lets the plan strike on it. Nothing, if that life is over.
+    pub fn milestone(&self, life: &Life, what: &str) {
+        let at = self.elapsed();
+        let mut state = locked(&self.state);
+        if state.is_over(life) {
+            return;
+        }
+        state.trace.milestone(at, Some(life.host), what.into());
+        let Some(name) = state.hosts.get(usize::from(life.host.number())).map(|host| host.name.clone()) else { return };
+        let struck = state.strikes.milestone(&name, what);
+        state.strike(life.host, at, struck);
+    }
+
+    /// The hash over every event so far.
+    pub fn trace_hash(&self) -> String {
+        locked(&self.state).trace.hash()
+    }
+
+    /// How many events there were: the number of the latest, and so the order of things in this run.
+    pub fn events(&self) -> u64 {
+        locked(&self.state).trace.len()
+    }
+
+    /// The last `count` events as a table.
+    pub fn last_events(&self, count: usize) -> String {
+        let state = locked(&self.state);
+        let skipped = state.trace.recent().len().saturating_sub(count);
+        trace::table(state.trace.recent().skip(skipped), |host| state.name(host))
+    }
+
+    /// All milestones as a table.
+    pub fn timeline(&self) -> String {
+        let state = locked(&self.state);
+        trace::table(state.trace.milestones().iter(), |host| state.name(host))
+    }
+
+    /// All milestones of one host.
+    pub fn milestones(&self, host: HostId) -> Vec<Event> {
+        locked(&self.state).trace.milestones().iter().filter(|event| event.host == Some(host)).cloned().collect()
+    }
+
+    /// Takes a stream of a life that ended without a word. Answers it back if its peer shall see it close.
+    pub(crate) fn silence(&self, life: &Life, stream: Box<dyn Stream>) -> Option<Box<dyn Stream>> {
+        let mut state = locked(&self.state);
+        let silent = state
+            .hosts
+            .get(usize::from(life.host.number()))
+            .is_some_and(|host| host.silent && host.life == life.number);
+        if silent {
+            state.silenced.push(stream);
+            return None;
+        }
+        Some(stream)
+    }
+}
+
+impl core::fmt::Debug for Gate {
+    fn fmt(&self, out: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        out.debug_struct("Gate").finish_non_exhaustive()
+    }
+}
+
+impl State {
+    fn name(&self, host: HostId) -> String {
+        self.hosts.get(usize::from(host.number())).map_or_else(|| host.to_string(), |host| host.name.clone())
+    }
+
+    fn is_over(&self, life: &Life) -> bool {
+        self.hosts.get(usize::from(life.host.number())).is_none_or(|host| host.over || host.life != life.number)
+    }
+
+    fn strike(&mut self, id: HostId, at: Duration, struck: Vec<crate::plan::Fault>) {
+        for fault in struck {
+            let name = self.name(id);
+            match fault {
+                crate::plan::Fault::Crash { policy, restart_after_ms, silent, .. } => {
+                    if let Some(host) = self.hosts.get_mut(usize::from(id.number())) {
+                        host.over = true;
+                        host.silent = silent;
+                    }
+                    self.trace.milestone(at, None, format!("crash {name} policy={}", policy.word()));
+                    let restart_after = restart_after_ms.map(Duration::from_millis);
+                    self.actions.push(Action::Kill { host: id, policy, restart_after });
+                }
+                crate::plan::Fault::NoSpace { volume, for_ms, .. } => {
+                    let volume = if volume == "/" { own_volume(&name) } else { volume };
+                    self.trace.milestone(at, None, format!("full {volume} for_ms={for_ms}"));
+                    self.strikes.fill(volume, at + Duration::from_millis(for_ms));
+                }
+                crate::plan::Fault::SyncFailed { .. } => self.strikes.arm_sync(name),
+                crate::plan::Fault::BucketTimeout { .. } => self.strikes.arm_bucket(name),
+                crate::plan::Fault::Hold { one, other, for_ms, .. } => {
+                    self.actions.push(Action::Hold { one, other, length: Duration::from_millis(for_ms) });
+                }
+            }
+        }
+    }
+
+    /// One pass of the gate. `None`: the life is over.
+    fn pass(&mut self, life: &Life, at: Duration, what: &str, payload: &[u8]) -> Option<String> {
+        if self.is_over(life) {
+            return None;
+        }
+        let host = self.hosts.get_mut(usize::from(life.host.number()))?;
+        host.passes += 1;
+        let (number, name) = (host.passes, host.name.clone());
+        self.trace.record(at, Some(life.host), format!("{number} {what}"), payload);
+        let struck = self.strikes.pass(&name, number);
+        self.strike(life.host, at, struck);
+        if self.is_over(life) { None } else { Some(name) }
+    }
+}
+
+/// The volume of a host's own disk, as [`Operation::volume`] names it.
+pub fn own_volume(host: &str) -> String {
+    format!("{host}:/")
+}
+
+/// One run of one host's program: from its start until the program returns or the host crashes.
+#[derive(Clone)]
+pub struct Life {
+    gate: Gate,
+    host: HostId,
+    number: u32,
+}
+
+impl Life {
+    /// Whose life it is.
+    pub const fn host(&self) -> HostId {
+        self.host
+    }
+
+    /// Its number among that host's lives, from 1.
+    pub const fn number(&self) -> u32 {
+        self.number
+    }
+
+    /// The gate of its world.
+    pub const fn gate(&self) -> &Gate {
+        &self.gate
+    }
+
+    /// Whether it is over: nothing that its code still does may have an effect.
+    pub fn is_over(&self) -> bool {
+        locked(&self.gate.state).is_over(self)
+    }
+
+    /// Records that its program has returned.
+    pub fn ended(&self) {
+        let mut state = locked(&self.gate.state);
+        if !state.is_over(self)
+            && let Some(host) = state.hosts.get_mut(usize::from(self.host.number()))
+        {
+            host.ended = true;
+        }
+    }
+
+    /// Passes the gate before an effect. `None`: this life is over, wait for ever. Otherwise the fault to inject, if any.
+    pub fn before(&self, operation: &Operation, payload: &[u8]) -> Option<Option<FaultKind>> {
+        let at = self.gate.elapsed();
+        let mut state = locked(&self.gate.state);
+        let name = state.pass(self, at, &operation.what, payload)?;
+        Some(state.strikes.injected(&name, operation, at))
+    }
+
+    /// Passes the gate after an effect. False: this life is over, wait for ever.
+    pub fn after(&self, operation: &Operation, outcome: &str, payload: &[u8]) -> bool {
+        let at = self.gate.elapsed();
+        locked(&self.gate.state).pass(self, at, &format!("{} {outcome}", operation.what), payload).is_some()
+    }
+
+    /// Runs an effect through the gate. The effect is told which fault to inject. If this life ends before the answer, the
+    /// returned future never completes.
+    ///
+    /// # Errors
+    /// Those of the effect.
+    pub async fn perform<T: Send>(
+        &self,
+        clock: &dyn Clock,
+        operation: Operation,
+        payload: &[u8],
+        cost: Cost,
+        effect: impl FnOnce(Option<FaultKind>) -> Result<T, Fault> + Send,
+    ) -> Result<T, Fault> {
+        let Some(injected) = self.before(&operation, payload) else { return pending().await };
+        if !cost.before.is_zero() {
+            clock.sleep_until(clock.now().after(cost.before)).await;
+            if self.is_over() {
+                return pending().await;
+            }
+        }
+        let result = effect(injected);
+        if cost.after.is_zero() {
+            yield_once().await;
+        } else {
+            clock.sleep_until(clock.now().after(cost.after)).await;
+        }
+        let outcome = match &result {
+            Ok(_) => "done".to_string(),
+            Err(fault) => format!("failed: {:?}", fault.kind),
+        };
+        if self.after(&operation, &outcome, &[]) { result } else { pending().await }
+    }
+}
+
+impl core::fmt::Debug for Life {
+    fn fmt(&self, out: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        out.debug_struct("Life").field("host", &self.host).field("number", &self.number).finish_non_exhaustive()
+    }
+}
+
+/// Lets every other ready task run once.
+async fn yield_once() {
+    let mut yielded = false;
+    std::future::poll_fn(|context| {
+        if yielded {
+            return Poll::Ready(());
+        }
+        yielded = true;
+        context.waker().wake_by_ref();
+        Poll::Pending
+    })
+    .await;
+}

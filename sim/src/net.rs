@@ -1,0 +1,219 @@
+//! The network of one host, through the gate: a wrapper around the backend's. What is written reaches the backend at a
+//! flush, cut into pieces at random, so that a reader which relies on message boundaries fails.
+
+use std::collections::VecDeque;
+use std::future::pending;
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+use async_trait::async_trait;
+use sheetanchor_core::error::Fault;
+use sheetanchor_engine::env::{Listener, Net, Stream};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use crate::chance::Chance;
+use crate::gate::{Kind, Life, Operation};
+
+/// A backend's network, gated.
+pub struct GatedNet {
+    inner: Arc<dyn Net>,
+    life: Life,
+    chance: Chance,
+}
+
+impl GatedNet {
+    /// The network as `life` sees it.
+    pub fn new(inner: Arc<dyn Net>, life: Life, chance: Chance) -> Self {
+        Self { inner, life, chance }
+    }
+}
+
+impl core::fmt::Debug for GatedNet {
+    fn fmt(&self, out: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        out.debug_struct("GatedNet").field("life", &self.life).finish_non_exhaustive()
+    }
+}
+
+fn operation(what: String) -> Operation {
+    Operation { kind: Kind::Net, volume: String::new(), what }
+}
+
+fn outcome<T>(result: &Result<T, Fault>) -> String {
+    match result {
+        Ok(_) => "done".into(),
+        Err(fault) => format!("failed: {:?}", fault.kind),
+    }
+}
+
+#[async_trait]
+impl Net for GatedNet {
+    async fn connect(&self, address: &str) -> Result<Box<dyn Stream>, Fault> {
+        let operation = operation(format!("connect {address}"));
+        if self.life.before(&operation, &[]).is_none() {
+            return pending().await;
+        }
+        let result = self.inner.connect(address).await;
+        if !self.life.after(&operation, &outcome(&result), &[]) {
+            return pending().await;
+        }
+        let stream = GatedStream::new(result?, self.life.clone(), self.chance.clone(), format!("to {address}"));
+        Ok(Box::new(stream))
+    }
+
+    async fn listen(&self, address: &str) -> Result<Box<dyn Listener>, Fault> {
+        let operation = operation(format!("listen {address}"));
+        if self.life.before(&operation, &[]).is_none() {
+            return pending().await;
+        }
+        let result = self.inner.listen(address).await;
+        if !self.life.after(&operation, &outcome(&result), &[]) {
+            return pending().await;
+        }
+        Ok(Box::new(GatedListener { inner: result?, life: self.life.clone(), chance: self.chance.clone() }))
+    }
+}
+
+struct GatedListener {
+    inner: Box<dyn Listener>,
+    life: Life,
+    chance: Chance,
+}
+
+#[async_trait]
+impl Listener for GatedListener {
+    fn address(&self) -> String {
+        self.inner.address()
+    }
+
+    async fn accept(&mut self) -> Result<Box<dyn Stream>, Fault> {
+        let result = self.inner.accept().await;
+        // No wait between the two: a cancelled accept loses no connection.
+        if !self.life.after(&operation(format!("accept {}", self.inner.address())), &outcome(&result), &[]) {
+            return pending().await;
+        }
+        let name = format!("at {}", self.inner.address());
+        Ok(Box::new(GatedStream::new(result?, self.life.clone(), self.chance.clone(), name)))
+    }
+}
+
+/// A stream whose owner passes the gate at each read that brought bytes and at each flush that takes some away.
+struct GatedStream {
+    /// Taken when dropped only.
+    inner: Option<Box<dyn Stream>>,
+    life: Life,
+    chance: Chance,
+    name: String,
+    /// Written and not flushed.
+    unsent: Vec<u8>,
+    /// On its way into the backend, in pieces.
+    pieces: VecDeque<Vec<u8>>,
+}
+
+/// Writes beyond this go out without waiting for a flush: the bound of a stream's buffer.
+const UNSENT_MAX: usize = 64 * 1024;
+
+impl GatedStream {
+    fn new(inner: Box<dyn Stream>, life: Life, chance: Chance, name: String) -> Self {
+        Self { inner: Some(inner), life, chance, name, unsent: Vec::new(), pieces: VecDeque::new() }
+    }
+
+    fn inner(&mut self) -> io::Result<Pin<&mut Box<dyn Stream>>> {
+        self.inner.as_mut().map(Pin::new).ok_or_else(|| io::ErrorKind::NotConnected.into())
+    }
+
+    /// Moves all bytes into the backend. The gate is passed when the first one leaves.
+    fn poll_send(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if !self.unsent.is_empty() {
+            let operation = operation(format!("send {} {}", self.name, self.unsent.len()));
+            if self.life.before(&operation, &[]).is_none() {
+                return Poll::Pending;
+            }
+            let mut first = core::mem::take(&mut self.unsent);
+            let rest = self.chance.one_in(4).then(|| {
+                let length = u64::try_from(first.len()).unwrap_or(u64::MAX);
+                first.split_off(usize::try_from(self.chance.below(length)).unwrap_or(0))
+            });
+            self.pieces.extend([first, rest.unwrap_or_default()].into_iter().filter(|piece| !piece.is_empty()));
+        }
+        while let Some(mut piece) = self.pieces.pop_front() {
+            match self.inner()?.poll_write(context, &piece) {
+                Poll::Ready(Ok(0)) => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
+                Poll::Ready(Ok(written)) => {
+                    let rest = piece.split_off(written.min(piece.len()));
+                    if !rest.is_empty() {
+                        self.pieces.push_front(rest);
+                    }
+                }
+                Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
+                Poll::Pending => {
+                    self.pieces.push_front(piece);
+                    return Poll::Pending;
+                }
+            }
+        }
+        self.inner()?.poll_flush(context)
+    }
+}
+
+impl AsyncRead for GatedStream {
+    fn poll_read(self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        if this.life.is_over() {
+            return Poll::Pending;
+        }
+        let before = buffer.filled().len();
+        let result = ready!(this.inner()?.poll_read(context, buffer));
+        let read = buffer.filled().len().saturating_sub(before);
+        let outcome = match &result {
+            Ok(()) => format!("{read}"),
+            Err(error) => format!("failed: {:?}", error.kind()),
+        };
+        if this.life.after(&operation(format!("receive {}", this.name)), &outcome, &[]) {
+            return Poll::Ready(result);
+        }
+        // The bytes are gone, and so is the one who would have read them.
+        buffer.set_filled(before);
+        Poll::Pending
+    }
+}
+
+impl AsyncWrite for GatedStream {
+    fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        if this.life.is_over() {
+            return Poll::Pending;
+        }
+        if this.unsent.len() >= UNSENT_MAX || !this.pieces.is_empty() {
+            ready!(this.poll_send(context))?;
+        }
+        this.unsent.extend_from_slice(bytes);
+        Poll::Ready(Ok(bytes.len()))
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        if this.life.is_over() {
+            return Poll::Pending;
+        }
+        this.poll_send(context)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        if this.life.is_over() {
+            return Poll::Pending;
+        }
+        ready!(this.poll_send(context))?;
+        this.inner()?.poll_shutdown(context)
+    }
+}
+
+impl Drop for GatedStream {
+    fn drop(&mut self) {
+        if let Some(inner) = self.inner.take() {
+            drop(self.life.gate().silence(&self.life, inner));
+        }
+    }
+}

@@ -1,0 +1,153 @@
+//! What happened in a run: a hash over every event, the last events in full, and all milestones.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use crate::host::HostId;
+
+/// One event.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Event {
+    /// Its number in the run, from 1: the order in which things really happened.
+    pub number: u64,
+    /// Simulated time since the start.
+    pub at: Duration,
+    /// Whose doing it is; `None`: the world's.
+    pub host: Option<HostId>,
+    /// What it is.
+    pub what: String,
+}
+
+/// The record of one run.
+#[derive(Debug)]
+pub struct Trace {
+    hasher: blake3::Hasher,
+    number: u64,
+    recent: VecDeque<Event>,
+    milestones: Vec<Event>,
+}
+
+impl Trace {
+    /// How many of the last events are kept in full.
+    pub const RECENT_MAX: usize = 400;
+
+    /// An empty record.
+    pub fn new() -> Self {
+        Self { hasher: blake3::Hasher::new(), number: 0, recent: VecDeque::new(), milestones: Vec::new() }
+    }
+
+    /// Records an event. `payload` goes into the hash and nowhere else. Answers the event's number.
+    pub fn record(&mut self, at: Duration, host: Option<HostId>, what: String, payload: &[u8]) -> u64 {
+        let event = self.hashed(at, host, what, payload);
+        if self.recent.len() == Self::RECENT_MAX {
+            self.recent.pop_front();
+        }
+        self.recent.push_back(event);
+        self.number
+    }
+
+    /// Records an event that the timeline shows.
+    pub fn milestone(&mut self, at: Duration, host: Option<HostId>, what: String) {
+        self.record(at, host, what.clone(), &[]);
+        self.milestones.push(Event { number: self.number, at, host, what });
+    }
+
+    /// How many events there were.
+    pub const fn len(&self) -> u64 {
+        self.number
+    }
+
+    /// Whether nothing happened yet.
+    pub const fn is_empty(&self) -> bool {
+        self.number == 0
+    }
+
+    /// The hash over every event so far, as 16 digits. Equal hashes: equal runs.
+    pub fn hash(&self) -> String {
+        let hash = self.hasher.finalize();
+        hash.to_hex().chars().take(16).collect()
+    }
+
+    /// The last events, oldest first, at most [`Trace::RECENT_MAX`].
+    pub fn recent(&self) -> impl DoubleEndedIterator<Item = &Event> + ExactSizeIterator {
+        self.recent.iter()
+    }
+
+    /// All milestones.
+    pub fn milestones(&self) -> &[Event] {
+        &self.milestones
+    }
+
+    fn hashed(&mut self, at: Duration, host: Option<HostId>, what: String, payload: &[u8]) -> Event {
+        self.number += 1;
+        let host_word = host.map_or(u16::MAX, HostId::number);
+        self.hasher.update(&at.as_nanos().to_le_bytes());
+        self.hasher.update(&host_word.to_le_bytes());
+        self.hasher.update(&what.len().to_le_bytes());
+        self.hasher.update(what.as_bytes());
+        self.hasher.update(&payload.len().to_le_bytes());
+        self.hasher.update(payload);
+        Event { number: self.number, at, host, what }
+    }
+}
+
+impl Default for Trace {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// Events as text in columns: time, host, what.
+pub fn table<'a>(events: impl Iterator<Item = &'a Event>, name_of: impl Fn(HostId) -> String) -> String {
+    let named: Vec<_> = events.map(|event| (event, event.host.map_or_else(|| "world".to_string(), &name_of))).collect();
+    let width = named.iter().map(|(_, name)| name.len()).max().unwrap_or(0);
+    let line = |(event, name): &(&Event, String)| {
+        let (seconds, millis) = (event.at.as_secs(), event.at.subsec_millis());
+        format!("{seconds:>3}.{millis:03}  {name:<width$}  {}\n", event.what)
+    };
+    named.iter().map(line).collect::<Vec<_>>().concat()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn one(at_ms: u64, host: Option<u16>, what: &str, payload: &[u8]) -> String {
+        let mut trace = Trace::new();
+        trace.record(Duration::from_millis(at_ms), host.map(HostId::new), what.into(), payload);
+        trace.hash()
+    }
+
+    #[test]
+    fn the_hash_sees_time_host_text_and_payload() {
+        let base = one(1, Some(1), "write", b"x");
+        assert_eq!(base, one(1, Some(1), "write", b"x"));
+        assert_ne!(base, one(2, Some(1), "write", b"x"));
+        assert_ne!(base, one(1, Some(2), "write", b"x"));
+        assert_ne!(base, one(1, None, "write", b"x"));
+        assert_ne!(base, one(1, Some(1), "writ", b"ex"));
+        assert_ne!(base, one(1, Some(1), "write", b"y"));
+    }
+
+    #[test]
+    fn only_the_last_events_are_kept_but_all_milestones() {
+        let mut trace = Trace::new();
+        trace.milestone(Duration::ZERO, None, "start".into());
+        for number in 0..Trace::RECENT_MAX {
+            trace.record(Duration::ZERO, None, format!("event {number}"), &[]);
+        }
+        assert_eq!(trace.recent().len(), Trace::RECENT_MAX);
+        assert_eq!(trace.recent().next().unwrap().what, "event 0");
+        assert_eq!(trace.milestones().len(), 1);
+        assert_eq!(trace.len(), 401);
+    }
+
+    #[test]
+    fn the_table_is_aligned() {
+        let mut trace = Trace::new();
+        trace.milestone(Duration::from_millis(5), None, "start n1".into());
+        trace.milestone(Duration::from_millis(12_345), Some(HostId::new(0)), "phase phase=drained".into());
+        let text = table(trace.milestones().iter(), |_| "n1".into());
+        assert_eq!(text, "  0.005  world  start n1\n 12.345  n1     phase phase=drained\n");
+    }
+}
