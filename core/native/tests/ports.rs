@@ -9,6 +9,7 @@ use sheetanchor_core::error::FaultKind;
 use sheetanchor_core::identity::ByteCount;
 use sheetanchor_engine::env::{EntryKind, Env, OpenMode, Published, Put};
 use sheetanchor_native::env::native_env;
+use sheetanchor_sim::conformance;
 
 /// A folder of one test, gone when it ends, however it ends.
 struct Folder(PathBuf);
@@ -39,6 +40,17 @@ async fn write(env: &Env, path: &str, bytes: &[u8]) {
     let file = env.disk.open(path, OpenMode::CreateNew).await.unwrap();
     file.write_at(0, bytes.to_vec()).await.unwrap();
     file.sync().await.unwrap();
+}
+
+#[tokio::test]
+async fn the_ports_keep_what_every_implementation_promises() {
+    let folder = Folder::of("conformance");
+    let (env, root) = (folder.env(), folder.path("root"));
+    env.disk.create_folder(&root).await.unwrap();
+    conformance::disk(&env, &root).await.unwrap();
+    conformance::bucket(env.bucket.as_ref()).await.unwrap();
+    conformance::net(&env, "127.0.0.1:0").await.unwrap();
+    conformance::clock(&env).await.unwrap();
 }
 
 #[tokio::test]

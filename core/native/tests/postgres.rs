@@ -109,6 +109,7 @@ async fn recovery_ends_at_the_cut_or_refuses() {
     let mut other = plan.clone();
     other.record = "cut-9".to_owned();
     assert_eq!(code(node.recover(&other, &wal).await), Code::ThreadShort);
+    assert_eq!(code(node.open(&opening()).await), Code::OutOfOrder, "it did not come to its cut");
 
     let node = bench.restored("short", &copy, NodeId::new(1)).await;
     assert_eq!(code(node.recover(&plan, &Segments(BTreeMap::new())).await), Code::ThreadShort);

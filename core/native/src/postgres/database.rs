@@ -22,8 +22,9 @@ use tokio_postgres::Config;
 use super::backup::{self, Backups};
 use super::control::{CONTROL_FILE, system_identifier};
 use super::install::{Account, Install};
+use super::marker::Restored;
 use super::postmaster::{Postmaster, StopMode};
-use super::recovery::{self, Restored, is_private, private_target};
+use super::recovery::{self, is_private, private_target};
 use super::session::{Session, down};
 use super::wal::{Place, SegmentSize, read_segment};
 use super::{files, pages, pins};
@@ -80,13 +81,16 @@ impl PostgresDatabase {
     /// The port to the server that `config` describes. Nothing is connected or started yet.
     ///
     /// # Errors
-    /// `SA101` if the connection string is none, or the data folder's path is not absolute.
+    /// `SA101` if the connection string is none or names no host, or the data folder's path is not absolute.
     pub fn new(config: PostgresConfig) -> Result<Self> {
         let invalid = |message: String| Refusal::new(Code::ConfigInvalid, message);
         let target: Config = config.connection.parse().map_err(|error| {
             // Its cause, not the string: that may hold a password.
             invalid(format!("the connection of node {} is not valid: {error}", config.node))
         })?;
+        if target.get_hosts().is_empty() {
+            return Err(invalid(format!("the connection of node {} names no host", config.node)).into());
+        }
         if !config.data.starts_with('/') || config.data.len() < 2 || config.data.ends_with('/') {
             return Err(invalid(format!(
                 "the data folder `{}` must be an absolute path without a `/` at its end",
@@ -565,4 +569,32 @@ fn no_fence() -> Error {
 
 fn not_supported(missing: &str) -> Error {
     Refusal::new(Code::NotSupported, format!("PostgreSQL as it stands here does not have {missing}")).into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_configuration_that_cannot_work_is_refused_without_showing_its_password() {
+        for (data, connection) in [
+            ("/srv/pg", "host=/run/postgresql password=secret port=x"),
+            ("/srv/pg", "port=5432 password=secret"),
+            ("/srv/pg/", "host=/run/postgresql password=secret"),
+            ("srv/pg", "host=/run/postgresql password=secret"),
+            ("/", "host=/run/postgresql password=secret"),
+        ] {
+            let config = PostgresConfig {
+                node: NodeId::new(1),
+                data: data.to_owned(),
+                connection: connection.to_owned(),
+                bin: None,
+                run_as: None,
+                log: "/dev/null".to_owned(),
+            };
+            let error = PostgresDatabase::new(config).err().unwrap();
+            assert_eq!(error.refusal().unwrap().code, Code::ConfigInvalid, "{data} {connection}");
+            assert!(!error.to_string().contains("secret"), "{error}");
+        }
+    }
 }

@@ -135,14 +135,25 @@ impl Postmaster {
         }
     }
 
+    /// Its children too: one that lives a moment longer would keep the next server from starting.
     async fn is_gone_within(&self, wait: Duration) -> bool {
         let gone = async {
-            while self.is_running() {
+            while self.is_running() || works_in(&self.data) {
                 tokio::time::sleep(POLL).await;
             }
         };
         tokio::time::timeout(wait, gone).await.is_ok()
     }
+}
+
+/// Whether any process of a server works in the folder. An operator's shell there does not count.
+fn works_in(data: &str) -> bool {
+    let Ok(data) = fs::canonicalize(data) else { return false };
+    let is_server = |process: &Path| {
+        fs::read_link(process.join("cwd")).is_ok_and(|folder| folder == data)
+            && fs::read_link(process.join("exe")).is_ok_and(|program| program.ends_with("postgres"))
+    };
+    fs::read_dir("/proc").into_iter().flatten().flatten().any(|process| is_server(&process.path()))
 }
 
 /// What to start.

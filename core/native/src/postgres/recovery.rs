@@ -6,13 +6,13 @@
 //! finds `recovery.signal` without a `restore_command`, and refuses.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Write};
+use std::io;
 use std::os::unix::fs::{FileExt, OpenOptionsExt, PermissionsExt, lchown};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use sheetanchor_core::error::{Error, Fault, FaultKind, Result};
-use sheetanchor_core::identity::{ThreadId, TimelineId};
+use sheetanchor_core::identity::ThreadId;
 use sheetanchor_core::position::Lsn;
 use sheetanchor_core::refusal::{Code, Refusal};
 use sheetanchor_engine::database::{Recovery, ThreadRange, WalSource};
@@ -23,16 +23,11 @@ use tokio_postgres::config::Host;
 use super::control::Control;
 use super::database::{PostgresDatabase, same_folder};
 use super::install::Account;
+use super::marker::{MARKER, Restored, write_synced};
 use super::postmaster::{Launch, POLL, Postmaster, StopMode, last_words};
 use super::session::Session;
 use super::wal::{Place, SegmentSize};
 use crate::faults::{blocking, fault};
-
-/// Says, while it is there, that the folder was restored and not opened yet: the record's name and the cut.
-const MARKER: &str = "sheetanchor.restore";
-
-/// The marker's word for a recovery that has stood at its cut.
-const REACHED: &str = "reached";
 
 /// Who may connect before the folder is opened.
 const ACCESS: &str = "sheetanchor.hba";
@@ -53,56 +48,6 @@ const PROMOTE_WAIT: Duration = Duration::from_mins(15);
 
 /// How long an opened server may take to answer.
 const OPEN_WAIT: Duration = Duration::from_mins(5);
-
-/// What the marker says.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Restored {
-    /// The name of the record to end at.
-    pub record: String,
-    /// The timeline of the cut.
-    pub timeline: TimelineId,
-    /// The cut.
-    pub until: Lsn,
-    /// Whether recovery has stood exactly there once. It will again: all that it needs is in the folder, and durable.
-    pub reached: bool,
-}
-
-impl Restored {
-    /// The marker in `data`, if one is there.
-    ///
-    /// # Errors
-    /// `SA408` if it is not understood, and faults.
-    pub(super) fn read(data: &str) -> Result<Option<Self>> {
-        let path = format!("{data}/{MARKER}");
-        let text = match fs::read_to_string(&path) {
-            Ok(text) => text,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(fault(format!("read {path}"), &error).into()),
-        };
-        let understood = Self::parse(&text).map(Some);
-        understood.ok_or_else(|| Refusal::new(Code::RecoveryFailed, format!("{path} is not understood")).into())
-    }
-
-    fn parse(text: &str) -> Option<Self> {
-        let mut lines = text.lines();
-        let restored = Self {
-            record: lines.next()?.to_owned(),
-            timeline: TimelineId::new(lines.next()?.parse().ok()?),
-            until: lines.next()?.parse().ok()?,
-            reached: lines.next()? == REACHED,
-        };
-        (restored.text() == text).then_some(restored)
-    }
-
-    fn text(&self) -> String {
-        let phase = if self.reached { REACHED } else { "recovering" };
-        format!("{}\n{}\n{}\n{phase}\n", self.record, self.timeline, self.until)
-    }
-
-    fn is_same_cut(&self, other: &Self) -> bool {
-        (&self.record, self.timeline, self.until) == (&other.record, other.timeline, other.until)
-    }
-}
 
 /// Whether recovery has yet to come to its end: promotion takes this file away.
 fn is_to_recover(data: &str) -> bool {
@@ -312,28 +257,13 @@ fn prepare(data: &str, marker: &Restored, account: Option<Account>) -> io::Resul
     write_synced(&format!("{data}/{ACCESS}"), "local all all trust\n")?;
     write_synced(&format!("{data}/{SIGNAL}"), "")?;
     sync()?;
-    write_marker(data, marker, account)?;
+    marker.write(data, account)?;
     fs::set_permissions(data, fs::Permissions::from_mode(0o700))?;
     if let Some(account) = account {
         hand_over(Path::new(data), account)?;
     }
     File::open(format!("{data}/pg_wal"))?.sync_all()?;
     sync()
-}
-
-fn write_synced(path: &str, text: &str) -> io::Result<()> {
-    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path)?;
-    file.write_all(text.as_bytes())?;
-    file.sync_all()
-}
-
-fn write_marker(data: &str, marker: &Restored, account: Option<Account>) -> io::Result<()> {
-    let (path, new) = (format!("{data}/{MARKER}"), format!("{data}/{MARKER}.new"));
-    write_synced(&new, &marker.text())?;
-    if let Some(account) = account {
-        lchown(&new, Some(account.uid), Some(account.gid))?;
-    }
-    fs::rename(new, path)
 }
 
 /// Gives a folder and all in it to `account`.
@@ -476,7 +406,7 @@ async fn mark_reached(database: &PostgresDatabase, wanted: &Restored) -> Result<
     let (data, account) = (database.data().to_owned(), database.account().await?);
     let marker = Restored { reached: true, ..wanted.clone() };
     let write = move || {
-        let done = write_marker(&data, &marker, account).and_then(|()| File::open(&data)?.sync_all());
+        let done = marker.write(&data, account).and_then(|()| File::open(&data)?.sync_all());
         done.map_err(|error| fault(format!("write {data}/{MARKER}"), &error))
     };
     Ok(blocking(write).await?)
@@ -587,21 +517,6 @@ fn forget(data: &str) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_marker_reads_back_and_a_strange_one_does_not() {
-        let marker = Restored {
-            record: "point-0190f3a2c4d5-9f31a2b7".to_owned(),
-            timeline: TimelineId::new(2),
-            until: "1/16B3748".parse().unwrap(),
-            reached: true,
-        };
-        assert_eq!(Restored::parse(&marker.text()), Some(marker.clone()));
-        let text = marker.text();
-        for bad in ["", "a\n", &text[..text.len() - 1], &text.replace("reached", "Reached"), &format!("{text}x")] {
-            assert_eq!(Restored::parse(bad), None, "{bad}");
-        }
-    }
 
     #[test]
     fn a_folder_with_a_comma_is_one_folder() {

@@ -202,10 +202,12 @@ fn query_error(sql: &str, error: &tokio_postgres::Error) -> Error {
 }
 
 fn connect_error(error: &tokio_postgres::Error) -> Error {
+    // What is wrong with a password or a name is no sign that nobody is there.
+    let nobody = std::error::Error::source(error).is_some_and(<dyn std::error::Error>::is::<std::io::Error>);
     match error.code() {
-        None => down(said(error)),
+        None if nobody || error.is_closed() => down(said(error)),
         Some(code) if is_going(code) => down(said(error)),
-        Some(_) => Fault::new(FaultKind::Other, "connect to the database", said(error)).into(),
+        None | Some(_) => Fault::new(FaultKind::Other, "connect to the database", said(error)).into(),
     }
 }
 
