@@ -5,10 +5,8 @@ use std::sync::Arc;
 
 use sheetanchor_core::error::Result as Outcome;
 use sheetanchor_engine::coordinator::Coordinator;
-use sheetanchor_engine::env::{Bucket, Env, Task};
-use sheetanchor_engine::folder_bucket::FolderBucket;
-use sheetanchor_native::entropy::OsEntropy;
-use sheetanchor_native::env::{native_disk, native_env};
+use sheetanchor_engine::env::{Env, Task};
+use sheetanchor_native::env::native_env;
 
 use crate::config::ClusterFile;
 use crate::interrupt::cancel_on_interrupt;
@@ -18,8 +16,7 @@ use crate::screen::Screen;
 
 /// The ports of this process, with the repository that `file` names.
 pub fn environment(file: &ClusterFile) -> Env {
-    let bucket: Arc<dyn Bucket> = Arc::new(FolderBucket::new(native_disk(), Arc::new(OsEntropy), &file.repository));
-    native_env(bucket)
+    native_env(&file.repository)
 }
 
 /// A coordinator that the operator can watch and interrupt.

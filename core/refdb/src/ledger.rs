@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use futures_util::future::BoxFuture;
 use sheetanchor_core::scn::Scn;
 use sheetanchor_engine::env::Env;
 
@@ -89,7 +90,7 @@ impl Ledger {
             let until = accounts.min(from + BATCH);
             let rows: Vec<(u64, Vec<u8>)> =
                 (from..until).map(|account| (account, balance.to_le_bytes().to_vec())).collect();
-            last = self.until_budget(async |client| write_rows(client, &rows).await).await?;
+            last = self.until_budget(|client| Box::pin(write_rows(client, rows.clone()))).await?;
             from = until;
         }
         Ok(last)
@@ -97,7 +98,7 @@ impl Ledger {
 
     /// Carries a transfer out, once.
     pub async fn transfer(&mut self, transfer: Transfer) -> Outcome {
-        match self.until_budget(async |client| move_amount(client, transfer).await).await {
+        match self.until_budget(|client| Box::pin(move_amount(client, transfer))).await {
             Ok(scn) => Outcome::Acknowledged(scn),
             Err(error @ ClientError::Unknown(_)) => Outcome::Unknown(error.to_string()),
             Err(error @ (ClientError::Retry(_) | ClientError::Failed { .. } | ClientError::Lost(_))) => {
@@ -111,7 +112,7 @@ impl Ledger {
     /// # Errors
     /// The last attempt's, once the budget has passed; `SA007` for rows that no ledger wrote.
     pub async fn read_all(&mut self) -> Result<Contents, ClientError> {
-        let rows = self.until_budget(async |client| client.scan(0, u64::MAX).await).await?;
+        let rows = self.until_budget(|client| Box::pin(client.scan(0, u64::MAX))).await?;
         let mut contents = Contents::default();
         for (key, value) in rows {
             let read = if key < TRANSFER_KEYS {
@@ -132,11 +133,11 @@ impl Ledger {
     /// Tries until it works, fails for good, or the budget has passed.
     async fn until_budget<T>(
         &mut self,
-        mut attempt: impl AsyncFnMut(&mut Client) -> Result<T, ClientError>,
+        attempt: impl Fn(&mut Client) -> BoxFuture<'_, Result<T, ClientError>> + Send + Sync,
     ) -> Result<T, ClientError> {
         let deadline = self.env.clock.now().after(self.budget);
         loop {
-            let error = match self.attempt(&mut attempt).await {
+            let error = match self.attempt(&attempt).await {
                 Err(error @ (ClientError::Retry(_) | ClientError::Lost(_))) => error,
                 outcome => return outcome,
             };
@@ -151,7 +152,7 @@ impl Ledger {
 
     async fn attempt<T>(
         &mut self,
-        attempt: &mut impl AsyncFnMut(&mut Client) -> Result<T, ClientError>,
+        attempt: &(impl Fn(&mut Client) -> BoxFuture<'_, Result<T, ClientError>> + Send + Sync),
     ) -> Result<T, ClientError> {
         // Taken out, so that a connection is not used again after an attempt that was cancelled in the middle.
         let mut client = match self.client.take() {
@@ -175,10 +176,10 @@ async fn commit(client: &mut Client) -> Result<Scn, ClientError> {
     })
 }
 
-async fn write_rows(client: &mut Client, rows: &[(u64, Vec<u8>)]) -> Result<Scn, ClientError> {
+async fn write_rows(client: &mut Client, rows: Vec<(u64, Vec<u8>)>) -> Result<Scn, ClientError> {
     client.begin().await?;
     for (key, value) in rows {
-        client.write(*key, value.clone()).await?;
+        client.write(key, value).await?;
     }
     client.commit().await
 }
