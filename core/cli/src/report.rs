@@ -18,6 +18,7 @@ pub type Result<T> = std::result::Result<T, Trouble>;
 pub struct Trouble {
     error: Error,
     place: Option<Box<Place>>,
+    hint: Option<&'static str>,
 }
 
 /// A place in a file that the operator wrote.
@@ -29,7 +30,7 @@ struct Place {
 
 impl<E: Into<Error>> From<E> for Trouble {
     fn from(error: E) -> Self {
-        Self { error: as_shown(error.into()), place: None }
+        Self { error: as_shown(error.into()), place: None, hint: None }
     }
 }
 
@@ -47,7 +48,13 @@ impl Trouble {
     /// An error about `span` of the file `name`, which holds `text`.
     pub fn at(error: impl Into<Error>, name: &str, text: &str, span: Range<usize>) -> Self {
         let source = NamedSource::new(name, text.to_owned());
-        Self { error: as_shown(error.into()), place: Some(Box::new(Place { source, span })) }
+        Self { error: as_shown(error.into()), place: Some(Box::new(Place { source, span })), hint: None }
+    }
+
+    /// The same with a hint that fits better than that of its code.
+    #[must_use]
+    pub fn hinting(self, hint: &'static str) -> Self {
+        Self { hint: Some(hint), ..self }
     }
 
     /// What went wrong.
@@ -96,12 +103,12 @@ impl Trouble {
     }
 
     fn hint(&self) -> Option<&'static str> {
-        match &self.error {
+        self.hint.or(match &self.error {
             Error::Refusal(refusal) => Some(refusal.hint()),
             Error::Fault(Fault { kind: FaultKind::Exists, .. }) => Some("something else may be using it"),
             Error::Fault(_) => None,
             Error::Bug(_) => Some("this is a fault of Sheetanchor itself: please report it with this message"),
-        }
+        })
     }
 
     fn json(&self) -> Value {

@@ -34,11 +34,6 @@ impl Screen {
         Self { json, interactive, bars }
     }
 
-    /// Whether results are to be JSON.
-    pub fn is_json(&self) -> bool {
-        self.json
-    }
-
     /// Whether somebody is watching bars move.
     pub fn is_interactive(&self) -> bool {
         self.interactive

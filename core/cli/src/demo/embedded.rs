@@ -233,8 +233,8 @@ impl<'a> Stage<'a> {
         }
         writing.stop().await;
         for setup in self.file.nodes.values() {
-            wipe(&setup.data)?;
-            wipe(&setup.state)?;
+            wipe(&setup.data).await?;
+            wipe(&setup.state).await?;
         }
         step.done("kill -9 of every node; every data and state folder is wiped, the repository is what is left");
         Ok(())
@@ -342,8 +342,7 @@ impl Watcher for Killer {
     fn phase(&self, operation: OperationId, phase: &'static str) {
         if operation.kind() == OperationKind::Point && phase == "draining" && self.killed.get().is_none() {
             kill_now(self.victim);
-            // Only the first kill counts, and there is only this one.
-            drop(self.killed.set(Instant::now()));
+            self.killed.get_or_init(Instant::now);
         }
     }
 }

@@ -21,6 +21,10 @@ use crate::report::Result;
 /// How long an agent may take to say that it is ready.
 const READY_WAIT: Duration = Duration::from_secs(20);
 
+/// How often a folder is wiped in which something is still being written, and the pause in between.
+const WIPE_ATTEMPTS: u32 = 40;
+const WIPE_PAUSE: Duration = Duration::from_millis(50);
+
 /// A folder and its agents. Agents end with it, however it ends.
 pub struct House {
     folder: PathBuf,
@@ -120,26 +124,32 @@ impl House {
         if keep {
             return Some(self.folder.display().to_string());
         }
-        let removed = fs::remove_dir_all(&self.folder);
-        removed.is_err().then(|| self.folder.display().to_string())
+        wipe(&self.folder.display().to_string()).await.is_err().then(|| self.folder.display().to_string())
     }
 }
 
 /// Sends SIGKILL to a process of ours.
 pub fn kill_now(process: Pid) {
-    // One that is gone already is as dead as it is meant to be.
-    drop(kill_process(process, Signal::KILL));
+    if let Err(error) = kill_process(process, Signal::KILL) {
+        // One that is gone already is as dead as it is meant to be.
+        tracing::info!(%error, "a process could not be killed");
+    }
 }
 
-/// Removes a folder and all that is in it.
+/// Removes a folder and all that is in it. A process that has just been killed may write its last meanwhile.
 ///
 /// # Errors
 /// Faults.
-pub fn wipe(folder: &str) -> Result<()> {
-    match fs::remove_dir_all(folder) {
-        Ok(()) => Ok(()),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
-        Err(error) => Err(fault("wipe", Path::new(folder), &error).into()),
+pub async fn wipe(folder: &str) -> Result<()> {
+    let mut attempts = 1;
+    loop {
+        match fs::remove_dir_all(folder) {
+            Ok(()) => return Ok(()),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+            Err(_) if attempts < WIPE_ATTEMPTS => attempts += 1,
+            Err(error) => return Err(fault("wipe", Path::new(folder), &error).into()),
+        }
+        tokio::time::sleep(WIPE_PAUSE).await;
     }
 }
 

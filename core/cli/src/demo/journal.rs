@@ -28,7 +28,9 @@ pub struct Sent<A> {
     pub transfer: Transfer,
     /// What became of it.
     pub outcome: Outcome<A>,
-    /// When that was known.
+    /// When it was sent.
+    pub begun: Instant,
+    /// When its outcome was known.
     pub settled: Option<Instant>,
 }
 
@@ -52,7 +54,8 @@ impl<A: Clone> Journal<A> {
     /// Notes that a transfer is about to be sent to `node`, before it is.
     pub fn send(&self, node: NodeId, from: u64, to: u64, amount: u64) -> Transfer {
         let transfer = Transfer { id: self.next.fetch_add(1, Ordering::SeqCst), from, to, amount };
-        self.sent().insert(transfer.id, Sent { node, transfer, outcome: Outcome::Unknown, settled: None });
+        let sent = Sent { node, transfer, outcome: Outcome::Unknown, begun: Instant::now(), settled: None };
+        self.sent().insert(transfer.id, sent);
         transfer
     }
 
@@ -74,11 +77,34 @@ impl<A: Clone> Journal<A> {
         self.sent().values().filter(|sent| matches!(sent.outcome, Outcome::Acknowledged(_))).count()
     }
 
-    /// How long after `moment` a commit on `node` was first acknowledged.
+    /// How long after `moment` a transfer on `node` was first acknowledged that was not sent before it. What was in flight
+    /// at that moment does not count: a fence lets it finish.
     pub fn silence_after(&self, moment: Instant, node: NodeId) -> Option<Duration> {
         let sent = self.sent();
-        let acknowledged =
-            sent.values().filter(|sent| sent.node == node && matches!(sent.outcome, Outcome::Acknowledged(_)));
+        let later = sent.values().filter(|sent| sent.node == node && sent.begun >= moment);
+        let acknowledged = later.filter(|sent| matches!(sent.outcome, Outcome::Acknowledged(_)));
         acknowledged.filter_map(|sent| sent.settled?.checked_duration_since(moment)).min()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn silence_ends_with_a_commit_that_began_later() {
+        let (journal, node) = (Journal::new(), NodeId::new(1));
+        let in_flight = journal.send(node, 0, 1, 5);
+        let moment = Instant::now();
+        journal.settle(in_flight, Outcome::Acknowledged(()));
+        let failed = journal.send(node, 0, 1, 5);
+        journal.settle(failed, Outcome::Failed);
+        assert_eq!(journal.silence_after(moment, node), None);
+        let later = journal.send(node, 0, 1, 5);
+        assert_eq!(journal.silence_after(moment, node), None, "not acknowledged yet");
+        journal.settle(later, Outcome::Acknowledged(()));
+        assert!(journal.silence_after(moment, node).is_some());
+        assert_eq!(journal.silence_after(moment, NodeId::new(2)), None);
+        assert_eq!(journal.acknowledged(), 2);
     }
 }
