@@ -104,10 +104,8 @@ impl Client {
     /// # Errors
     /// See [`ClientError`].
     pub async fn read(&mut self, key: u64) -> Result<Option<Vec<u8>>, ClientError> {
-        match self.ask(Statement::Read { key }).await? {
-            Reply::Value(value) => Ok(value),
-            other => Err(unexpected(other)),
-        }
+        let Reply::Value(value) = self.ask(Statement::Read { key }).await? else { return Err(unexpected()) };
+        Ok(value)
     }
 
     /// Writes a row in the open transaction; at most [`VALUE_BYTES_MAX`](crate::VALUE_BYTES_MAX) bytes.
@@ -123,10 +121,8 @@ impl Client {
     /// # Errors
     /// See [`ClientError`]. After [`ClientError::Lost`] as after [`ClientError::Unknown`] nobody knows the outcome.
     pub async fn commit(&mut self) -> Result<Scn, ClientError> {
-        match self.ask(Statement::Commit).await? {
-            Reply::Committed(scn) => Ok(scn),
-            other => Err(unexpected(other)),
-        }
+        let Reply::Committed(scn) = self.ask(Statement::Commit).await? else { return Err(unexpected()) };
+        Ok(scn)
     }
 
     /// Aborts the open transaction, if there is one.
@@ -145,23 +141,18 @@ impl Client {
         let mut all = Vec::new();
         let mut page = Some(0);
         while let Some(from_page) = page {
-            match self.ask(Statement::Scan { from_page, from, until }).await? {
-                Reply::Rows { rows, next_page } => {
-                    all.extend(rows);
-                    page = next_page.filter(|next| *next > from_page);
-                }
-                other => return Err(unexpected(other)),
-            }
+            let reply = self.ask(Statement::Scan { from_page, from, until }).await?;
+            let Reply::Rows { rows, next_page } = reply else { return Err(unexpected()) };
+            all.extend(rows);
+            page = next_page.filter(|next| *next > from_page);
         }
         all.sort_unstable();
         Ok(all)
     }
 
     async fn done(&mut self, statement: Statement) -> Result<(), ClientError> {
-        match self.ask(statement).await? {
-            Reply::Done => Ok(()),
-            other => Err(unexpected(other)),
-        }
+        let Reply::Done = self.ask(statement).await? else { return Err(unexpected()) };
+        Ok(())
     }
 
     async fn ask(&mut self, statement: Statement) -> Result<Reply, ClientError> {
@@ -182,7 +173,7 @@ impl Client {
         match received {
             Ok(Some((envelope, reply))) => {
                 self.seen = self.seen.max(envelope.scn);
-                Ok(reply)
+                succeeded(reply)
             }
             Ok(None) => Err(ClientError::Lost("the node hung up".into())),
             Err(error) => Err(ClientError::Lost(error.to_string())),
@@ -196,15 +187,20 @@ impl std::fmt::Debug for Client {
     }
 }
 
-fn unexpected(reply: Reply) -> ClientError {
+/// A reply that says that the statement was carried out.
+fn succeeded(reply: Reply) -> Result<Reply, ClientError> {
     match reply {
-        Reply::Retry(why) => ClientError::Retry(why),
-        Reply::Unknown(why) => ClientError::Unknown(why),
-        Reply::Failed { code, message } => ClientError::Failed { code: code.as_deref().and_then(Code::parse), message },
-        Reply::Done | Reply::Value(_) | Reply::Committed(_) | Reply::Rows { .. } | Reply::Answer { .. } => {
-            ClientError::Lost("the node answers something else".into())
+        Reply::Retry(why) => Err(ClientError::Retry(why)),
+        Reply::Unknown(why) => Err(ClientError::Unknown(why)),
+        Reply::Failed { code, message } => {
+            Err(ClientError::Failed { code: code.as_deref().and_then(Code::parse), message })
         }
+        Reply::Done | Reply::Value(_) | Reply::Committed(_) | Reply::Rows { .. } | Reply::Answer { .. } => Ok(reply),
     }
+}
+
+fn unexpected() -> ClientError {
+    ClientError::Lost("the node answers something else".into())
 }
 
 impl From<ClientError> for Error {

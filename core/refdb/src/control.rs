@@ -64,7 +64,8 @@ pub(crate) enum Phase {
 pub(crate) struct Pins {
     pub(crate) cluster: ClusterId,
     pub(crate) incarnation: Incarnation,
-    pub(crate) pins: BTreeMap<String, Lsn>,
+    /// The first WAL that each keeps, by name.
+    pub(crate) kept: BTreeMap<String, Lsn>,
 }
 
 /// Names in the data folder.

@@ -108,7 +108,7 @@ pub(crate) async fn write_node(shared: &Shared, control: &NodeControl) -> Result
     let pins = Pins {
         cluster: control.cluster,
         incarnation: control.incarnation,
-        pins: BTreeMap::from([(ARCHIVE_PIN.into(), control.start)]),
+        kept: BTreeMap::from([(ARCHIVE_PIN.into(), control.start)]),
     };
     disk.replace(&folder.pins(node), seal(&pins)).await?;
     disk.replace(&folder.node_control(node), seal(control)).await?;

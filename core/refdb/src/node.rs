@@ -83,7 +83,10 @@ impl Node {
 
 impl fmt::Debug for Node {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        out.debug_struct("Node").field("node", &self.shared.config.node).field("address", &self.address).finish()
+        out.debug_struct("Node")
+            .field("node", &self.shared.config.node)
+            .field("address", &self.address)
+            .finish_non_exhaustive()
     }
 }
 

@@ -90,14 +90,14 @@ pub(crate) async fn unpin(shared: &Shared, name: &str) -> Result<()> {
     }
     let path = shared.folder.pins(shared.config.node);
     let Some(mut pins) = load::<Pins>(&*shared.env.disk, &path).await? else { return Ok(()) };
-    if pins.pins.remove(name).is_some() {
+    if pins.kept.remove(name).is_some() {
         shared.env.disk.replace(&path, seal(&pins)).await?;
     }
     Ok(())
 }
 
-async fn write(running: &Running, pins: BTreeMap<String, Lsn>) -> Result<()> {
-    let file = Pins { cluster: running.cluster, incarnation: running.incarnation, pins };
+async fn write(running: &Running, kept: BTreeMap<String, Lsn>) -> Result<()> {
+    let file = Pins { cluster: running.cluster, incarnation: running.incarnation, kept };
     let written = running.env.disk.replace(&running.folder.pins(running.node()), seal(&file)).await;
     if let Err(fault) = &written
         && fault.kind == FaultKind::SyncFailed

@@ -253,5 +253,5 @@ fn check_identity(own: &NodeControl, control: &Control, node: NodeId) -> Result<
 async fn load_pins(env: &Env, folder: &Folder, node: NodeId, own: &NodeControl) -> Result<BTreeMap<String, Lsn>> {
     let pins = load::<Pins>(&*env.disk, &folder.pins(node)).await?;
     let ours = pins.filter(|pins| pins.cluster == own.cluster && pins.incarnation == own.incarnation);
-    Ok(ours.map(|pins| pins.pins).unwrap_or_default())
+    Ok(ours.map(|pins| pins.kept).unwrap_or_default())
 }

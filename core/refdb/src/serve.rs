@@ -178,13 +178,13 @@ impl Session {
                 self.transaction = Some(Transaction::begin(Arc::clone(running)));
                 Ok(Reply::Done)
             }
-            Statement::Read { key } => match &mut self.transaction {
-                Some(transaction) => Ok(Reply::Value(transaction.read(key).await?)),
-                None => {
-                    let version = running.visible(key, None, running.statement_deadline()).await?;
-                    Ok(Reply::Value(version.map(|version| version.value)))
+            Statement::Read { key } => {
+                if let Some(transaction) = &mut self.transaction {
+                    return Ok(Reply::Value(transaction.read(key).await?));
                 }
-            },
+                let version = running.visible(key, None, running.statement_deadline()).await?;
+                Ok(Reply::Value(version.map(|version| version.value)))
+            }
             Statement::Write { key, value } => {
                 let transaction = self.transaction.as_mut().ok_or_else(no_transaction)?;
                 transaction.write(key, value).await?;

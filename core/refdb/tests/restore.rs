@@ -1,0 +1,286 @@
+//! A backup of three nodes, restored and recovered to a cut, and read.
+#![allow(clippy::as_conversions, clippy::indexing_slicing, clippy::unwrap_used, reason = "tests may be blunt")]
+
+mod world;
+
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use sheetanchor_core::identity::{HoldId, Incarnation, NodeId, ThreadId};
+use sheetanchor_core::refusal::Code;
+use sheetanchor_core::scn::Scn;
+use sheetanchor_engine::database::{Database, PageVerdict, State};
+use sheetanchor_refdb::{Outcome, Transfer};
+use world::disk::Loss;
+use world::{Archive, Cut, DATA, World, node, opening, pause, run, transfer};
+
+const ACCOUNTS: u64 = 30;
+const PAGE_BYTES: usize = 4096;
+
+/// What was acknowledged, and at which SCN.
+type History = RefCell<BTreeMap<u64, (Scn, Transfer)>>;
+
+/// Transfers on one node until `stop`.
+async fn work(world: &World, number: u16, history: &History, stop: &Cell<bool>) {
+    let mut ledger = world.ledger(number);
+    for id in u64::from(number) * 10_000.. {
+        if stop.get() {
+            return;
+        }
+        match ledger.transfer(transfer(id, ACCOUNTS)).await {
+            Outcome::Acknowledged(scn) => drop(history.borrow_mut().insert(id, (scn, transfer(id, ACCOUNTS)))),
+            other => panic!("transfer {id}: {other:?}"),
+        }
+        pause(7).await;
+    }
+}
+
+/// A backup and three cuts, taken while all nodes write.
+struct Taken {
+    archive: Archive,
+    cuts: Vec<Cut>,
+    history: BTreeMap<u64, (Scn, Transfer)>,
+}
+
+async fn taken() -> Taken {
+    let world = World::created().await;
+    world.ledger(1).create(ACCOUNTS, 1_000).await.unwrap();
+    let history = History::default();
+    let stop = Cell::new(false);
+    let story = async {
+        pause(300).await;
+        let mut archive = Archive::capture(&world, "base").await;
+        let mut cuts = Vec::new();
+        for number in 1..=3 {
+            pause(150).await;
+            cuts.push(Cut::make(&world, &format!("point-{number}"), number).await);
+        }
+        pause(150).await;
+        for cut in &cuts {
+            archive.fetch(&world, cut).await;
+        }
+        stop.set(true);
+        (archive, cuts)
+    };
+    let working = (1..=3).map(|number| work(&world, number, &history, &stop));
+    let ((archive, cuts), _) = futures_util::future::join(story, futures_util::future::join_all(working)).await;
+    Taken { archive, cuts, history: history.into_inner() }
+}
+
+/// Stages on a fresh volume and recovers from node 2.
+async fn recovered(archive: &Archive, cut: &Cut) -> (World, sheetanchor_core::error::Result<()>) {
+    let mut world = World::new();
+    archive.stage(&world);
+    world.start_all().await;
+    let outcome = world.database(2).recover(&archive.recovery(cut), archive).await;
+    (world, outcome)
+}
+
+async fn open_all(world: &World, floor: Scn) {
+    for database in world.nodes.values() {
+        assert_eq!(database.status().await.unwrap().state, State::Reached);
+    }
+    for database in world.nodes.values() {
+        database.open(&opening(floor)).await.unwrap();
+    }
+    pause(500).await;
+}
+
+fn assert_history_up_to(cut: Scn, history: &BTreeMap<u64, (Scn, Transfer)>, contents: &sheetanchor_refdb::Contents) {
+    let mut balances: BTreeMap<u64, i64> = (0..ACCOUNTS).map(|account| (account, 1_000)).collect();
+    let mut transfers = BTreeMap::new();
+    for (id, (_, transfer)) in history.iter().filter(|(_, (scn, _))| *scn <= cut) {
+        *balances.get_mut(&transfer.from).unwrap() -= transfer.amount as i64;
+        *balances.get_mut(&transfer.to).unwrap() += transfer.amount as i64;
+        transfers.insert(*id, *transfer);
+    }
+    assert_eq!(contents.transfers, transfers);
+    assert_eq!(contents.balances, balances);
+}
+
+#[test]
+fn every_cut_is_restored_exactly_and_goes_on_as_a_new_incarnation() {
+    run(async {
+        let taken = taken().await;
+        let last = taken.history.values().map(|(scn, _)| *scn).max().unwrap();
+        for cut in &taken.cuts {
+            assert!(cut.scn < last, "something lies beyond {}", cut.name);
+            let (mut world, outcome) = recovered(&taken.archive, cut).await;
+            outcome.unwrap();
+            open_all(&world, last).await;
+            for number in 1..=3 {
+                let contents = world.ledger(number).read_all().await.unwrap();
+                assert_history_up_to(cut.scn, &taken.history, &contents);
+            }
+            let Outcome::Acknowledged(scn) = world.ledger(3).transfer(transfer(1, ACCOUNTS)).await else { panic!() };
+            assert!(scn > last, "no SCN of the history is used again");
+            let status = world.database(1).status().await.unwrap();
+            assert_eq!(status.incarnation, Some(Incarnation::new(2)));
+            assert_eq!(status.end.timeline, world::timeline(2));
+            world.database(1).open(&opening(last)).await.unwrap();
+            world.crash(1, Loss::DropAll).await;
+            world.start(1, u64::MAX).await.unwrap();
+            pause(3_000).await;
+            assert_eq!(world.database(1).status().await.unwrap().state, State::Open);
+            assert!(world.ledger(1).read_all().await.unwrap().transfers.contains_key(&1));
+        }
+    });
+}
+
+#[test]
+fn the_restored_nodes_own_no_pins_but_the_archives_and_their_threads_go_on_at_the_cut() {
+    run(async {
+        let taken = taken().await;
+        let cut = &taken.cuts[0];
+        assert!(
+            taken
+                .archive
+                .files
+                .keys()
+                .all(|name| !name.contains("pins") && !name.contains("lock") && !name.contains("wal"))
+        );
+        let (world, outcome) = recovered(&taken.archive, cut).await;
+        outcome.unwrap();
+        open_all(&world, cut.scn).await;
+        for (node, database) in &world.nodes {
+            let pins = database.pins().await.unwrap();
+            let names: Vec<&str> = pins.iter().map(|pin| pin.name.as_str()).collect();
+            assert_eq!(names, ["archive"]);
+            assert_eq!(pins[0].from.lsn, cut.made[node].until.lsn);
+        }
+    });
+}
+
+#[test]
+fn recovery_that_is_cut_short_anywhere_starts_over_to_the_same_state() {
+    run(async {
+        let taken = taken().await;
+        let cut = &taken.cuts[1];
+        let operations = {
+            let (world, outcome) = recovered(&taken.archive, cut).await;
+            outcome.unwrap();
+            world.mounts[&node(2)].operations()
+        };
+        assert!(operations > 30, "{operations} operations");
+        for crash_at in (6..operations).step_by(3) {
+            let mut world = World::new();
+            taken.archive.stage(&world);
+            for number in [1, 3] {
+                world.start(number, u64::MAX).await.unwrap();
+            }
+            world.start(2, crash_at).await.unwrap();
+            let recovery = taken.archive.recovery(cut);
+            let mount = Arc::clone(&world.mounts[&node(2)]);
+            {
+                let dies = async {
+                    while !mount.has_crashed() {
+                        pause(1).await;
+                    }
+                };
+                let recover = world.database(2).recover(&recovery, &taken.archive);
+                futures_util::future::select(std::pin::pin!(recover), std::pin::pin!(dies)).await;
+            }
+            world.crash(2, Loss::Sectors(crash_at)).await;
+            world.start(2, u64::MAX).await.unwrap();
+            let outcome = world.database(3).recover(&recovery, &taken.archive).await;
+            outcome.unwrap_or_else(|error| panic!("crashed at {crash_at}: {error}"));
+            open_all(&world, cut.scn).await;
+            let contents = world.ledger(1).read_all().await.unwrap();
+            assert_history_up_to(cut.scn, &taken.history, &contents);
+        }
+    });
+}
+
+#[test]
+fn pages_torn_during_capture_are_mended_by_the_images_in_the_log() {
+    run(async {
+        let taken = taken().await;
+        let mut archive = taken.archive.clone();
+        let cut = &taken.cuts[2];
+        // Every data page has been changed by every node since the backup began, so each may be read torn.
+        let pages = archive.files.get_mut("pages").unwrap();
+        for page in 0..12 {
+            pages[page * PAGE_BYTES + 700] ^= 0x55;
+        }
+        assert_eq!(World::created().await.database(1).check_pages("pages", 0, pages), PageVerdict::Fails(0));
+        let (world, outcome) = recovered(&archive, cut).await;
+        outcome.unwrap();
+        open_all(&world, cut.scn).await;
+        assert_history_up_to(cut.scn, &taken.history, &world.ledger(2).read_all().await.unwrap());
+    });
+}
+
+async fn refusal(archive: &Archive, cut: &Cut) -> Code {
+    let (world, outcome) = recovered(archive, cut).await;
+    let code = outcome.unwrap_err().refusal().unwrap().code;
+    assert_eq!(world.database(2).status().await.unwrap().state, State::Down, "nothing was reached");
+    code
+}
+
+#[test]
+fn what_is_missing_or_damaged_is_refused() {
+    run(async {
+        let taken = taken().await;
+        let cut = &taken.cuts[2];
+        let thread = ThreadId::new(2);
+        let last = taken.archive.pieces.keys().filter(|(of, _)| *of == thread).max().copied().unwrap();
+
+        let mut short = taken.archive.clone();
+        short.pieces.remove(&last);
+        assert_eq!(refusal(&short, cut).await, Code::ThreadShort);
+
+        let mut damaged = taken.archive.clone();
+        damaged.pieces.get_mut(&last).unwrap().bytes[60] ^= 1;
+        assert_eq!(refusal(&damaged, cut).await, Code::WalDamaged);
+
+        let mut skipping = taken.archive.clone();
+        skipping.begun.get_mut(&NodeId::new(2)).unwrap().start.lsn = last.1;
+        assert_eq!(refusal(&skipping, cut).await, Code::ChainBroken, "the other threads' records show it");
+
+        let mut lost = taken.archive.clone();
+        let pages = lost.files.get_mut("pages").unwrap();
+        pages[..PAGE_BYTES].fill(0);
+        assert_eq!(refusal(&lost, cut).await, Code::ChainBroken, "a page that was lost as a whole");
+
+        let mut early = taken.cuts[0].clone();
+        early.scn = Scn::new(early.scn.get() - (200 << 16));
+        assert_eq!(refusal(&taken.archive, &early).await, Code::CutMissed, "captured pages lie beyond it");
+    });
+}
+
+#[test]
+fn a_restart_ends_backups_and_holds() {
+    run(async {
+        let mut world = World::created().await;
+        let begun = world.database(1).begin_backup("base").await.unwrap();
+        assert_eq!(world.database(1).begin_backup("base").await.unwrap(), begun);
+        world.database(1).close(HoldId::new(9)).await.unwrap();
+        let life = world.database(1).status().await.unwrap().life;
+        world.crash(1, Loss::KeepAll).await;
+        world.start(1, u64::MAX).await.unwrap();
+        assert_ne!(world.database(1).status().await.unwrap().life, life);
+        let database = world.database(1);
+        assert_eq!(database.end_backup("base").await.unwrap_err().refusal().unwrap().code, Code::LifeChanged);
+        assert_eq!(database.drain(HoldId::new(9)).await.unwrap_err().refusal().unwrap().code, Code::HoldLost);
+        database.release(HoldId::new(9)).await.unwrap();
+    });
+}
+
+#[test]
+fn an_opened_folder_is_not_recovered_again_and_a_stopped_one_serves_nobody() {
+    run(async {
+        let taken = taken().await;
+        let cut = &taken.cuts[0];
+        let (world, outcome) = recovered(&taken.archive, cut).await;
+        outcome.unwrap();
+        world.database(1).open(&opening(cut.scn)).await.unwrap();
+        world.database(1).stop().await.unwrap();
+        assert_eq!(world.database(1).status().await.unwrap().state, State::Down);
+        let pinned = world.database(1).pin("x").await;
+        assert_eq!(pinned.unwrap_err().refusal().unwrap().code, Code::DatabaseDown);
+        let again = world.database(2).recover(&taken.archive.recovery(cut), &taken.archive).await;
+        assert_eq!(again.unwrap_err().refusal().unwrap().code, Code::OutOfOrder);
+        let _ = DATA;
+    });
+}
