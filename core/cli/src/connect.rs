@@ -39,9 +39,8 @@ impl Connected {
         let env = environment(&file);
         let (cancel, interrupts) = cancel_on_interrupt(&env, screen)?;
         let progress = Arc::new(Progress::new(screen));
-        let coordinator = Coordinator::new(env.clone(), file.setup(), file.limits)
-            .cancelled_by(cancel)
-            .watched_by(progress.clone());
+        let coordinator =
+            Coordinator::new(env.clone(), file.setup(), file.limits).cancelled_by(cancel).watched_by(progress.clone());
         Ok(Self { env, coordinator, progress, _interrupts: interrupts })
     }
 

@@ -21,9 +21,8 @@ impl Interrupts {
     /// # Errors
     /// A fault if the system does not let us.
     pub fn listen() -> Result<Self> {
-        let listened = |kind| {
-            signal(kind).map_err(|error| Fault::new(FaultKind::Other, "listen for signals", error.to_string()))
-        };
+        let listened =
+            |kind| signal(kind).map_err(|error| Fault::new(FaultKind::Other, "listen for signals", error.to_string()));
         Ok(Self { interrupt: listened(SignalKind::interrupt())?, terminate: listened(SignalKind::terminate())? })
     }
 

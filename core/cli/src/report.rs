@@ -187,7 +187,10 @@ mod tests {
     #[test]
     fn a_full_disk_is_a_refusal() {
         let trouble = Trouble::from(Fault::new(FaultKind::NoSpace, "write /srv/x", "no space left on device"));
-        assert_eq!(trouble.plain().lines().next().unwrap(), "error: cannot write /srv/x: no space left on device (SA505)");
+        assert_eq!(
+            trouble.plain().lines().next().unwrap(),
+            "error: cannot write /srv/x: no space left on device (SA505)"
+        );
         assert_eq!(trouble.exit_code(), ExitCode::from(3));
     }
 

@@ -285,7 +285,10 @@ drain_ms = 500
             assert!(message.starts_with(&format!("cluster.toml, line {line}: ")), "{to}: {message}");
         }
         for (from, to) in [
-            ("data = \"/srv/shared\"\nconnection = \"127.0.0.1:7102\"", "data = \"/srv/b\"\nconnection = \"127.0.0.1:7102\""),
+            (
+                "data = \"/srv/shared\"\nconnection = \"127.0.0.1:7102\"",
+                "data = \"/srv/b\"\nconnection = \"127.0.0.1:7102\"",
+            ),
             ("engine = \"refdb\"", "engine = \"postgres\""),
             ("connection = \"127.0.0.1:7102\"", "connection = \"127.0.0.1:7102\"\nbin = \"/usr\""),
             ("lease_ms = 3000", "lease_ms = 0"),

@@ -67,7 +67,9 @@ pub fn compare(sent: &[(Transfer, Fate)], restored: &Contents, accounts: u64, ba
     for (account, expected) in &balances {
         match restored.balances.get(account) {
             Some(found) if found == expected => verdict.balanced += 1,
-            found => verdict.differences.push(format!("account {account} holds {found:?}, its transfers make {expected}")),
+            found => {
+                verdict.differences.push(format!("account {account} holds {found:?}, its transfers make {expected}"))
+            }
         }
     }
     if restored.balances.len() != balances.len() {
@@ -124,10 +126,17 @@ impl Verdict {
     /// The table that everything was for.
     pub fn table(&self) -> Table {
         let mut table = Table::new(["transfers", "number", ""]);
-        let mut line = |what: &str, number: usize, remark: String| table.row([what.to_owned(), number.to_string(), remark]);
-        let last = self.last.map(|last| format!("the last one is transfer {}: {} from account {} to {}", last.id, last.amount, last.from, last.to));
+        let mut line =
+            |what: &str, number: usize, remark: String| table.row([what.to_owned(), number.to_string(), remark]);
+        let last = self.last.map(|last| {
+            format!("the last one is transfer {}: {} from account {} to {}", last.id, last.amount, last.from, last.to)
+        });
         line("committed up to the point", self.committed, last.unwrap_or_default());
-        line("restored", self.restored, format!("{} of them with an outcome that no client was told", self.open_restored));
+        line(
+            "restored",
+            self.restored,
+            format!("{} of them where absent would be right too: no client knew", self.open_restored),
+        );
         line("equal", self.equal, "by id, amount and both accounts".to_owned());
         line("committed after it, and gone", self.absent, "as they have to be".to_owned());
         let sum = format!("of {} whose balance follows from these transfers, {} in all", self.accounts, self.sum);
@@ -161,7 +170,12 @@ mod tests {
     }
 
     fn sent() -> Vec<(Transfer, Fate)> {
-        vec![(transfer(1), Fate::Inside), (transfer(2), Fate::Open), (transfer(3), Fate::Inside), (transfer(4), Fate::Outside)]
+        vec![
+            (transfer(1), Fate::Inside),
+            (transfer(2), Fate::Open),
+            (transfer(3), Fate::Inside),
+            (transfer(4), Fate::Outside),
+        ]
     }
 
     #[test]

@@ -160,7 +160,10 @@ impl<'a> Stage<'a> {
         let Some(killed) = killer.killed.get().copied() else {
             return Err(broken(format!("the second backup ended before its fence was closed: {error}")).into());
         };
-        step.done(&format!("kill -9 of node {VICTIM} under the fence: the backup is refused ({}), nothing is published", refusal.code));
+        step.done(&format!(
+            "kill -9 of node {VICTIM} under the fence: the backup is refused ({}), nothing is published",
+            refusal.code
+        ));
         let step = self.steps.begin("commits flow again");
         let lease = self.file.limits.point.lease;
         let mut longest = Duration::ZERO;
@@ -178,7 +181,10 @@ impl<'a> Stage<'a> {
         }
         if longest > lease {
             let (longest, lease) = (longest.as_millis(), lease.as_millis());
-            return Err(broken(format!("commits flow again only {longest} ms after the kill; the lease is {lease} ms")).into());
+            return Err(broken(format!(
+                "commits flow again only {longest} ms after the kill; the lease is {lease} ms"
+            ))
+            .into());
         }
         step.done(&format!(
             "commits flow again on every other node {} ms after the kill (the lease is {} ms)",
@@ -275,7 +281,10 @@ impl<'a> Stage<'a> {
         if scn <= highest {
             return Err(broken(format!("the restored cluster issued SCN {scn}, its past had reached {highest}")).into());
         }
-        step.done(&format!("read back {} transfers; a new commit has SCN {scn}, above all of the past", contents.transfers.len()));
+        step.done(&format!(
+            "read back {} transfers; a new commit has SCN {scn}, above all of the past",
+            contents.transfers.len()
+        ));
         Ok(contents)
     }
 
@@ -290,11 +299,14 @@ impl<'a> Stage<'a> {
         let value = json!({ "verdict": verdict.json(), "point": point, "seconds": took });
         self.screen.result(&text, &value)?;
         if verdict.committed == 0 || verdict.absent == 0 {
-            return Err(broken("nothing was committed before the point, or nothing after it: this proves nothing").into());
+            return Err(
+                broken("nothing was committed before the point, or nothing after it: this proves nothing").into()
+            );
         }
         match verdict.differences.as_slice() {
             [] => {
-                self.screen.note(&format!("what was restored is what was committed, to the last transfer; {took:.1} s"));
+                self.screen
+                    .note(&format!("what was restored is what was committed, to the last transfer; {took:.1} s"));
                 Ok(())
             }
             [first, others @ ..] => Err(broken(format!("{first} (and {} more differences)", others.len())).into()),

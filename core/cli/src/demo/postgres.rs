@@ -171,7 +171,10 @@ impl<'a> Stage<'a> {
         let (Some(refusal), Some(killed)) = (error.refusal(), killer.killed.get().copied()) else {
             return Err(broken(format!("the second backup ended as no refusal of a killed server: {error}")).into());
         };
-        step.done(&format!("kill -9 of server {VICTIM} while its files are copied: the backup is refused ({})", refusal.code));
+        step.done(&format!(
+            "kill -9 of server {VICTIM} while its files are copied: the backup is refused ({})",
+            refusal.code
+        ));
         let step = self.steps.begin("commits go on elsewhere");
         let mut longest = Duration::ZERO;
         for (node, journal) in nodes().zip(&self.journals).filter(|(node, _)| *node != VICTIM) {
@@ -263,7 +266,8 @@ impl<'a> Stage<'a> {
         self.steps.clear();
         let promise = promise(sealed.manifest.method, sealed.seal.guarantee);
         let text = format!("\n{}\n{promise}\n", verdict.table());
-        let value = json!({ "verdict": verdict.json(), "backup": sealed.operation, "seal": sealed.seal, "seconds": took });
+        let value =
+            json!({ "verdict": verdict.json(), "backup": sealed.operation, "seal": sealed.seal, "seconds": took });
         self.screen.result(&text, &value)?;
         match verdict.differences.as_slice() {
             [] => {
@@ -297,7 +301,8 @@ fn plan(house: &House, node: NodeId) -> ServerPlan {
 fn cluster_file(house: &House, agents: &[String], servers: &[Server]) -> String {
     let mut text = format!("[cluster]\nname = \"demo\"\nrepository = \"file://{}\"\n", house.path("repository"));
     for (node, (agent, server)) in nodes().zip(agents.iter().zip(servers)) {
-        let (state, data, connection) = (house.path(&format!("state-{node}")), &server.plan().data, server.connection());
+        let (state, data, connection) =
+            (house.path(&format!("state-{node}")), &server.plan().data, server.connection());
         text += &format!("\n[[node]]\nid = {node}\nagent = \"{agent}\"\nstate = \"{state}\"\n");
         text += &format!("engine = \"postgres\"\ndata = \"{data}\"\nconnection = \"{connection}\"\n");
     }

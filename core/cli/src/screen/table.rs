@@ -40,7 +40,8 @@ impl Table {
     fn is_numeric(&self, column: usize) -> bool {
         let mut cells = self.rows.iter().filter_map(|row| row.get(column)).filter(|cell| *cell != "-").peekable();
         cells.peek().is_some()
-            && cells.all(|cell| cell.starts_with(|first: char| first.is_ascii_digit()) && !cell.contains([':', '/', '-']))
+            && cells
+                .all(|cell| cell.starts_with(|first: char| first.is_ascii_digit()) && !cell.contains([':', '/', '-']))
     }
 }
 
