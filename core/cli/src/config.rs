@@ -82,7 +82,7 @@ impl ClusterFile {
             let span = error.span().unwrap_or(0..0);
             refused(name, text, &span, Code::ConfigInvalid, &error.message().replace('\n', ", "))
         })?;
-        check::checked(written).map_err(|Wrong { code, message, span }| refused(name, text, &span, code, &message))
+        check::checked(&written).map_err(|Wrong { code, message, span }| refused(name, text, &span, code, &message))
     }
 
     /// What a coordinator needs of it.

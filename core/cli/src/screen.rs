@@ -78,6 +78,11 @@ impl Screen {
     }
 }
 
+/// Each text on a line of its own.
+pub fn lines(texts: impl IntoIterator<Item = String>) -> String {
+    texts.into_iter().flat_map(|text| [text, "\n".to_owned()]).collect()
+}
+
 /// Wall time as people write it, in UTC.
 pub fn time(wall: WallMillis) -> String {
     let moment = i64::try_from(wall.get()).ok().and_then(|millis| Timestamp::from_millisecond(millis).ok());

@@ -12,7 +12,7 @@ use super::backup::promise;
 use crate::args::RestoreArguments;
 use crate::connect::Connected;
 use crate::report::Result;
-use crate::screen::{Screen, Table, bytes};
+use crate::screen::{Screen, Table, bytes, lines};
 
 /// Restores, takes a restore up again, or shows what a restore would do.
 ///
@@ -36,7 +36,7 @@ pub async fn run(file: &Path, screen: &Screen, arguments: &RestoreArguments) -> 
 }
 
 fn preview(planned: &Planned) -> String {
-    let passed: String = planned.passed_over.iter().map(|why| format!("passed over: {why}\n")).collect();
+    let passed = lines(planned.passed_over.iter().map(|why| format!("passed over: {why}")));
     let plan = &planned.plan;
     format!(
         "{passed}would restore to {}, at SCN {} of incarnation {}, and open incarnation {}\n{}\n{}\nnothing was changed\n",

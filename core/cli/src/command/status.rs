@@ -13,7 +13,7 @@ use super::backup::method_word;
 use super::point;
 use crate::connect::Connected;
 use crate::report::Result;
-use crate::screen::{Screen, Table, bytes, time};
+use crate::screen::{Screen, Table, bytes, lines, time};
 
 /// A point as the coordinator lists it, and whether the archive reaches it.
 type Listed = (OperationId, Point, sheetanchor_core::error::Result<()>);
@@ -38,12 +38,11 @@ fn text(status: &ClusterStatus, points: &[Listed]) -> String {
         status.incarnation,
         nodes(&status.nodes),
     );
-    let troubles = status.nodes.iter().filter_map(|node| Some(format!("node {}: {}\n", node.node, trouble(node)?)));
-    let troubles: String = troubles.collect();
+    let troubles = status.nodes.iter().filter_map(|node| Some(format!("  node {}: {}", node.node, trouble(node)?)));
     let part = |title: &str, body: String| if body.is_empty() { body } else { format!("\n{title}\n{body}") };
     let points = point::table(points.iter().map(|(id, point, reached)| (*id, point, Some(reached.is_ok()))));
-    let unfinished: String = status.unfinished.iter().map(|operation| format!("  {operation}\n")).collect();
-    text += &part("troubles", troubles.lines().map(|line| format!("  {line}\n")).collect());
+    let unfinished = lines(status.unfinished.iter().map(|operation| format!("  {operation}")));
+    text += &part("troubles", lines(troubles));
     text += &part("backups of this incarnation", unless_empty(&backups(&status.backups)));
     text += &part("restore points of this incarnation", unless_empty(&points));
     text += &part("incarnations", tree(&status.incarnations));
@@ -118,15 +117,15 @@ fn tree(incarnations: &[IncarnationObject]) -> String {
         // What is older comes first, so that a damaged catalog cannot make a circle of it.
         children.entry(parent.filter(|parent| *parent < object.incarnation)).or_default().push(object);
     }
-    let mut lines = String::new();
+    let mut shown = Vec::new();
     let mut waiting: Vec<(usize, &IncarnationObject)> =
         children.get(&None).into_iter().flatten().rev().map(|root| (0, *root)).collect();
     while let Some((depth, object)) = waiting.pop() {
-        lines += &format!("  {}{}\n", "   ".repeat(depth), incarnation_line(object));
+        shown.push(format!("  {}{}", "   ".repeat(depth), incarnation_line(object)));
         let under = children.get(&Some(object.incarnation)).into_iter().flatten().rev();
         waiting.extend(under.map(|child| (depth.saturating_add(1), *child)));
     }
-    lines
+    lines(shown)
 }
 
 fn incarnation_line(object: &IncarnationObject) -> String {

@@ -1,6 +1,6 @@
 //! What a cluster file must hold to before anything is done with it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 
 use sheetanchor_core::identity::{NodeId, PointName};
@@ -11,7 +11,7 @@ use toml::Spanned;
 use super::{ClusterFile, EngineSetup, NodeSetup, Written, WrittenNode, Wrong};
 
 /// Checks all of it.
-pub(super) fn checked(written: Written) -> Result<ClusterFile, Wrong> {
+pub(super) fn checked(written: &Written) -> Result<ClusterFile, Wrong> {
     let cluster = written.cluster.get_ref();
     let name: PointName = cluster.name.get_ref().parse().map_err(|refusal| at(&cluster.name, refusal))?;
     let repository = repository(&cluster.repository)?;
@@ -67,7 +67,7 @@ fn lies_in(inner: &str, outer: &str) -> bool {
 /// What nodes must not share, and who has it.
 #[derive(Default)]
 struct Seen {
-    ids: BTreeMap<NodeId, ()>,
+    ids: BTreeSet<NodeId>,
     addresses: BTreeMap<SocketAddr, String>,
     engine: Option<String>,
     shared_data: Option<String>,
@@ -80,7 +80,7 @@ impl Seen {
         if id.get() == 0 {
             return Err(wrong(&node.id, Code::ConfigInvalid, "node ids start at 1"));
         }
-        if self.ids.insert(id, ()).is_some() {
+        if !self.ids.insert(id) {
             return Err(wrong(&node.id, Code::DuplicateIdentity, format!("two nodes have the id {id}")));
         }
         let engine = node.engine.get_ref();
@@ -89,7 +89,7 @@ impl Seen {
             let message = format!("node {id} runs `{engine}`, the nodes before it `{first}`");
             return Err(wrong(&node.engine, Code::ConfigInvalid, message));
         }
-        self.address(&node.agent, format!("the agent of node {id}"))?;
+        self.address(&node.agent, &format!("the agent of node {id}"))?;
         for (what, folder) in [("state", &node.state), ("data", &node.data)] {
             if !is_plain_folder(folder.get_ref()) {
                 let message = format!(
@@ -117,7 +117,7 @@ impl Seen {
                     let message = format!("`bin` and `run_as` of node {id} mean nothing to refdb");
                     return Err(wrong(odd, Code::ConfigInvalid, message));
                 }
-                self.address(&node.connection, format!("the database of node {id}"))?;
+                self.address(&node.connection, &format!("the database of node {id}"))?;
                 let data = node.data.get_ref();
                 if self.shared_data.get_or_insert_with(|| data.clone()) != data {
                     let message = format!("nodes of refdb share one data folder; node {id} names another");
@@ -132,12 +132,12 @@ impl Seen {
         }
     }
 
-    fn address(&mut self, given: &Spanned<String>, whose: String) -> Result<(), Wrong> {
+    fn address(&mut self, given: &Spanned<String>, whose: &str) -> Result<(), Wrong> {
         let address = loopback(given.get_ref()).map_err(|refusal| at(given, refusal))?;
         if address.port() == 0 {
             return Err(wrong(given, Code::ConfigInvalid, format!("`{}` names no port", given.get_ref())));
         }
-        match self.addresses.insert(address, whose.clone()) {
+        match self.addresses.insert(address, whose.to_owned()) {
             None => Ok(()),
             Some(other) => {
                 let message = format!("{other} and {whose} have one address, {}", given.get_ref());

@@ -68,7 +68,7 @@ pub fn compare(sent: &[(Transfer, Fate)], restored: &Contents, accounts: u64, ba
         match restored.balances.get(account) {
             Some(found) if found == expected => verdict.balanced += 1,
             found => {
-                verdict.differences.push(format!("account {account} holds {found:?}, its transfers make {expected}"))
+                verdict.differences.push(format!("account {account} holds {found:?}, its transfers make {expected}"));
             }
         }
     }

@@ -17,7 +17,7 @@ use sheetanchor_refdb::{Contents, Ledger, Outcome as Told, Session, Transfer};
 
 use super::broken;
 use super::compare::{Fate, compare};
-use super::house::{House, free_addresses, kill_now, wipe};
+use super::house::{House, NodeText, free_addresses, kill_now, wipe};
 use super::journal::{Journal, Outcome, Sent};
 use super::steps::Steps;
 use crate::command::backup::promise;
@@ -90,7 +90,15 @@ impl<'a> Stage<'a> {
         let step = steps.begin("three nodes start");
         let addresses = free_addresses(usize::from(NODES) * 2)?;
         let (agents, databases) = addresses.split_at(usize::from(NODES));
-        let file = house.furnish(&cluster_file(house, agents, databases))?;
+        let data = house.path("shared");
+        let described = nodes().zip(agents.iter().zip(databases)).map(|(node, (agent, database))| NodeText {
+            node,
+            agent: agent.clone(),
+            engine: "refdb",
+            data: data.clone(),
+            connection: database.clone(),
+        });
+        let file = house.furnish(described)?;
         let env = environment(&file);
         let coordinator = Coordinator::new(env.clone(), file.setup(), file.limits);
         let (journal, addresses) = (Arc::new(Journal::new()), databases.to_vec());
@@ -149,15 +157,15 @@ impl<'a> Stage<'a> {
     /// A second backup, whose fence is closed on every node when one of them dies.
     async fn interrupted_backup(&self) -> Result<()> {
         let step = self.steps.begin("a second backup, and kill -9 of a node in the middle");
-        let killer = Arc::new(Killer { victim: self.house.process(VICTIM)?, killed: OnceLock::new() });
-        let sealed = self.watched(killer.clone()).backup(None, Method::Fence).await;
+        let watcher = Arc::new(Killer { victim: self.house.process(VICTIM)?, killed: OnceLock::new() });
+        let sealed = self.watched(watcher.clone()).backup(None, Method::Fence).await;
         let Err(error) = sealed else {
             return Err(broken("a backup was sealed although a node died under its fence").into());
         };
         let Some(refusal) = error.refusal() else {
             return Err(broken(format!("the second backup ended as no refusal: {error}")).into());
         };
-        let Some(killed) = killer.killed.get().copied() else {
+        let Some(killed) = watcher.killed.get().copied() else {
             return Err(broken(format!("the second backup ended before its fence was closed: {error}")).into());
         };
         step.done(&format!(
@@ -332,16 +340,6 @@ fn fate(sent: &Sent<Scn>, cut: Scn) -> Fate {
         Outcome::Acknowledged(_) | Outcome::Failed => Fate::Outside,
         Outcome::Unknown => Fate::Open,
     }
-}
-
-fn cluster_file(house: &House, agents: &[String], databases: &[String]) -> String {
-    let mut text = format!("[cluster]\nname = \"demo\"\nrepository = \"file://{}\"\n", house.path("repository"));
-    for (node, (agent, database)) in nodes().zip(agents.iter().zip(databases)) {
-        let (state, data) = (house.path(&format!("state-{node}")), house.path("shared"));
-        text += &format!("\n[[node]]\nid = {node}\nagent = \"{agent}\"\nstate = \"{state}\"\n");
-        text += &format!("engine = \"refdb\"\ndata = \"{data}\"\nconnection = \"{database}\"\n");
-    }
-    text
 }
 
 /// Kills a node as soon as every node holds commits back for a backup's end.

@@ -17,6 +17,7 @@ use tokio::process::{Child, Command};
 use super::broken;
 use crate::config::ClusterFile;
 use crate::report::Result;
+use crate::screen::lines;
 
 /// How long an agent may take to say that it is ready.
 const READY_WAIT: Duration = Duration::from_secs(20);
@@ -29,6 +30,20 @@ const WIPE_PAUSE: Duration = Duration::from_millis(50);
 pub struct House {
     folder: PathBuf,
     agents: BTreeMap<NodeId, Child>,
+}
+
+/// A node of the cluster file.
+pub struct NodeText {
+    /// Its id.
+    pub node: NodeId,
+    /// Where its agent listens.
+    pub agent: String,
+    /// `refdb` or `postgres`.
+    pub engine: &'static str,
+    /// Its data folder.
+    pub data: String,
+    /// How to reach its database.
+    pub connection: String,
 }
 
 impl House {
@@ -55,9 +70,18 @@ impl House {
     ///
     /// # Errors
     /// Faults; what the file is refused for.
-    pub fn furnish(&self, cluster: &str) -> Result<ClusterFile> {
+    pub fn furnish(&self, nodes: impl Iterator<Item = NodeText>) -> Result<ClusterFile> {
+        let head = format!("[cluster]\nname = \"demo\"\nrepository = \"file://{}\"", self.path("repository"));
+        let nodes = nodes.map(|NodeText { node, agent, engine, data, connection }| {
+            let state = self.path(&format!("state-{node}"));
+            format!(
+                "\n[[node]]\nid = {node}\nagent = \"{agent}\"\nstate = \"{state}\"\nengine = \"{engine}\"\n\
+                 data = \"{data}\"\nconnection = \"{connection}\""
+            )
+        });
+        let text = lines(std::iter::once(head).chain(nodes));
         let path = self.cluster_file();
-        fs::write(&path, cluster).map_err(|error| fault("write", &path, &error))?;
+        fs::write(&path, text).map_err(|error| fault("write", &path, &error))?;
         ClusterFile::read(&path)
     }
 

@@ -25,7 +25,7 @@ use sheetanchor_refdb::Transfer;
 
 use super::broken;
 use super::compare::{Fate, Verdict, compare};
-use super::house::{House, free_addresses, kill_now, wipe};
+use super::house::{House, NodeText, free_addresses, kill_now, wipe};
 use super::journal::{Journal, Outcome, Sent};
 use super::steps::Steps;
 use crate::command::backup::promise;
@@ -99,7 +99,14 @@ impl<'a> Stage<'a> {
     async fn set(screen: &'a Screen, steps: &'a Steps, house: &'a mut House, servers: &'a [Server]) -> Result<Self> {
         let step = steps.begin("three agents start");
         let addresses = free_addresses(usize::from(NODES))?;
-        let file = house.furnish(&cluster_file(house, &addresses, servers))?;
+        let described = nodes().zip(addresses.into_iter().zip(servers)).map(|(node, (agent, server))| NodeText {
+            node,
+            agent,
+            engine: "postgres",
+            data: server.plan().data.clone(),
+            connection: server.connection(),
+        });
+        let file = house.furnish(described)?;
         let env = environment(&file);
         let coordinator = Coordinator::new(env.clone(), file.setup(), file.limits);
         let journals = nodes().map(|_| Arc::new(Journal::new())).collect();
@@ -163,12 +170,12 @@ impl<'a> Stage<'a> {
         let data = self.file.nodes.get(&VICTIM).map(|setup| setup.data.clone()).unwrap_or_default();
         let postmaster = Postmaster::of(&data)?.and_then(|server| Pid::from_raw(server.pid()));
         let victim = postmaster.ok_or_else(|| broken(format!("the server of node {VICTIM} does not run")))?;
-        let killer = Arc::new(Killer { victim, killed: OnceLock::new() });
-        let sealed = self.coordinator.clone().watched_by(killer.clone()).backup(None, Method::Alone).await;
+        let watcher = Arc::new(Killer { victim, killed: OnceLock::new() });
+        let sealed = self.coordinator.clone().watched_by(watcher.clone()).backup(None, Method::Alone).await;
         let Err(error) = sealed else {
             return Err(broken("a backup was sealed although a server died while it was copied").into());
         };
-        let (Some(refusal), Some(killed)) = (error.refusal(), killer.killed.get().copied()) else {
+        let (Some(refusal), Some(killed)) = (error.refusal(), watcher.killed.get().copied()) else {
             return Err(broken(format!("the second backup ended as no refusal of a killed server: {error}")).into());
         };
         step.done(&format!(
@@ -296,17 +303,6 @@ fn plan(house: &House, node: NodeId) -> ServerPlan {
         run_as: None,
         settings: settings.map(|(name, value)| (name.to_owned(), value.to_owned())).into(),
     }
-}
-
-fn cluster_file(house: &House, agents: &[String], servers: &[Server]) -> String {
-    let mut text = format!("[cluster]\nname = \"demo\"\nrepository = \"file://{}\"\n", house.path("repository"));
-    for (node, (agent, server)) in nodes().zip(agents.iter().zip(servers)) {
-        let (state, data, connection) =
-            (house.path(&format!("state-{node}")), &server.plan().data, server.connection());
-        text += &format!("\n[[node]]\nid = {node}\nagent = \"{agent}\"\nstate = \"{state}\"\n");
-        text += &format!("engine = \"postgres\"\ndata = \"{data}\"\nconnection = \"{connection}\"\n");
-    }
-    text
 }
 
 /// The commit record lies between two positions; the cut is exclusive.
