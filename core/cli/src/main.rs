@@ -83,11 +83,7 @@ fn start_logging(level: LogLevel, screen: &Screen) {
         LogLevel::Trace => LevelFilter::TRACE,
     };
     let screen = screen.clone();
-    tracing_subscriber::fmt()
-        .with_max_level(level)
-        .with_ansi(screen.is_interactive())
-        .with_writer(move || AboveBars(screen.clone()))
-        .init();
+    tracing_subscriber::fmt().with_max_level(level).with_writer(move || AboveBars(screen.clone())).init();
 }
 
 /// Log lines go to standard error, above the bars.

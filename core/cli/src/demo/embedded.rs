@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use rustix::process::Pid;
 use serde_json::json;
 use sheetanchor_core::format::catalog::{Method, Point};
-use sheetanchor_core::identity::{NodeId, OperationId, OperationKind, PointName};
+use sheetanchor_core::identity::{ByteCount, NodeId, OperationId, OperationKind, PointName};
 use sheetanchor_core::plan::Target;
 use sheetanchor_core::scn::Scn;
 use sheetanchor_engine::coordinator::Coordinator;
@@ -71,7 +71,7 @@ struct Stage<'a> {
 /// # Errors
 /// A bug if what is read back is not what was committed; whatever goes wrong on the way.
 pub async fn play(screen: &Screen, steps: &Steps, house: &mut House) -> Result<()> {
-    steps.expect(13);
+    steps.expect(14);
     let mut stage = Stage::set(screen, steps, house).await?;
     let writing = Writing::start(&stage);
     stage.first_backup(&writing).await?;
@@ -144,10 +144,10 @@ impl<'a> Stage<'a> {
         let sealed = progress.during(&self.env, &watched, watched.backup(Some(label), Method::Fence)).await?;
         let copied: u64 = sealed.manifest.units.values().map(|unit| unit.bytes.get()).sum();
         step.done(&format!(
-            "backup sealed: {} at SCN {}; {}",
-            bytes(sheetanchor_core::identity::ByteCount::new(copied)),
+            "backup sealed: {} at SCN {}; guarantee {}",
+            bytes(ByteCount::new(copied)),
             sealed.seal.cut.scn,
-            promise(sealed.manifest.method, sealed.seal.guarantee),
+            sealed.seal.guarantee.word(),
         ));
         self.point("before-the-crash", "a restore point").await?;
         self.write_on("writing goes on", Duration::from_secs(1)).await;
@@ -169,7 +169,7 @@ impl<'a> Stage<'a> {
             return Err(broken(format!("the second backup ended before its fence was closed: {error}")).into());
         };
         step.done(&format!(
-            "kill -9 of node {VICTIM} under the fence: the backup is refused ({}), nothing is published",
+            "kill -9 of node {VICTIM} under the fence: backup refused ({}), nothing published",
             refusal.code
         ));
         let step = self.steps.begin("commits flow again");
@@ -195,7 +195,7 @@ impl<'a> Stage<'a> {
             .into());
         }
         step.done(&format!(
-            "commits flow again on every other node {} ms after the kill (the lease is {} ms)",
+            "commits flow again on the other nodes {} ms after the kill (the lease is {} ms)",
             longest.as_millis(),
             lease.as_millis()
         ));
@@ -232,11 +232,7 @@ impl<'a> Stage<'a> {
                 None => return Err(broken(format!("{operation} was published and is not listed")).into()),
             }
         }
-        step.done(&format!(
-            "{what}: {name} at SCN {}; guarantee {}; archived by every node",
-            point.cut.scn,
-            point.guarantee.word()
-        ));
+        step.done(&format!("{what}: {name} at SCN {}; guarantee {}; archived", point.cut.scn, point.guarantee.word()));
         Ok(point)
     }
 
@@ -250,7 +246,7 @@ impl<'a> Stage<'a> {
             wipe(&setup.data).await?;
             wipe(&setup.state).await?;
         }
-        step.done("kill -9 of every node; every data and state folder is wiped, the repository is what is left");
+        step.done("kill -9 of every node; all data and state folders wiped, only the repository is left");
         Ok(())
     }
 
@@ -267,8 +263,7 @@ impl<'a> Stage<'a> {
         let plan = &restored.plan;
         let pieces: usize = plan.threads.values().map(|thread| thread.pieces.len()).sum();
         step.done(&format!(
-            "restored to {POINT}: {} and {pieces} pieces of WAL of {} threads; incarnation {} is open on all nodes",
-            plan.backup,
+            "restored to {POINT}: a backup and {pieces} pieces of WAL of {} threads; incarnation {} is open",
             plan.threads.len(),
             plan.opens,
         ));
@@ -290,7 +285,7 @@ impl<'a> Stage<'a> {
             return Err(broken(format!("the restored cluster issued SCN {scn}, its past had reached {highest}")).into());
         }
         step.done(&format!(
-            "read back {} transfers; a new commit has SCN {scn}, above all of the past",
+            "read back {} transfers; a new commit is stamped above all of the past",
             contents.transfers.len()
         ));
         Ok(contents)

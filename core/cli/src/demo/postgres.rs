@@ -146,7 +146,7 @@ impl<'a> Stage<'a> {
                 return Err(broken(format!("without a commit fence, 0A000 was due and not {refused:?}")).into());
             }
         }
-        step.done("a cluster-wide restore point and a backup under a fence are refused (0A000): there is no fence yet");
+        step.done("a cluster-wide restore point is refused (0A000): there is no commit fence yet");
         Ok(())
     }
 
@@ -156,11 +156,7 @@ impl<'a> Stage<'a> {
         let watched = self.coordinator.clone().watched_by(progress.clone());
         let sealed = progress.during(&self.env, &watched, watched.backup(None, Method::Alone)).await?;
         let copied = ByteCount::new(sealed.manifest.units.values().map(|unit| unit.bytes.get()).sum());
-        step.done(&format!(
-            "backup sealed: {}; {}",
-            bytes(copied),
-            promise(sealed.manifest.method, sealed.seal.guarantee)
-        ));
+        step.done(&format!("backup sealed: {}; guarantee {}", bytes(copied), sealed.seal.guarantee.word()));
         Ok(sealed)
     }
 
@@ -178,10 +174,7 @@ impl<'a> Stage<'a> {
         let (Some(refusal), Some(killed)) = (error.refusal(), watcher.killed.get().copied()) else {
             return Err(broken(format!("the second backup ended as no refusal of a killed server: {error}")).into());
         };
-        step.done(&format!(
-            "kill -9 of server {VICTIM} while its files are copied: the backup is refused ({})",
-            refusal.code
-        ));
+        step.done(&format!("kill -9 of server {VICTIM} while its files are copied: backup refused ({})", refusal.code));
         let step = self.steps.begin("commits go on elsewhere");
         let mut longest = Duration::ZERO;
         for (node, journal) in nodes().zip(&self.journals).filter(|(node, _)| *node != VICTIM) {
@@ -240,8 +233,8 @@ impl<'a> Stage<'a> {
         let target = Target::Backup(sealed.operation);
         let restored = progress.during(&self.env, &watched, watched.restore(&target)).await?;
         step.done(&format!(
-            "restored to {}, each node to its own cut, and promoted together as incarnation {}",
-            sealed.operation, restored.plan.opens
+            "each node restored to its own cut, and all promoted together as incarnation {}",
+            restored.plan.opens
         ));
         Ok(())
     }
