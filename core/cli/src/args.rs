@@ -6,21 +6,25 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use sheetanchor_core::plan::Target;
 use sheetanchor_core::refusal::Refusal;
 
+/// Where options that fit every command are listed.
+const EVERYWHERE: &str = "Options of every command";
+
 /// Cluster-consistent backup, restore and point-in-time recovery.
 #[derive(Debug, Parser)]
-#[command(name = "sheetanchor", version, propagate_version = true, max_term_width = 100)]
+#[command(name = "sheetanchor", version, max_term_width = 100)]
 #[command(after_help = "Exit status: 0 done, 1 a fault or a bug, 2 wrong usage, 3 a refusal.")]
 pub struct Arguments {
     /// The cluster file
-    #[arg(long, global = true, value_name = "FILE", default_value = "cluster.toml")]
+    #[arg(long, global = true, help_heading = EVERYWHERE, value_name = "FILE", default_value = "cluster.toml")]
     pub cluster: PathBuf,
 
     /// Print results and errors as JSON
-    #[arg(long, global = true)]
+    #[arg(long, global = true, help_heading = EVERYWHERE)]
     pub json: bool,
 
-    /// What to log on standard error
-    #[arg(long, global = true, value_name = "LEVEL", default_value = "warn")]
+    /// What to log on standard error: off, error, warn, info, debug or trace
+    #[arg(long, global = true, help_heading = EVERYWHERE, value_name = "LEVEL", default_value = "warn")]
+    #[arg(hide_possible_values = true)]
     pub log: LogLevel,
 
     /// What to do

@@ -11,13 +11,16 @@
 mod site;
 
 use std::fs;
+use std::io::Write;
 use std::time::Duration;
 
+use serde_json::{Value, json};
+use sheetanchor_core::identity::ContentHash;
 use sheetanchor_core::scn::Scn;
 use sheetanchor_engine::env::Env;
 use sheetanchor_native::env::native_env;
 use sheetanchor_refdb::{Contents, Ledger, Outcome, Session, Transfer};
-use site::{Beside, Site, eventually, send};
+use site::{Beside, Site, eventually};
 
 const ACCOUNTS: u64 = 12;
 
@@ -213,10 +216,11 @@ fn a_repository_of_a_newer_format_is_refused() {
     let site = Site::running("newer");
     site.run(&["backup"]).done();
     let cluster = site.repository().join("cluster");
-    let text = fs::read_to_string(&cluster).unwrap();
-    let newer = text.replace("\"format_version\": 0", "\"format_version\": 9");
-    assert_ne!(text, newer);
-    fs::write(&cluster, newer).unwrap();
+    let written: Value = serde_json::from_str(&fs::read_to_string(&cluster).unwrap()).unwrap();
+    let (kind, body) = (written["kind"].as_str().unwrap(), &written["body"]);
+    let checksum = ContentHash::of(format!("9 {kind} {body}").as_bytes()).to_string();
+    let newer = json!({ "format_version": 9, "body": body, "checksum": checksum, "kind": kind });
+    fs::write(&cluster, newer.to_string()).unwrap();
     for command in [&["backup"][..], &["restore"], &["restore-point", "create", "a"], &["status"]] {
         site.run(command).refused("SA001");
     }
@@ -276,22 +280,26 @@ async fn a_missing_piece_of_wal_is_refused() {
 
 #[test]
 fn an_interrupted_backup_leaves_no_pin() {
-    let mut site = Site::running("interrupt");
+    let site = Site::running("interrupt");
+    site.run(&["backup"]).done();
     let before = site.run(&["pins", "list"]).done();
-    // A node that stands still holds the backup up.
-    send("-STOP", &site.pid(3));
+    // An archive that does not move on holds the backup up, while every node keeps WAL for it.
+    let (wal, away) = (site.repository().join("wal"), site.repository().join("away"));
+    fs::rename(&wal, &away).unwrap();
+    fs::write(&wal, "").unwrap();
     let mut backup = Beside::start(&mut site.command(&["backup"]));
-    backup.wait_for("enlisting");
+    backup.wait_for("backup: archiving");
+    assert!(site.run(&["pins", "list"]).done().lines().count() > before.lines().count());
     backup.signal("-INT");
     backup.wait_for("ending");
-    send("-CONT", &site.pid(3));
     backup.end().refused("SA212");
+    fs::remove_file(&wal).unwrap();
+    fs::rename(&away, &wal).unwrap();
     assert_eq!(site.run(&["pins", "list"]).done().lines().count(), before.lines().count());
     let status = site.run(&["--json", "status"]).json();
-    assert!(status["backups"].as_array().unwrap().is_empty());
+    assert_eq!(status["backups"].as_array().unwrap().len(), 1);
     assert!(status["unfinished"].as_array().unwrap().is_empty(), "{status}");
     site.run(&["backup"]).done();
-    site.kill(3);
 }
 
 #[test]
@@ -331,12 +339,29 @@ fn a_full_disk_is_refused() {
     };
     site.start_agents();
     site.run(&["init"]).done();
-    // Less is left than the backup takes.
-    fs::write(site.path("repository") + "/.ballast", vec![1; 1_700_000]).unwrap();
-    site.run(&["backup", "--label", "full"]).refused("SA505");
-    let status = site.run(&["--json", "status"]);
-    assert!(status.json()["backups"].as_array().unwrap().is_empty());
-    fs::remove_file(site.path("repository") + "/.ballast").unwrap();
+    let ballast = site.path("repository") + "/.ballast";
+    for spare in [0, 6] {
+        fill(&ballast, spare);
+        site.run(&["backup"]).refused("SA505");
+        fs::remove_file(&ballast).unwrap();
+        let status = site.run(&["--json", "status"]).json();
+        assert!(status["backups"].as_array().unwrap().is_empty(), "{status}");
+        // What could not even be aborted for want of space is aborted now.
+        for operation in status["unfinished"].as_array().unwrap() {
+            site.run(&["abort", operation.as_str().unwrap()]).done();
+        }
+    }
+    site.run(&["backup"]).done();
+}
+
+/// Fills the disk of `ballast` but for some pages.
+fn fill(ballast: &str, spare: u64) {
+    const PAGE: u64 = 4096;
+    let mut file = fs::File::create(ballast).unwrap();
+    let page = [1; 4096];
+    while file.write_all(&page).is_ok() {}
+    let pages = file.metadata().unwrap().len() / PAGE;
+    file.set_len((pages - spare) * PAGE).unwrap();
 }
 
 /// A file system of two megabytes.
