@@ -7,6 +7,7 @@ use alloc::collections::BTreeMap;
 use alloc::format;
 
 use crate::identity::ThreadId;
+use crate::planted::{self, Bug};
 use crate::position::Lsn;
 use crate::refusal::{Code, Refusal};
 use crate::scn::Scn;
@@ -118,7 +119,7 @@ impl<T> Merge<T> {
 
 /// A cut by SCN is inclusive.
 fn within_cut(scn: Scn, cut: Scn) -> bool {
-    scn <= cut
+    scn < cut || scn == cut && !planted::is(Bug::CutOffByOne)
 }
 
 /// A logged change of one page, as far as its place in the page's history goes.

@@ -14,6 +14,8 @@ use sheetanchor_engine::env::{EntryKind, Env, Fault};
 use sheetanchor_engine::folder_bucket::FolderBucket;
 use sheetanchor_refdb::{Config, Node};
 
+use crate::workload::PAGE_KINDS;
+
 /// The nodes' numbers.
 pub const NODES: [u16; 3] = [1, 2, 3];
 
@@ -52,13 +54,10 @@ pub fn with_repository(env: Env) -> Env {
 
 fn database_config(node: u16) -> Config {
     let mut config = Config::new(NodeId::new(node), database_address(node), DATA);
-    config.peers = NODES
-        .iter()
-        .filter(|peer| **peer != node)
-        .map(|peer| (NodeId::new(*peer), database_address(*peer)))
-        .collect();
+    config.peers =
+        NODES.iter().filter(|peer| **peer != node).map(|peer| (NodeId::new(*peer), database_address(*peer))).collect();
     config.segment_bytes = 8 << 10;
-    config.data_pages = 8;
+    config.data_pages = 3 * PAGE_KINDS;
     config.checkpoint_interval = Duration::from_millis(400);
     config
 }

@@ -33,18 +33,28 @@ impl std::fmt::Debug for Scenario {
 impl Scenario {
     /// The seed that a run without one starts from: of the name, never of chance.
     pub fn seed(&self) -> u64 {
-        self.name.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
-            (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
-        }) >> 40
+        self.name
+            .bytes()
+            .fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
+            >> 40
     }
 }
 
 /// Every story, in the order in which they are told.
 pub const ALL: &[Scenario] = &[
     Scenario { name: "a-backup-is-restored-and-read", story: stories::backup::is_restored_and_read },
-    Scenario { name: "a-node-crashes-during-capture", story: stories::backup::survives_a_node_that_crashes_during_capture },
-    Scenario { name: "the-coordinator-crashes-between-drain-and-cut", story: stories::point::frees_commits_when_its_coordinator_crashes },
-    Scenario { name: "two-nodes-write-the-same-page-across-the-cut", story: stories::point::cuts_a_page_that_two_nodes_write },
+    Scenario {
+        name: "a-node-crashes-during-capture",
+        story: stories::backup::survives_a_node_that_crashes_during_capture,
+    },
+    Scenario {
+        name: "the-coordinator-crashes-between-drain-and-cut",
+        story: stories::point::frees_commits_when_its_coordinator_crashes,
+    },
+    Scenario {
+        name: "two-nodes-write-the-same-page-across-the-cut",
+        story: stories::point::cuts_a_page_that_two_nodes_write,
+    },
     Scenario { name: "a-crash-during-restore-is-resumed", story: stories::restore::is_resumed_after_a_crash },
 ];
 

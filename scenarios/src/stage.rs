@@ -1,5 +1,6 @@
 //! The vocabulary of the stories: a domain verb a line.
 
+use std::collections::BTreeMap;
 use std::future::Future;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -37,6 +38,10 @@ pub struct Stage {
     clients: Option<Promise<()>>,
     waves: u64,
     operators: u32,
+    /// How often each node's agent has begun to listen, as far as a story waited for it.
+    listened: BTreeMap<u16, usize>,
+    /// What was read last, and at which cut.
+    read: Option<(Scn, LedgerState)>,
 }
 
 impl std::fmt::Debug for Stage {
@@ -59,7 +64,18 @@ impl Stage {
         let chance = world.workload_chance();
         let stop = Arc::new(AtomicBool::new(false));
         let (load, recorder) = (Load::SPREAD, Recorder::default());
-        Self { world, chance, load, recorder, stop, clients: None, waves: 0, operators: 0 }
+        Self {
+            world,
+            chance,
+            load,
+            recorder,
+            stop,
+            clients: None,
+            waves: 0,
+            operators: 0,
+            listened: BTreeMap::new(),
+            read: None,
+        }
     }
 
     /// Gives the world back.
@@ -86,7 +102,7 @@ impl Stage {
     pub fn given_a_cluster(&mut self, load: Load) -> Result<(), Failure> {
         self.load = load;
         self.recorder = Recorder::new(load.opening());
-        self.start_nodes();
+        self.start_nodes()?;
         let init = self.operate(|operator| async move { operator.init().await });
         self.succeeds("init", init)?;
         let created = self.world.launch(CLIENTS, move |env| create_accounts(env, load));
@@ -94,10 +110,26 @@ impl Stage {
         self.expect("accounts are created", created)
     }
 
-    fn start_nodes(&mut self) {
+    fn start_nodes(&mut self) -> Result<(), Failure> {
         for node in NODES {
             self.world.start(&host(node), move |env| run_node(env, node));
         }
+        for node in NODES {
+            self.is_listening(node)?;
+        }
+        Ok(())
+    }
+
+    /// Waits until a node's agent listens in its present life.
+    fn is_listening(&mut self, node: u16) -> Result<(), Failure> {
+        let listening = move |world: &World| {
+            let milestones = world.milestones(&host(node));
+            milestones.iter().filter(|event| event.what.contains("listening")).count()
+        };
+        let before = self.listened.get(&node).copied().unwrap_or(0);
+        self.world.run_until(move |world| listening(world) > before, Duration::from_secs(30))?;
+        self.listened.insert(node, listening(&self.world));
+        Ok(())
     }
 
     /// Clients begin to transfer.
@@ -170,9 +202,18 @@ impl Stage {
     }
 
     /// Waits for an operation that must be refused.
-    pub fn is_refused<T: std::fmt::Debug>(&mut self, what: &str, begun: &Begun<T>, codes: &[Code]) -> Result<(), Failure> {
+    pub fn is_refused<T: std::fmt::Debug>(
+        &mut self,
+        what: &str,
+        begun: &Begun<T>,
+        codes: &[Code],
+    ) -> Result<(), Failure> {
         let outcome = self.ends(begun)?;
-        let refused = outcome.as_ref().err().and_then(|error| error.refusal()).is_some_and(|refusal| codes.contains(&refusal.code));
+        let refused = outcome
+            .as_ref()
+            .err()
+            .and_then(|error| error.refusal())
+            .is_some_and(|refusal| codes.contains(&refusal.code));
         let violation = Violation::new("what cannot be proven is refused", format!("{what} ended as {outcome:?}"));
         self.holds(refused, violation)
     }
@@ -254,8 +295,7 @@ impl Stage {
             let wiped = self.world.finish(&wiped, BOUND)?;
             self.expect("folders are wiped", wiped)?;
         }
-        self.start_nodes();
-        Ok(())
+        self.start_nodes()
     }
 
     /// Then: all nodes are restored, and what is read through every one of them is exactly what had been committed.
@@ -275,8 +315,16 @@ impl Stage {
             let verdict = check_restored(&self.history(), cut, &state);
             self.world.note(format!("node {node} holds {} transfers at cut {cut}", state.transfers.len()));
             self.world.judge(verdict)?;
+            self.read = Some((cut, state));
         }
         Ok(())
+    }
+
+    /// Given: the restored database is the one that clients go on with.
+    pub fn history_goes_on(&mut self) {
+        if let Some((cut, state)) = self.read.take() {
+            self.recorder.go_on_from(self.history().branched(cut, &state));
+        }
     }
 
     /// Fails the run unless `good`.
@@ -288,7 +336,8 @@ impl Stage {
         match outcome {
             Ok(value) => Ok(value),
             Err(error) => {
-                let violation = Violation::new("what nothing stands in the way of succeeds", format!("{what}: {error}"));
+                let violation =
+                    Violation::new("what nothing stands in the way of succeeds", format!("{what}: {error}"));
                 self.world.judge(Err(violation.clone()))?;
                 Err(Failure::Violated(violation))
             }

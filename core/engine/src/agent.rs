@@ -28,6 +28,7 @@ use crate::database::Database;
 use crate::env::{Env, Listener, Stream, TaskGroup};
 use crate::frames;
 use crate::repository::Repository;
+use crate::watched::Watched;
 use archive::ArchiveState;
 
 /// How an agent is set up.
@@ -77,10 +78,10 @@ pub struct Agent {
     /// The machine's deadline may have changed.
     changed: Notify,
     tickets: core::sync::atomic::AtomicU64,
-    pub(crate) archive: watch::Sender<ArchiveState>,
+    pub(crate) archive: Watched<ArchiveState>,
     /// Ship what is durable now, without waiting for the interval.
     pub(crate) ship: Notify,
-    pub(crate) belonging: watch::Sender<Option<Belonging>>,
+    pub(crate) belonging: Watched<Option<Belonging>>,
     /// Copies in progress. Removing one from here ends it.
     pub(crate) copies: Mutex<BTreeMap<OperationId, watch::Receiver<Progress>>>,
     /// Backups that this life has captured, so that a repeated request gets the same answer.
@@ -107,9 +108,9 @@ impl Agent {
             machine: Mutex::new(Machine::new(config.node, belonging)),
             changed: Notify::new(),
             tickets: core::sync::atomic::AtomicU64::new(1),
-            archive: watch::Sender::new(ArchiveState::default()),
+            archive: Watched::new(ArchiveState::default()),
             ship: Notify::new(),
-            belonging: watch::Sender::new(belonging),
+            belonging: Watched::new(belonging),
             copies: Mutex::default(),
             captured: Mutex::default(),
             folder: Mutex::new(()),
@@ -177,7 +178,7 @@ impl Agent {
     pub(crate) async fn belongs(&self, belonging: Belonging) {
         let effects = self.step(Event::Belongs(belonging)).await;
         self.run(effects).await;
-        self.belonging.send_replace(Some(belonging));
+        self.belonging.set(Some(belonging));
     }
 
     /// Performs what is not an answer to anybody.

@@ -41,24 +41,6 @@ impl FolderBucket {
         Err(Fault::new(FaultKind::Other, format!("use the key `{}`", key.escape_debug()), "it is no valid object key"))
     }
 
-    /// Creates a folder and makes its name, and those of the folders above it that were missing, durable.
-    async fn create_folder(&self, folder: &str) -> Result<(), Fault> {
-        let mut missing = Vec::new();
-        let mut at = folder;
-        while at != "/" && self.disk.metadata(at).await?.is_none() {
-            missing.push(at);
-            at = parent(at);
-        }
-        if missing.is_empty() {
-            return Ok(());
-        }
-        self.disk.create_folder(folder).await?;
-        for created in missing {
-            self.disk.sync_dir(parent(created)).await?;
-        }
-        Ok(())
-    }
-
     async fn list_folder(&self, folder: &str, keys: &mut Vec<String>) -> Result<(), Fault> {
         let mut waiting = Vec::from([folder.to_string()]);
         while let Some(folder) = waiting.pop() {
@@ -104,8 +86,8 @@ impl Bucket for FolderBucket {
             return Ok(Put::Exists);
         }
         let temporary_folder = format!("{}/{TEMPORARY}", self.root);
-        self.create_folder(&temporary_folder).await?;
-        self.create_folder(folder).await?;
+        self.disk.create_durable_folder(&temporary_folder).await?;
+        self.disk.create_durable_folder(folder).await?;
         let temporary = format!("{temporary_folder}/{:016x}", self.entropy.word());
         let written = async {
             let file = self.disk.open(&temporary, OpenMode::CreateNew).await?;

@@ -18,6 +18,8 @@ pub mod folder_bucket;
 
 pub mod zstd;
 
+pub mod watched;
+
 pub mod repository;
 
 pub mod frames;

@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 
 use sheetanchor_core::identity::HoldId;
+use sheetanchor_core::planted::{self, Bug};
 use sheetanchor_core::refusal::{Code, Refusal};
 use sheetanchor_engine::database::CutMade;
 
@@ -20,8 +21,8 @@ impl Fence {
     const RELEASED_MAX: usize = 64;
 
     /// Whether commits wait.
-    pub(crate) fn is_closed(&self) -> bool {
-        self.hold.is_some()
+    pub(crate) fn holds_commits_back(&self) -> bool {
+        self.hold.is_some() && !planted::is(Bug::NoFence)
     }
 
     /// Closes under `hold`.
@@ -91,9 +92,9 @@ mod tests {
         fence.close(first).unwrap();
         assert_eq!(fence.close(second).unwrap_err().code, Code::Busy);
         assert!(!fence.release(second), "another's release opens nothing");
-        assert!(fence.is_closed());
+        assert!(fence.holds_commits_back());
         assert!(fence.release(first));
-        assert!(!fence.is_closed());
+        assert!(!fence.holds_commits_back());
         assert_eq!(fence.check(first).unwrap_err().code, Code::HoldLost);
         assert_eq!(fence.close(first).unwrap_err().code, Code::HoldLost);
         assert_eq!(fence.close(second).unwrap_err().code, Code::HoldLost, "its release came first");

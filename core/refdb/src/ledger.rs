@@ -2,6 +2,7 @@
 //! transaction, so that what was committed can be compared with what is there, transfer by transfer.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
@@ -26,6 +27,9 @@ pub struct Transfer {
     /// By how much.
     pub amount: u64,
 }
+
+/// One try, on one connection. Boxed: it must be `Send` for every lifetime of the client.
+type Attempt<'a, T> = BoxFuture<'a, Result<T, ClientError>>;
 
 /// What became of a transfer.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -59,6 +63,9 @@ pub struct Ledger {
 }
 
 impl Ledger {
+    /// A node that has said nothing for so long is given up: longer than it lets a commit wait for a fence.
+    const ANSWER_TIMEOUT: Duration = Duration::from_secs(15);
+
     /// Pause between attempts.
     const PAUSE: Duration = Duration::from_millis(20);
 
@@ -90,7 +97,8 @@ impl Ledger {
             let until = accounts.min(from + BATCH);
             let rows: Vec<(u64, Vec<u8>)> =
                 (from..until).map(|account| (account, balance.to_le_bytes().to_vec())).collect();
-            last = self.until_budget(|client| Box::pin(write_rows(client, rows.clone()))).await?;
+            let rows = Arc::new(rows);
+            last = self.until_budget(|client| Box::pin(write_rows(client, Arc::clone(&rows)))).await?;
             from = until;
         }
         Ok(last)
@@ -133,7 +141,7 @@ impl Ledger {
     /// Tries until it works, fails for good, or the budget has passed.
     async fn until_budget<T>(
         &mut self,
-        attempt: impl Fn(&mut Client) -> BoxFuture<'_, Result<T, ClientError>> + Send + Sync,
+        attempt: impl for<'a> Fn(&'a mut Client) -> Attempt<'a, T>,
     ) -> Result<T, ClientError> {
         let deadline = self.env.clock.now().after(self.budget);
         loop {
@@ -152,12 +160,15 @@ impl Ledger {
 
     async fn attempt<T>(
         &mut self,
-        attempt: &(impl Fn(&mut Client) -> BoxFuture<'_, Result<T, ClientError>> + Send + Sync),
+        attempt: &impl for<'a> Fn(&'a mut Client) -> Attempt<'a, T>,
     ) -> Result<T, ClientError> {
         // Taken out, so that a connection is not used again after an attempt that was cancelled in the middle.
-        let mut client = match self.client.take() {
-            Some(client) => client,
-            None => Client::connect(&self.env, &self.address, self.session, self.seen).await?,
+        let mut client = if let Some(client) = self.client.take() {
+            client
+        } else {
+            let mut client = Client::connect(&self.env, &self.address, self.session, self.seen).await?;
+            client.set_timeout(Self::ANSWER_TIMEOUT);
+            client
         };
         let outcome = attempt(&mut client).await;
         self.seen = self.seen.max(client.seen());
@@ -176,10 +187,10 @@ async fn commit(client: &mut Client) -> Result<Scn, ClientError> {
     })
 }
 
-async fn write_rows(client: &mut Client, rows: Vec<(u64, Vec<u8>)>) -> Result<Scn, ClientError> {
+async fn write_rows(client: &mut Client, rows: Arc<Vec<(u64, Vec<u8>)>>) -> Result<Scn, ClientError> {
     client.begin().await?;
-    for (key, value) in rows {
-        client.write(key, value).await?;
+    for (key, value) in rows.iter() {
+        client.write(*key, value.clone()).await?;
     }
     client.commit().await
 }

@@ -10,7 +10,8 @@ use sheetanchor_core::position::Lsn;
 use sheetanchor_core::refusal::{Code, Refusal};
 use sheetanchor_core::scn::Scn;
 use sheetanchor_engine::env::{DiskFile, DiskLock, Env, OpenMode, TaskGroup};
-use tokio::sync::{Notify, watch};
+use sheetanchor_engine::watched::Watched;
+use tokio::sync::Notify;
 
 use crate::backups::Backups;
 use crate::checkpoint::{checkpoint_forever, first_ceiling, reserve_forever};
@@ -143,7 +144,7 @@ pub(crate) async fn start(env: &Env, config: &Config, control: &Control) -> Resu
     let next = Running::first_unused(&*pages_file, &layout, node).await?;
 
     let last = scan.records.last().map_or(Scn::ZERO, |record| record.scn);
-    let mut stamps = wait_for_the_clock(env, config, own.ceiling.max(last), own.offset_ms).await;
+    let mut stamps = wait_for_the_clock(env, config, own.ceiling.max(last), own.offset_ms).await?;
     own.life = own.life.saturating_add(1);
     own.redo = scan.end;
     own.durable = scan.end;
@@ -175,7 +176,7 @@ pub(crate) async fn start(env: &Env, config: &Config, control: &Control) -> Resu
         reserve_wanted: Notify::new(),
         checkpoint_wanted: Notify::new(),
         state: Mutex::new(state),
-        changes: watch::Sender::new(0),
+        changes: Watched::new(()),
         lock: Mutex::new(Some(lock)),
     }))
 }
@@ -224,14 +225,19 @@ fn now(env: &Env) -> Now {
 
 /// A clock above `floor`. Each restart may put it a reserve ahead of wall time; before peers would refuse its messages
 /// for that, the node waits until time has caught up.
-async fn wait_for_the_clock(env: &Env, config: &Config, floor: Scn, offset_ms: u64) -> Stamps {
+async fn wait_for_the_clock(env: &Env, config: &Config, floor: Scn, offset_ms: u64) -> Result<Stamps> {
+    let deadline = env.clock.now().after(config.drift_max);
     loop {
         let now = now(env);
         let stamps = Stamps::new(floor, offset_ms, config.drift_max, config.reserve, now);
         let bound = config.drift_max / 2;
         let ahead = stamps.ahead(now);
         if ahead <= bound {
-            return stamps;
+            return Ok(stamps);
+        }
+        if now.moment >= deadline {
+            let message = format!("node {} used SCNs that lie {} s ahead of its clock", config.node, ahead.as_secs());
+            return Err(Refusal::new(Code::ClockDrift, message).into());
         }
         tracing::warn!(target: "sheetanchor::refdb", node = %config.node, ?ahead, "waits for the wall clock");
         env.clock.sleep(ahead.saturating_sub(bound).min(config.drift_max)).await;
@@ -254,4 +260,103 @@ async fn load_pins(env: &Env, folder: &Folder, node: NodeId, own: &NodeControl) 
     let pins = load::<Pins>(&*env.disk, &folder.pins(node)).await?;
     let ours = pins.filter(|pins| pins.cluster == own.cluster && pins.incarnation == own.incarnation);
     Ok(ours.map(|pins| pins.kept).unwrap_or_default())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::record::Change;
+    use async_trait::async_trait;
+    use sheetanchor_core::identity::ByteCount;
+    use sheetanchor_engine::env::Fault;
+    use std::future::Future;
+    use std::task::{Context, Poll, Waker};
+
+    #[derive(Default)]
+    struct InMemory(Mutex<Vec<u8>>);
+
+    #[async_trait]
+    impl DiskFile for InMemory {
+        async fn read_at(&self, offset: u64, length: usize) -> Result<Vec<u8>, Fault> {
+            let bytes = self.0.lock().unwrap();
+            Ok(bytes.iter().skip(offset as usize).take(length).copied().collect())
+        }
+
+        async fn write_at(&self, offset: u64, new: Vec<u8>) -> Result<(), Fault> {
+            let mut bytes = self.0.lock().unwrap();
+            let (from, until) = (offset as usize, offset as usize + new.len());
+            let length = bytes.len().max(until);
+            bytes.resize(length, 0);
+            bytes[from..until].copy_from_slice(&new);
+            Ok(())
+        }
+
+        async fn truncate(&self, length: u64) -> Result<(), Fault> {
+            self.0.lock().unwrap().resize(length as usize, 0);
+            Ok(())
+        }
+
+        async fn sync(&self) -> Result<(), Fault> {
+            Ok(())
+        }
+
+        async fn length(&self) -> Result<ByteCount, Fault> {
+            Ok(ByteCount::new(self.0.lock().unwrap().len() as u64))
+        }
+    }
+
+    /// Nothing here waits.
+    fn now<T>(work: impl Future<Output = T>) -> T {
+        match std::pin::pin!(work).poll(&mut Context::from_waker(Waker::noop())) {
+            Poll::Ready(outcome) => outcome,
+            Poll::Pending => panic!("memory does not wait"),
+        }
+    }
+
+    fn scan(bodies: Vec<Body>) -> Scan {
+        let record =
+            |(number, body)| Record { lsn: Lsn::new(number), scn: Scn::new(number), durable: Lsn::default(), body };
+        Scan {
+            segments: std::collections::BTreeSet::new(),
+            records: (1..).zip(bodies).map(record).collect(),
+            end: Lsn::new(9),
+        }
+    }
+
+    fn changed(page: u64, previous: u64, change: Change) -> Body {
+        Body::Changed { page: PageNo::new(page), previous: Scn::new(previous), change }
+    }
+
+    fn patch(offset: u16) -> Change {
+        Change::Patch { offset, bytes: b"ab".to_vec() }
+    }
+
+    #[test]
+    fn a_page_that_was_given_away_is_left_alone_even_if_it_looks_torn() {
+        let file = InMemory::default();
+        // Its new owner is in the middle of writing it.
+        now(file.write_at(0, vec![7; PAGE_BYTES])).unwrap();
+        let released = Body::Released { page: PageNo::new(0), version: Scn::new(1) };
+        let thread = scan(vec![changed(0, 0, Change::Whole(b"old".to_vec())), released, changed(1, 0, patch(0))]);
+        assert_eq!(now(repeat(&file, &thread)).unwrap(), 1);
+        assert_eq!(now(file.read_at(0, PAGE_BYTES)).unwrap(), vec![7; PAGE_BYTES]);
+    }
+
+    #[test]
+    fn a_torn_page_is_mended_by_its_image_and_what_is_there_is_not_done_twice() {
+        let file = InMemory::default();
+        now(file.write_at(0, vec![7; PAGE_BYTES])).unwrap();
+        let thread = scan(vec![changed(0, 0, Change::Whole(b"old".to_vec())), changed(0, 1, patch(10))]);
+        assert_eq!(now(repeat(&file, &thread)).unwrap(), 1);
+        let page = Page::decode(PageNo::new(0), &now(file.read_at(0, PAGE_BYTES)).unwrap()).unwrap();
+        assert_eq!((page.version, &page.body[..3], &page.body[10..12]), (Scn::new(2), &b"old"[..], &b"ab"[..]));
+        assert_eq!(now(repeat(&file, &thread)).unwrap(), 0);
+    }
+
+    #[test]
+    fn a_page_that_a_change_does_not_fit_is_refused() {
+        let file = InMemory::default();
+        let refused = now(repeat(&file, &scan(vec![changed(0, 5, patch(0))]))).unwrap_err();
+        assert_eq!(refused.refusal().unwrap().code, Code::ChainBroken);
+    }
 }

@@ -7,7 +7,8 @@ use sheetanchor_core::identity::{ClusterId, Incarnation, LifeId, NodeId, ThreadI
 use sheetanchor_core::position::{Lsn, Position};
 use sheetanchor_core::time::Moment;
 use sheetanchor_engine::env::{DiskFile, DiskLock, Env};
-use tokio::sync::{Notify, watch};
+use sheetanchor_engine::watched::{Watched, Watching};
+use tokio::sync::Notify;
 
 use crate::config::Config;
 use crate::control::{Folder, NodeControl};
@@ -44,7 +45,7 @@ pub(crate) struct Running {
     pub(crate) checkpoint_wanted: Notify,
     pub(crate) state: Mutex<State>,
     /// Counts changes of the state that somebody may wait for.
-    pub(crate) changes: watch::Sender<u64>,
+    pub(crate) changes: Watched<()>,
     /// Proves that no other life of this node runs. Let go when this one ends.
     pub(crate) lock: Mutex<Option<Box<dyn DiskLock>>>,
 }
@@ -85,27 +86,22 @@ impl Running {
 
     /// Says that the state has changed.
     pub(crate) fn tell(&self) {
-        self.changes.send_modify(|count| *count = count.wrapping_add(1));
+        self.changes.set(());
     }
 
     /// To be taken before looking at the state, so that no change after the look is missed.
-    pub(crate) fn watch(&self) -> watch::Receiver<u64> {
-        self.changes.subscribe()
+    pub(crate) fn watch(&self) -> Watching<'_, ()> {
+        self.changes.watch()
     }
 
     /// Waits for a change since `seen` was taken.
     ///
     /// # Errors
     /// Retryable, once `until` has passed.
-    pub(crate) async fn changed(
-        &self,
-        seen: &mut watch::Receiver<u64>,
-        until: Moment,
-        what: &str,
-    ) -> Result<(), Failure> {
+    pub(crate) async fn changed(&self, seen: &mut Watching<'_, ()>, until: Moment, what: &str) -> Result<(), Failure> {
         tokio::select! {
             biased;
-            told = seen.changed() => told.map_err(|_| Failure::retry("the node has stopped")),
+            () = seen.changed() => Ok(()),
             () = self.env.clock.sleep_until(until) => Err(Failure::retry(format!("{what} took too long"))),
         }
     }

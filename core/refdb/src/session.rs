@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use sheetanchor_core::error::{Error, Fault};
+use sheetanchor_core::planted::{self, Bug};
 use sheetanchor_core::position::Lsn;
 use sheetanchor_core::refusal::{Code, Refusal};
 use sheetanchor_core::scn::Scn;
@@ -170,7 +171,7 @@ impl Transaction {
             {
                 let now = running.now();
                 let mut state = running.state();
-                if !state.fence.is_closed() {
+                if !state.fence.holds_commits_back() {
                     if state.pages.usable(page).is_none() {
                         continue;
                     }
@@ -245,6 +246,10 @@ impl Running {
 
     /// A commit may be acknowledged once its record, which ends at `end`, is durable.
     async fn acknowledge_after(&self, end: Lsn) -> Result<(), Fault> {
+        if planted::is(Bug::AckBeforeFlush) {
+            self.flush_wanted.notify_one();
+            return Ok(());
+        }
         self.flush_to(end).await
     }
 

@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use sheetanchor_core::identity::{HoldId, Incarnation};
 use sheetanchor_core::refusal::Code;
+use sheetanchor_core::scn::Scn;
 use sheetanchor_engine::database::{Database, Joining, State};
 use sheetanchor_refdb::{Client, ClientError, Outcome, Session};
 use world::disk::Loss;
@@ -21,7 +22,7 @@ async fn work(world: &World, number: u16, ids: std::ops::Range<u64>) -> BTreeSet
     for id in ids {
         match ledger.transfer(transfer(id, ACCOUNTS)).await {
             Outcome::Acknowledged(_) => drop(acknowledged.insert(id)),
-            other => panic!("transfer {id}: {other:?}"),
+            other @ (Outcome::Failed(_) | Outcome::Unknown(_)) => panic!("transfer {id}: {other:?}"),
         }
     }
     acknowledged
@@ -43,8 +44,8 @@ fn what_three_nodes_commit_at_once_is_seen_by_all_and_adds_up() {
         let mut balances: BTreeMap<u64, i64> = (0..ACCOUNTS).map(|account| (account, 1_000)).collect();
         for id in &acknowledged {
             let transfer = transfer(*id, ACCOUNTS);
-            *balances.get_mut(&transfer.from).unwrap() -= transfer.amount as i64;
-            *balances.get_mut(&transfer.to).unwrap() += transfer.amount as i64;
+            *balances.get_mut(&transfer.from).unwrap() -= transfer.amount.cast_signed();
+            *balances.get_mut(&transfer.to).unwrap() += transfer.amount.cast_signed();
         }
         for number in 1..=3 {
             let contents = world.ledger(number).read_all().await.unwrap();
@@ -60,8 +61,8 @@ fn an_open_transaction_is_invisible_blocks_no_reader_and_makes_a_second_writer_t
         let world = World::created().await;
         world.ledger(1).create(4, 10).await.unwrap();
         let env = world.env(9);
-        let mut first = Client::connect(&env, &address(1), Session::Plain, Default::default()).await.unwrap();
-        let mut second = Client::connect(&env, &address(2), Session::Plain, Default::default()).await.unwrap();
+        let mut first = Client::connect(&env, &address(1), Session::Plain, Scn::ZERO).await.unwrap();
+        let mut second = Client::connect(&env, &address(2), Session::Plain, Scn::ZERO).await.unwrap();
         first.begin().await.unwrap();
         first.write(1, b"first".to_vec()).await.unwrap();
         assert_eq!(first.read(1).await.unwrap().unwrap(), b"first");
@@ -83,8 +84,8 @@ fn a_row_that_changed_since_it_was_read_is_not_written() {
         let world = World::created().await;
         world.ledger(1).create(4, 10).await.unwrap();
         let env = world.env(9);
-        let mut first = Client::connect(&env, &address(1), Session::Plain, Default::default()).await.unwrap();
-        let mut second = Client::connect(&env, &address(2), Session::Plain, Default::default()).await.unwrap();
+        let mut first = Client::connect(&env, &address(1), Session::Plain, Scn::ZERO).await.unwrap();
+        let mut second = Client::connect(&env, &address(2), Session::Plain, Scn::ZERO).await.unwrap();
         first.begin().await.unwrap();
         first.read(2).await.unwrap();
         second.begin().await.unwrap();
@@ -102,7 +103,7 @@ fn a_full_page_and_a_long_value_are_refused() {
         world.start_all().await;
         world.join_all().await;
         let env = world.env(9);
-        let mut client = Client::connect(&env, &address(1), Session::Plain, Default::default()).await.unwrap();
+        let mut client = Client::connect(&env, &address(1), Session::Plain, Scn::ZERO).await.unwrap();
         client.begin().await.unwrap();
         for key in 0..26 {
             client.write(key, vec![7; 64]).await.unwrap();
@@ -130,8 +131,7 @@ fn commits_wait_for_the_fence_and_reads_do_not() {
         assert_eq!(world.database(1).close(HoldId::new(6)).await.unwrap_err().refusal().unwrap().code, Code::Busy);
         let committed = std::cell::Cell::new(false);
         let commit = async {
-            let mut client =
-                Client::connect(&world.env(9), &address(2), Session::Plain, Default::default()).await.unwrap();
+            let mut client = Client::connect(&world.env(9), &address(2), Session::Plain, Scn::ZERO).await.unwrap();
             client.begin().await.unwrap();
             client.write(1, b"late".to_vec()).await.unwrap();
             let scn = client.commit().await.unwrap();
@@ -142,8 +142,7 @@ fn commits_wait_for_the_fence_and_reads_do_not() {
             let (seen, end) = world.database(2).drain(hold).await.unwrap();
             pause(500).await;
             assert!(!committed.get(), "the fence holds");
-            let mut reader =
-                Client::connect(&world.env(8), &address(3), Session::Plain, Default::default()).await.unwrap();
+            let mut reader = Client::connect(&world.env(8), &address(3), Session::Plain, Scn::ZERO).await.unwrap();
             assert_eq!(reader.read(1).await.unwrap().unwrap(), 10_i64.to_le_bytes());
             let made = world.database(2).cut(hold, seen, "here").await.unwrap();
             assert!(made.until.lsn >= end.lsn);
@@ -164,14 +163,14 @@ fn a_dead_node_stops_only_what_needs_it_and_comes_back_with_what_it_acknowledged
         let mut world = World::created().await;
         world.ledger(1).create(ACCOUNTS, 1_000).await.unwrap();
         let env = world.env(9);
-        let mut client = Client::connect(&env, &address(2), Session::Plain, Default::default()).await.unwrap();
+        let mut client = Client::connect(&env, &address(2), Session::Plain, Scn::ZERO).await.unwrap();
         client.begin().await.unwrap();
         client.write(5, b"kept".to_vec()).await.unwrap();
         client.commit().await.unwrap();
         client.begin().await.unwrap();
         client.write(6, b"lost".to_vec()).await.unwrap();
         world.crash(2, Loss::DropAll).await;
-        let mut other = Client::connect(&env, &address(1), Session::Plain, Default::default()).await.unwrap();
+        let mut other = Client::connect(&env, &address(1), Session::Plain, Scn::ZERO).await.unwrap();
         assert!(matches!(other.read(5).await, Err(ClientError::Retry(_))), "its page needs its recovery");
         let mut went_on = 0;
         for key in 0..ACCOUNTS {
@@ -183,6 +182,29 @@ fn a_dead_node_stops_only_what_needs_it_and_comes_back_with_what_it_acknowledged
         assert_eq!(other.read(5).await.unwrap().unwrap(), b"kept");
         assert_eq!(other.read(6).await.unwrap().unwrap(), 1_000_i64.to_le_bytes());
         assert!(world.ledger(3).read_all().await.unwrap_err().to_string().contains("none of a ledger"));
+    });
+}
+
+#[test]
+fn a_restarted_master_grants_nothing_that_a_dead_node_may_own() {
+    run(async {
+        let mut world = World::created().await;
+        world.ledger(3).create(ACCOUNTS, 1_000).await.unwrap();
+        // Key 1 lies on a page that node 2 is the master of; node 1 owns it, with a change that is in its log only.
+        let env = world.env(9);
+        let mut owner = Client::connect(&env, &address(1), Session::Plain, Scn::ZERO).await.unwrap();
+        owner.begin().await.unwrap();
+        owner.write(1, b"kept".to_vec()).await.unwrap();
+        owner.commit().await.unwrap();
+        world.crash(1, Loss::DropAll).await;
+        world.crash(2, Loss::DropAll).await;
+        world.start(2, u64::MAX).await.unwrap();
+        pause(1_000).await;
+        let mut reader = Client::connect(&env, &address(2), Session::Plain, Scn::ZERO).await.unwrap();
+        assert!(matches!(reader.read(1).await, Err(ClientError::Retry(_))), "node 1 has not said what it owns");
+        world.start(1, u64::MAX).await.unwrap();
+        pause(1_000).await;
+        assert_eq!(reader.read(1).await.unwrap().unwrap(), b"kept");
     });
 }
 

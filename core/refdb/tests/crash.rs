@@ -1,5 +1,11 @@
 //! A node loses power at every disk operation in turn, and what it acknowledged is there when it comes back.
-#![allow(clippy::as_conversions, clippy::indexing_slicing, clippy::unwrap_used, reason = "tests may be blunt")]
+#![allow(
+    clippy::as_conversions,
+    clippy::cast_possible_truncation,
+    clippy::indexing_slicing,
+    clippy::unwrap_used,
+    reason = "tests may be blunt"
+)]
 
 mod world;
 
@@ -8,10 +14,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use sheetanchor_core::refusal::Code;
-use sheetanchor_engine::database::Database;
-use sheetanchor_refdb::{Contents, Outcome};
+use sheetanchor_core::scn::Scn;
+use sheetanchor_engine::database::{Database, State};
+use sheetanchor_refdb::{Client, ClientError, Contents, Outcome, Session};
 use world::disk::Loss;
-use world::{DATA, World, node, pause, run, transfer};
+use world::{DATA, World, address, node, pause, run, transfer};
 
 const ACCOUNTS: u64 = 20;
 
@@ -60,8 +67,8 @@ fn assert_sound(contents: &Contents, known: &Known, what: &str) {
     assert!(invented.is_empty(), "{what}: there, and never committed: {invented:?}");
     let mut balances: BTreeMap<u64, i64> = (0..ACCOUNTS).map(|account| (account, 1_000)).collect();
     for transfer in contents.transfers.values() {
-        *balances.get_mut(&transfer.from).unwrap() -= transfer.amount as i64;
-        *balances.get_mut(&transfer.to).unwrap() += transfer.amount as i64;
+        *balances.get_mut(&transfer.from).unwrap() -= transfer.amount.cast_signed();
+        *balances.get_mut(&transfer.to).unwrap() += transfer.amount.cast_signed();
     }
     assert_eq!(contents.balances, balances, "{what}");
 }
@@ -112,12 +119,14 @@ async fn story(crash_at: u64, loss: Loss) -> bool {
         let outcome = world.ledger(number).transfer(transfer(u64::from(number), ACCOUNTS)).await;
         assert!(matches!(outcome, Outcome::Acknowledged(_)), "{what}: node {number}: {outcome:?}");
     }
-    // And the whole cluster loses power.
-    for number in 1..=3 {
-        world.crash(number, loss).await;
-    }
-    for number in 1..=3 {
-        world.start(number, u64::MAX).await.unwrap_or_else(|error| panic!("{what}, then all: {error}"));
+    // And the whole cluster loses power, twice in a row.
+    for _ in 0..2 {
+        for number in 1..=3 {
+            world.crash(number, loss).await;
+        }
+        for number in 1..=3 {
+            world.start(number, u64::MAX).await.unwrap_or_else(|error| panic!("{what}, then all: {error}"));
+        }
     }
     pause(3_000).await;
     known.borrow_mut().acknowledged.extend(1..=3);
@@ -210,5 +219,53 @@ fn damage_before_the_durable_end_is_refused() {
         world.volume.put(&path, damaged);
         let refused = world.start(1, u64::MAX).await.unwrap_err();
         assert_eq!(refused.refusal().unwrap().code, Code::WalDamaged, "{refused}");
+    });
+}
+
+#[test]
+fn a_node_whose_sync_fails_stops_and_says_so() {
+    run(async {
+        let mut world = World::created().await;
+        world.ledger(1).create(ACCOUNTS, 1_000).await.unwrap();
+        let kept = world.ledger(1).transfer(transfer(1, ACCOUNTS)).await;
+        assert!(matches!(kept, Outcome::Acknowledged(_)), "{kept:?}");
+        let mut client = Client::connect(&world.env(9), &address(1), Session::Plain, Scn::ZERO).await.unwrap();
+        client.begin().await.unwrap();
+        client.write(3, b"never".to_vec()).await.unwrap();
+        world.mounts[&node(1)].fail_the_next_sync();
+        let outcome = client.commit().await;
+        assert!(matches!(outcome, Err(ClientError::Unknown(_))), "{outcome:?}");
+        assert!(matches!(client.read(3).await, Err(ClientError::Retry(_))), "it serves nobody");
+        let database = world.database(1);
+        assert_eq!(database.status().await.unwrap().state, State::Down);
+        assert_eq!(database.pin("x").await.unwrap_err().refusal().unwrap().code, Code::DatabaseDown);
+        world.crash(1, Loss::KeepAll).await;
+        world.start(1, u64::MAX).await.unwrap();
+        pause(1_000).await;
+        let contents = world.ledger(2).read_all().await.unwrap();
+        assert_eq!(contents.transfers.into_keys().collect::<Vec<u64>>(), [1]);
+        assert_eq!(contents.balances.values().sum::<i64>(), ACCOUNTS.cast_signed() * 1_000);
+    });
+}
+
+#[test]
+fn a_crash_anywhere_while_the_database_is_created_leaves_nothing_or_all_of_it() {
+    run(async {
+        let mut crashed = 0;
+        for crash_at in 5..90 {
+            let mut world = World::new();
+            world.start(1, crash_at).await.unwrap();
+            for number in 2..=3 {
+                world.start(number, u64::MAX).await.unwrap();
+            }
+            let joined = tokio_timeout(2_000, world.join_all()).await;
+            crashed += u32::from(joined.is_none());
+            world.crash(1, Loss::Sectors(crash_at)).await;
+            world.start(1, u64::MAX).await.unwrap_or_else(|error| panic!("crash at {crash_at}: {error}"));
+            world.join_all().await;
+            world.ledger(1).create(ACCOUNTS, 1_000).await.unwrap();
+            assert_eq!(world.ledger(3).read_all().await.unwrap().balances.len() as u64, ACCOUNTS);
+        }
+        assert!(crashed > 40, "{crashed} crashed while joining");
     });
 }

@@ -23,7 +23,7 @@ pub fn is_restored_and_read(stage: &mut Stage) -> Result<(), Failure> {
     stage.everything_is_lost()?;
     let restored = stage.is_restored(Target::Latest)?;
 
-    stage.history_goes_on_from(restored.plan.cut.scn);
+    stage.history_goes_on();
     stage.transfers_begin();
     stage.meanwhile(200, 500)?;
     let sealed = stage.a_backup_is_taken()?;
@@ -32,7 +32,10 @@ pub fn is_restored_and_read(stage: &mut Stage) -> Result<(), Failure> {
     stage.everything_is_lost()?;
     let again = stage.is_restored(Target::Backup(sealed.operation))?;
     let incarnations = (restored.plan.opens.get(), again.plan.opens.get());
-    stage.holds(incarnations == (2, 3), Violation::new("each restore opens the next incarnation", format!("{incarnations:?}")))
+    stage.holds(
+        incarnations == (2, 3),
+        Violation::new("each restore opens the next incarnation", format!("{incarnations:?}")),
+    )
 }
 
 /// A node crashes while files are copied: the backup is refused and leaves nothing behind, commits flow on the others,

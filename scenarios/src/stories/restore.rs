@@ -43,7 +43,8 @@ pub fn is_resumed_after_a_crash(stage: &mut Stage) -> Result<(), Failure> {
             stage.restart_node(1);
         }
         stage.meanwhile(50, 300)?;
-        let found = stage.operate(|operator| async move { operator.repository().operations(OperationKind::Restore).await });
+        let found =
+            stage.operate(|operator| async move { operator.repository().operations(OperationKind::Restore).await });
         let found = stage.succeeds("restores are listed", found)?;
         let Some(operation) = found.first().copied() else {
             return stage.holds(false, Violation::new("an operation exists once it is registered", host(0)));

@@ -105,6 +105,21 @@ impl History {
         }
     }
 
+    /// The history of a database that was restored to `cut` and holds `state`: what is not there never was, and what is
+    /// there is settled, also where no client was told.
+    #[must_use]
+    pub fn branched(&self, cut: Scn, state: &LedgerState) -> Self {
+        let mut branch = Self { opening: self.opening.clone(), asked: BTreeMap::new(), order: self.order + 1 };
+        for transfer in &state.transfers {
+            if let Some(asked) = self.asked.get(&transfer.id) {
+                let settled = Known::Acknowledged { scn: cut, order: branch.order };
+                let known = if asked.known == Known::Unknown { settled } else { asked.known };
+                branch.asked.insert(transfer.id, Asked { known, ..*asked });
+            }
+        }
+        branch
+    }
+
     /// How many transfers were acknowledged.
     pub fn acknowledged_count(&self) -> usize {
         self.asked.values().filter(|asked| matches!(asked.known, Known::Acknowledged { .. })).count()
@@ -148,6 +163,11 @@ impl Recorder {
     /// See [`History::failed`].
     pub fn failed(&self, id: u64) {
         locked(&self.0).failed(id);
+    }
+
+    /// Goes on from another history.
+    pub fn go_on_from(&self, history: History) {
+        *locked(&self.0) = history;
     }
 
     /// The history so far.

@@ -5,14 +5,16 @@ use futures_util::future::BoxFuture;
 use sheetanchor_engine::env::{Task, Tasks};
 use tokio::task::JoinHandle;
 
-/// Spawns on the runtime of whichever host runs.
+/// Spawns on the local set of whichever host runs. `tokio::spawn` would do, but for a crash: the runtime drops its tasks
+/// in an order that depends on how many tasks this process has spawned before (they are kept in shards, by number), and
+/// the streams that they hold draw from turmoil's chance as they close. A local set drops its tasks in order.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct HostTasks;
 
 impl Tasks for HostTasks {
     #[allow(clippy::disallowed_methods, reason = "this is where the port meets the runtime")]
     fn spawn(&self, _name: &'static str, future: BoxFuture<'static, ()>) -> Box<dyn Task> {
-        Box::new(HostTask { handle: tokio::spawn(future), joined: false })
+        Box::new(HostTask { handle: tokio::task::spawn_local(future), joined: false })
     }
 }
 

@@ -33,13 +33,13 @@ pub struct ArchiveState {
 impl Agent {
     /// Ships for as long as the agent lives.
     pub(super) async fn keep_archiving(&self) {
-        let mut belongings = self.belonging.subscribe();
+        let mut belongings = self.belonging.watch();
         let mut shipping: Option<(Belonging, Position)> = None;
         loop {
-            let belonging = *belongings.borrow_and_update();
+            let belonging = belongings.get();
             if shipping.is_some_and(|(known, _)| Some(known) != belonging) {
                 shipping = None;
-                self.archive.send_replace(ArchiveState::default());
+                self.archive.set(ArchiveState::default());
             }
             let more = match belonging {
                 Some(belonging) => self.ship(belonging, &mut shipping).await,
@@ -49,7 +49,7 @@ impl Agent {
                 Ok(more) => more,
                 Err(error) => {
                     tracing::warn!(target: "sheetanchor::archive", node = %self.config.node, %error, "the archive does not move on");
-                    self.archive.send_modify(|state| state.trouble = Some(error));
+                    self.archive.modify(|state| state.trouble = Some(error));
                     shipping = None;
                     false
                 }
@@ -58,7 +58,7 @@ impl Agent {
                 tokio::select! {
                     biased;
                     () = self.ship.notified() => {}
-                    _ = belongings.changed() => {}
+                    () = belongings.changed() => {}
                     () = self.env.clock.sleep(self.config.archive_interval) => {}
                 }
             }
@@ -76,9 +76,9 @@ impl Agent {
             _ => self.archive_start(belonging, status.end).await?,
         };
         *shipping = Some((belonging, from));
-        self.archive.send_modify(|state| state.until = Some(from));
+        self.archive.modify(|state| state.until = Some(from));
         let Some(piece) = self.database.durable_wal(from, self.config.archive_piece).await? else {
-            self.archive.send_modify(|state| state.trouble = None);
+            self.archive.modify(|state| state.trouble = None);
             return Ok(false);
         };
         if piece.from != from || piece.until <= from.lsn {
@@ -87,7 +87,7 @@ impl Agent {
         let until = Position { lsn: self.store(belonging, piece).await?, ..from };
         self.database.advance_pin(ARCHIVE_PIN, until.lsn).await?;
         *shipping = Some((belonging, until));
-        self.archive.send_replace(ArchiveState { until: Some(until), trouble: None });
+        self.archive.set(ArchiveState { until: Some(until), trouble: None });
         tracing::debug!(target: "sheetanchor::archive", node = %self.config.node, %until, "archived");
         Ok(true)
     }
@@ -151,10 +151,10 @@ impl Agent {
 
     /// Waits until the archive has passed `through`.
     pub(super) async fn await_archive(&self, through: Position) -> Result<Lsn> {
-        let mut states = self.archive.subscribe();
+        let mut states = self.archive.watch();
         loop {
             self.ship.notify_one();
-            let state = states.borrow_and_update().clone();
+            let state = states.get();
             if let Some(until) = state.until
                 && until.timeline == through.timeline
                 && until.lsn >= through.lsn
@@ -164,9 +164,7 @@ impl Agent {
             if let Some(error @ (Error::Refusal(_) | Error::Bug(_))) = state.trouble {
                 return Err(error);
             }
-            if states.changed().await.is_err() {
-                return Err(Error::Bug("the archiver has ended".to_string()));
-            }
+            states.changed().await;
         }
     }
 }

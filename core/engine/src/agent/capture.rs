@@ -105,8 +105,9 @@ impl Agent {
         if files.is_empty() {
             return Ok(None);
         }
-        // Watched until the end: a progress that nobody watches is that of a capture that was given up.
-        let (progress, _watched) = progress_of(operation);
+        let progress = Progress { operation, done: ByteCount::new(0), total: ByteCount::new(0) };
+        // A packer stops once nobody watches it: the receiver is held to the end.
+        let (progress, _watched) = watch::channel(progress);
         let mut packer = Packer::new(self, operation, progress);
         for (name, bytes) in files {
             check_name(&name)?;

@@ -84,8 +84,8 @@ impl Agent {
     async fn describe(&self) -> Result<Answer> {
         let (status, identity) = (self.database.status().await?, self.database.identity().await?);
         let capabilities = self.database.capabilities();
-        let belonging = *self.belonging.borrow();
-        let archive = self.archive.borrow().clone();
+        let belonging = self.belonging.get();
+        let archive = self.archive.get();
         let (fenced_by, _) = self.look().await;
         let progress = self.copies.lock().await.values().next().map(|progress| *progress.borrow());
         Ok(Answer::Described(Description {

@@ -70,7 +70,8 @@ fn marker_path(config: &Config) -> String {
 /// # Errors
 /// `SA002` if the file is damaged, `SA113` if it is another node's.
 pub async fn load(env: &Env, config: &Config) -> Result<Option<Belonging>> {
-    env.disk.create_folder(&config.state).await?;
+    // Durable from the start: what is remembered in it must not vanish with its name.
+    env.disk.create_durable_folder(&config.state).await?;
     let path = agent_path(config);
     if env.disk.metadata(&path).await?.is_none() {
         return Ok(None);

@@ -142,6 +142,27 @@ pub trait DiskFile: Send + Sync {
 }
 
 impl dyn Disk {
+    /// Creates a folder and makes its name, and those of the folders above it that were missing, durable.
+    ///
+    /// # Errors
+    /// Those of [`Disk`].
+    pub async fn create_durable_folder(&self, path: &str) -> Result<(), Fault> {
+        let mut missing = Vec::new();
+        let mut at = path;
+        while at != "/" && self.metadata(at).await?.is_none() {
+            missing.push(at);
+            at = parent(at);
+        }
+        if missing.is_empty() {
+            return Ok(());
+        }
+        self.create_folder(path).await?;
+        for created in missing {
+            self.sync_dir(parent(created)).await?;
+        }
+        Ok(())
+    }
+
     /// The whole file.
     ///
     /// # Errors

@@ -25,7 +25,7 @@ const STOP_WAIT: Duration = Duration::from_mins(1);
 const DEATH_WAIT: Duration = Duration::from_secs(20);
 
 /// How much of the end of a server's log is read for what it said last.
-const LOG_TAIL_BYTES: u64 = 8192;
+const LOG_TAIL_BYTES: u64 = 65_536;
 
 /// How to end a server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -176,11 +176,12 @@ impl Launch<'_> {
     ///
     /// # Errors
     /// Faults, if the program or the log cannot be opened.
-    pub fn start(self) -> Result<Child> {
+    pub fn start(self) -> Result<Started> {
         let launched = |error: &std::io::Error| Error::from(fault(format!("start a server in {}", self.data), error));
         let log = OpenOptions::new().create(true).append(true).mode(0o600).open(self.log);
         let log = log.map_err(|error| Error::from(fault(format!("open {}", self.log), &error)))?;
         let copy = log.try_clone().map_err(|error| launched(&error))?;
+        let log_from = log.metadata().map_err(|error| launched(&error))?.len();
         let mut command = Command::new(self.install.program("postgres"));
         command.arg("-D").arg(self.data).current_dir(self.data).process_group(0);
         for (name, value) in self.settings {
@@ -191,22 +192,46 @@ impl Launch<'_> {
         }
         Account::apply(self.account, &mut command);
         command.stdin(Stdio::null()).stdout(log).stderr(copy);
-        command.spawn().map_err(|error| launched(&error))
+        let child = command.spawn().map_err(|error| launched(&error))?;
+        Ok(Started { child, log: self.log.to_owned(), log_from })
     }
 }
 
-/// The last errors in a server's log, for a message; its last line if it names none.
-pub(super) fn last_words(log: &str) -> String {
-    let text = tail(Path::new(log)).unwrap_or_default();
-    let is_error = |line: &&str| ["FATAL:", "PANIC:", "ERROR:"].iter().any(|level| line.contains(level));
+/// A server that we started, and where in its log this run of it begins. Dropping this leaves the server running.
+#[derive(Debug)]
+pub struct Started {
+    child: Child,
+    log: String,
+    log_from: u64,
+}
+
+impl Started {
+    /// Whether the process is over.
+    pub fn has_ended(&mut self) -> bool {
+        self.child.try_wait().is_ok_and(|status| status.is_some())
+    }
+
+    /// Why it ended, by its log.
+    pub fn last_words(&self) -> String {
+        last_words(&self.log, self.log_from)
+    }
+}
+
+/// The last error in a server's log from byte `from` on that is the server's own; its last line if there is none. That it
+/// turned somebody away while it started or stopped is no error of its own.
+pub(super) fn last_words(log: &str, from: u64) -> String {
+    let text = tail(Path::new(log), from).unwrap_or_default();
+    let is_error = |line: &&str| {
+        ["FATAL:", "PANIC:"].iter().any(|level| line.contains(level)) && !line.contains("the database system is ")
+    };
     let found = text.lines().rev().find(is_error).or_else(|| text.lines().next_back());
     found.map_or_else(|| "it said nothing".to_owned(), |line| line.trim().to_owned())
 }
 
-fn tail(log: &Path) -> std::io::Result<String> {
+fn tail(log: &Path, from: u64) -> std::io::Result<String> {
     let mut file = fs::File::open(log)?;
     let length = file.metadata()?.len();
-    file.seek(SeekFrom::Start(length.saturating_sub(LOG_TAIL_BYTES)))?;
+    file.seek(SeekFrom::Start(length.saturating_sub(LOG_TAIL_BYTES).max(from)))?;
     let mut bytes = Vec::new();
     file.read_to_end(&mut bytes)?;
     Ok(String::from_utf8_lossy(&bytes).into_owned())
@@ -230,5 +255,19 @@ mod tests {
             assert_eq!(Postmaster::of(data).unwrap(), None, "{damaged}");
         }
         fs::remove_dir_all(&folder).unwrap();
+    }
+
+    #[test]
+    fn a_servers_last_words_are_its_own_and_of_this_run() {
+        let log = std::env::temp_dir().join(format!("sheetanchor-words-{}.log", std::process::id()));
+        let earlier = "FATAL:  of an earlier run\n";
+        let this = "FATAL:  recovery ended\nLOG:  x\nFATAL:  the database system is shutting down\nLOG:  bye\n";
+        fs::write(&log, format!("{earlier}{this}")).unwrap();
+        let path = log.to_str().unwrap();
+        let (first, second) = (earlier.len() as u64, (earlier.len() + "FATAL:  recovery ended\n".len()) as u64);
+        assert_eq!(last_words(path, first), "FATAL:  recovery ended");
+        assert_eq!(last_words(path, second), "LOG:  bye");
+        fs::remove_file(&log).unwrap();
+        assert_eq!(last_words(path, 0), "it said nothing");
     }
 }

@@ -16,7 +16,6 @@ use sheetanchor_core::identity::ThreadId;
 use sheetanchor_core::position::Lsn;
 use sheetanchor_core::refusal::{Code, Refusal};
 use sheetanchor_engine::database::{Recovery, ThreadRange, WalSource};
-use tokio::process::Child;
 use tokio_postgres::Config;
 use tokio_postgres::config::Host;
 
@@ -24,7 +23,7 @@ use super::control::Control;
 use super::database::{PostgresDatabase, same_folder};
 use super::install::Account;
 use super::marker::{MARKER, Restored, write_synced};
-use super::postmaster::{Launch, POLL, Postmaster, StopMode, last_words};
+use super::postmaster::{Launch, POLL, Postmaster, Started, StopMode, last_words};
 use super::session::Session;
 use super::wal::{Place, SegmentSize};
 use crate::faults::{blocking, fault};
@@ -181,7 +180,7 @@ async fn stage(
 }
 
 /// Starts the server that recovers a folder which is ready for it.
-async fn start(database: &PostgresDatabase, wanted: &Restored) -> Result<Child> {
+async fn start(database: &PostgresDatabase, wanted: &Restored) -> Result<Started> {
     let data = database.data();
     let (install, account) = (database.install().await?, database.account().await?);
     let control = Control::read(&install, data).await?;
@@ -330,7 +329,7 @@ fn quoted_folder(folder: &str) -> String {
     format!("\"{}\"", folder.replace('"', "\"\""))
 }
 
-async fn wait_reached(database: &PostgresDatabase, wanted: &Restored, mut child: Option<Child>) -> Result<()> {
+async fn wait_reached(database: &PostgresDatabase, wanted: &Restored, mut child: Option<Started>) -> Result<()> {
     let target = private_target(database.target(), database.data());
     let mut session: Option<Session> = None;
     let mut progress = (Instant::now(), None);
@@ -413,15 +412,18 @@ async fn mark_reached(database: &PostgresDatabase, wanted: &Restored) -> Result<
 }
 
 /// Refuses if the server has ended.
-fn ensure_running(database: &PostgresDatabase, child: &mut Option<Child>, wanted: &Restored) -> Result<()> {
-    let over = match child {
-        Some(child) => child.try_wait().is_ok_and(|status| status.is_some()),
-        None => Postmaster::of(database.data())?.is_none(),
+fn ensure_running(database: &PostgresDatabase, child: &mut Option<Started>, wanted: &Restored) -> Result<()> {
+    let words = match child {
+        Some(started) => {
+            if !started.has_ended() {
+                return Ok(());
+            }
+            started.last_words()
+        }
+        // Somebody else started it: an earlier life of this agent.
+        None if Postmaster::of(database.data())?.is_some() => return Ok(()),
+        None => last_words(database.log(), 0),
     };
-    if !over {
-        return Ok(());
-    }
-    let words = last_words(database.log());
     let code = if words.contains("recovery ended before configured recovery target was reached") {
         Code::ThreadShort
     } else {
@@ -457,7 +459,7 @@ async fn promote(database: &PostgresDatabase, restored: &Restored) -> Result<()>
 }
 
 /// Starts the server as its own configuration says, but in this folder and where the node's connection expects it.
-async fn start_open(database: &PostgresDatabase) -> Result<Child> {
+async fn start_open(database: &PostgresDatabase) -> Result<Started> {
     let (install, account) = (database.install().await?, database.account().await?);
     let mut settings = vec![("data_directory", database.data().to_owned())];
     if let Some(Host::Unix(folder)) = database.target().get_hosts().first() {
@@ -470,13 +472,13 @@ async fn start_open(database: &PostgresDatabase) -> Result<Child> {
     launch.start()
 }
 
-async fn wait_open(database: &PostgresDatabase, mut child: Option<Child>) -> Result<()> {
+async fn wait_open(database: &PostgresDatabase, mut child: Option<Started>) -> Result<()> {
     let start = Instant::now();
     loop {
-        if let Some(process) = &mut child
-            && process.try_wait().is_ok_and(|status| status.is_some())
+        if let Some(started) = &mut child
+            && started.has_ended()
         {
-            let words = last_words(database.log());
+            let words = started.last_words();
             let message =
                 format!("the opened server in {} ended: {words}; its log is {}", database.data(), database.log());
             return Err(Refusal::new(Code::RecoveryFailed, message).into());

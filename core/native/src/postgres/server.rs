@@ -10,7 +10,7 @@ use sheetanchor_core::refusal::{Code, Refusal};
 use tokio::process::Command;
 
 use super::install::{Account, Install, run};
-use super::postmaster::{Launch, POLL, Postmaster, StopMode, last_words};
+use super::postmaster::{Launch, POLL, Postmaster, StopMode};
 use crate::faults::fault;
 
 /// How long a new server may take to answer.
@@ -82,12 +82,12 @@ impl Server {
             log: &self.plan.log,
             settings: &[],
         };
-        let mut child = launch.start()?;
+        let mut started = launch.start()?;
         let operation = || format!("start the server of {}", self.plan.data);
         let answers = async {
             loop {
-                if let Ok(Some(_)) = child.try_wait() {
-                    let cause = last_words(&self.plan.log);
+                if started.has_ended() {
+                    let cause = started.last_words();
                     return Err(Error::from(Fault::new(FaultKind::Unreachable, operation(), cause)));
                 }
                 if let Ok((client, connection)) =

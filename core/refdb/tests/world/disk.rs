@@ -109,7 +109,14 @@ pub struct Volume {
 impl Volume {
     /// A node's view of it. `crash_at` counts its operations: from that one on nothing happens any more.
     pub fn mount(&self, node: u16, id: u64, crash_at: u64) -> Arc<Mount> {
-        Arc::new(Mount { volume: self.clone(), node, id, operations: Arc::new(Mutex::new(0)), crash_at })
+        Arc::new(Mount {
+            volume: self.clone(),
+            node,
+            id,
+            operations: Arc::default(),
+            sync_fails: Arc::default(),
+            crash_at,
+        })
     }
 
     /// Loses what a node had not synced. Its mount does nothing any more.
@@ -121,7 +128,9 @@ impl Volume {
         let (own, others): (Vec<_>, Vec<_>) = pending.into_iter().partition(|(by, _)| *by == mount.node);
         contents.pending = others;
         if let Loss::KeepAll = loss {
-            own.iter().for_each(|(_, change)| change.apply(&mut contents.durable));
+            for (_, change) in &own {
+                change.apply(&mut contents.durable);
+            }
         }
         let mut names = contents.durable.clone();
         contents.pending.iter().for_each(|(_, change)| change.apply(&mut names));
@@ -204,12 +213,18 @@ pub struct Mount {
     pub node: u16,
     id: u64,
     operations: Arc<Mutex<u64>>,
+    sync_fails: Arc<Mutex<bool>>,
     crash_at: u64,
 }
 
 impl Mount {
     pub fn operations(&self) -> u64 {
         *self.operations.lock().unwrap()
+    }
+
+    /// The next sync of a file fails, and what it was to make durable is gone, as on Linux.
+    pub fn fail_the_next_sync(&self) {
+        *self.sync_fails.lock().unwrap() = true;
     }
 
     pub fn has_crashed(&self) -> bool {
@@ -341,7 +356,9 @@ impl Disk for Mount {
         let due = |(node, change): &(u16, NameChange)| *node == self.node && change.folder() == path;
         let (synced, others): (Vec<_>, Vec<_>) = pending.into_iter().partition(due);
         contents.pending = others;
-        synced.iter().for_each(|(_, change)| change.apply(&mut contents.durable));
+        for (_, change) in &synced {
+            change.apply(&mut contents.durable);
+        }
         Ok(())
     }
 
@@ -407,8 +424,9 @@ impl DiskFile for File {
 
     async fn sync(&self) -> Result<(), Fault> {
         self.mount.operation().await;
-        self.inode.lock().unwrap().settle(self.mount.node, |change| vec![change]);
-        Ok(())
+        let fails = std::mem::take(&mut *self.mount.sync_fails.lock().unwrap());
+        self.inode.lock().unwrap().settle(self.mount.node, |change| if fails { Vec::new() } else { vec![change] });
+        if fails { Err(Fault::new(FaultKind::SyncFailed, "sync", "the disk says so")) } else { Ok(()) }
     }
 
     async fn length(&self) -> Result<ByteCount, Fault> {

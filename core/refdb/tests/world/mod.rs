@@ -32,7 +32,7 @@ pub const CLUSTER: ClusterId = ClusterId::new(0xC1);
 /// Runs a story in virtual time.
 pub fn run<T>(story: impl Future<Output = T>) -> T {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
-    runtime.block_on(async { tokio::time::timeout(Duration::from_secs(600), story).await.expect("the story ends") })
+    runtime.block_on(async { tokio::time::timeout(Duration::from_mins(10), story).await.unwrap() })
 }
 
 pub async fn pause(millis: u64) {
@@ -132,7 +132,7 @@ impl Listener for Pipe {
     }
 
     async fn accept(&mut self) -> Result<Box<dyn Stream>, Fault> {
-        Ok(Box::new(self.receiver.recv().await.expect("the network outlives its listeners")))
+        Ok(Box::new(self.receiver.recv().await.unwrap()))
     }
 }
 
@@ -322,8 +322,7 @@ impl Archive {
             let database = &world.nodes[node];
             let mut from = self.begun[node].start;
             while from.lsn < made.proof {
-                let piece =
-                    database.durable_wal(from, ByteCount::new(10_000)).await.unwrap().expect("the proof is durable");
+                let piece = database.durable_wal(from, ByteCount::new(10_000)).await.unwrap().unwrap();
                 assert_eq!(piece.from, from);
                 from = Position { lsn: piece.until, ..from };
                 self.pieces.insert((piece.from.thread, piece.from.lsn), piece);

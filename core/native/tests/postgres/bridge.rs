@@ -1,19 +1,9 @@
-//! The PostgreSQL bridge against real servers, with pgbench running: what was copied recovers to its cut, exactly.
-#![allow(clippy::as_conversions, clippy::wildcard_enum_match_arm, clippy::unwrap_used, reason = "tests may be blunt")]
-#![allow(
-    clippy::expect_used,
-    clippy::indexing_slicing,
-    clippy::panic,
-    clippy::print_stderr,
-    reason = "tests may be blunt"
-)]
-
-mod bench;
+//! The bridge to one server: what was copied under load recovers to its cut, exactly, or is refused.
 
 use std::collections::BTreeMap;
 use std::fs;
 
-use bench::{Bench, Client, Copy, Segments, code, number, opening, recovery};
+use crate::bench::{Bench, Client, Copy, Segments, code, number, opening, recovery};
 use sheetanchor_core::identity::{ByteCount, NodeId, ThreadId, TimelineId};
 use sheetanchor_core::position::{Lsn, Position};
 use sheetanchor_core::refusal::Code;
@@ -28,7 +18,7 @@ async fn a_backup_under_load_recovers_to_its_cut_and_so_does_one_of_the_restored
     let node = bench.node("first", NodeId::new(3));
     source.sql("CREATE TABLE mark (what text); CREATE UNLOGGED TABLE fleeting AS SELECT 1 AS one").await;
     source.pgbench(&["-i", "-s", "2", "-q"]).await;
-    node.join(&bench::joining()).await.unwrap();
+    node.join(&crate::bench::joining()).await.unwrap();
     let load = source.load().await;
 
     let copy = Copy::take(&node, "backup-1").await;
@@ -69,7 +59,7 @@ async fn a_backup_under_load_recovers_to_its_cut_and_so_does_one_of_the_restored
     bench.amcheck("second").await;
 
     // A backup of the restored node starts on its new timeline, and needs its history.
-    restored.join(&bench::joining()).await.unwrap();
+    restored.join(&crate::bench::joining()).await.unwrap();
     let copy = Copy::take(&restored, "backup-2").await;
     assert_eq!(copy.begun.start.timeline, TimelineId::new(2));
     second.sql("INSERT INTO mark VALUES ('second life')").await;
@@ -188,7 +178,7 @@ async fn a_backup_ends_with_its_session_and_a_pin_does_not() {
     // A backend that dies takes all of shared memory with it: another life under the same postmaster.
     source.kill_a_backend().await;
     let is_another = |status: &Status| status.state == State::Open && status.life != second.life;
-    bench::eventually(async || node.status().await.ok().filter(is_another)).await;
+    crate::bench::eventually(async || node.status().await.ok().filter(is_another)).await;
 
     // A pin that is let go of while the database is down is gone once it is up.
     source.server.stop(StopMode::Kill).await.unwrap();
@@ -251,11 +241,15 @@ async fn what_cannot_be_done_is_refused() {
     assert_eq!(code(node.drain(hold).await), Code::NotSupported);
     assert_eq!(code(node.cut(hold, Scn::ZERO, "x").await), Code::NotSupported);
     assert_eq!(code(node.release(hold).await), Code::NotSupported);
-    assert_eq!(code(node.join(&bench::joining()).await), Code::ConfigInvalid, "wal_level is minimal");
+    assert_eq!(code(node.join(&crate::bench::joining()).await), Code::ConfigInvalid, "wal_level is minimal");
     assert_eq!(code(node.cut_alone(&"x".repeat(64)).await), Code::BadName);
     assert_eq!(code(node.pin("UPPER").await), Code::BadName);
 
-    assert_eq!(code(node.durable_wal(bench::nowhere(), ByteCount::new(1)).await), Code::OutOfOrder, "another's thread");
+    assert_eq!(
+        code(node.durable_wal(crate::bench::nowhere(), ByteCount::new(1)).await),
+        Code::OutOfOrder,
+        "another's thread"
+    );
     // Another server answers where this node's should: its connection names the wrong one.
     let other = bench.server("other", &[("fsync", "off")]).await;
     let confused = bench.node_at("source", "other", NodeId::new(1));
@@ -265,7 +259,7 @@ async fn what_cannot_be_done_is_refused() {
 
     assert_eq!(bench.node("nothing", NodeId::new(1)).status().await.unwrap().state, State::Empty);
     assert_eq!(bench.node("nothing", NodeId::new(1)).identity().await.unwrap().system, "");
-    assert_eq!(code(bench.node("nothing", NodeId::new(1)).join(&bench::joining()).await), Code::DatabaseDown);
+    assert_eq!(code(bench.node("nothing", NodeId::new(1)).join(&crate::bench::joining()).await), Code::DatabaseDown);
 
     // A tablespace leads out of the data folder.
     let tablespace = bench.own_folder("tablespace").await;

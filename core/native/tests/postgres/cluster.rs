@@ -1,0 +1,107 @@
+//! Three primaries and their agents: backed up while they work, lost, restored, opened together, and read.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::sync::Arc;
+
+use sheetanchor_core::format::catalog::Method;
+use sheetanchor_core::identity::NodeId;
+use sheetanchor_core::plan::Target;
+use sheetanchor_core::refusal::Code;
+use sheetanchor_engine::agent::{Agent, Config};
+use sheetanchor_engine::coordinator::{Coordinator, Limits, Setup};
+use sheetanchor_engine::env::{Env, Task};
+use sheetanchor_native::env::native_env;
+use sheetanchor_native::postgres::postmaster::StopMode;
+
+use crate::bench::{Bench, Running, code, number};
+
+const NODES: [u16; 3] = [1, 2, 3];
+
+/// Servers, an agent beside each, and a coordinator.
+struct Cluster {
+    bench: Bench,
+    servers: Vec<Running>,
+    coordinator: Coordinator,
+    _agents: Vec<Box<dyn Task>>,
+}
+
+impl Cluster {
+    async fn new(test: &str) -> Self {
+        let bench = Bench::new(test);
+        let env = native_env(bench.path("repository"));
+        let (mut servers, mut agents, mut addresses) = (Vec::new(), Vec::new(), BTreeMap::new());
+        for node in NODES {
+            servers.push(bench.server(&format!("n{node}"), &[]).await);
+            let (agent, address) = agent(&bench, &env, NodeId::new(node)).await;
+            agents.push(agent);
+            addresses.insert(NodeId::new(node), address);
+        }
+        let coordinator = Coordinator::new(env, Setup { name: "ledger".to_owned(), addresses }, Limits::default());
+        Self { bench, servers, coordinator, _agents: agents }
+    }
+}
+
+async fn agent(bench: &Bench, env: &Env, node: NodeId) -> (Box<dyn Task>, String) {
+    let listener = env.net.listen("127.0.0.1:0").await.unwrap();
+    let address = listener.address();
+    let state = bench.path(&format!("state{node}"));
+    fs::create_dir(&state).unwrap();
+    let database = Arc::new(bench.node(&format!("n{node}"), node));
+    let agent = Agent::load(env.clone(), Config::new(node, &address, state), database).await.unwrap();
+    let serving = async move {
+        agent.serve_on(listener).await.unwrap();
+    };
+    (env.tasks.spawn("agent", Box::pin(serving)), address)
+}
+
+#[tokio::test]
+async fn three_loaded_primaries_are_backed_up_lost_restored_and_read() {
+    let cluster = Cluster::new("cluster").await;
+    let (bench, coordinator) = (&cluster.bench, &cluster.coordinator);
+    coordinator.init().await.unwrap();
+    for server in &cluster.servers {
+        server.sql("CREATE TABLE mark (what text); INSERT INTO mark VALUES ('before')").await;
+        server.pgbench(&["-i", "-s", "2", "-q"]).await;
+    }
+    let fenced = coordinator.backup(None, Method::Fence).await;
+    assert_eq!(code(fenced), Code::NotSupported, "there is no commit fence yet");
+
+    let mut loads = Vec::new();
+    for server in &cluster.servers {
+        loads.push(server.load().await);
+    }
+    let sealed = coordinator.backup(None, Method::Alone).await.unwrap();
+    loads.into_iter().for_each(crate::bench::Load::stop);
+    for server in &cluster.servers {
+        server.sql("INSERT INTO mark VALUES ('after')").await;
+    }
+    for pins in coordinator.pins().await.unwrap().values() {
+        let names: Vec<&str> = pins.iter().map(|pin| pin.name.as_str()).collect();
+        assert_eq!(names, ["archive"], "the backup's own pin is gone");
+    }
+
+    for (server, node) in cluster.servers.iter().zip(NODES) {
+        server.server.stop(StopMode::Kill).await.unwrap();
+        fs::remove_dir_all(bench.path(&format!("n{node}"))).unwrap();
+    }
+    coordinator.restore(&Target::Backup(sealed.operation)).await.unwrap();
+
+    for node in NODES {
+        let name = format!("n{node}");
+        let client = bench.client(&name);
+        assert_eq!(client.column("SELECT what FROM mark").await, ["before"]);
+        assert!(number(&client.column("SELECT count(*)::text FROM pgbench_history").await[0]) > 0);
+        let sums = "SELECT s::text FROM (SELECT sum(abalance) s FROM pgbench_accounts UNION \
+            SELECT sum(tbalance) FROM pgbench_tellers UNION SELECT sum(bbalance) FROM pgbench_branches UNION \
+            SELECT sum(delta) FROM pgbench_history) sums";
+        assert_eq!(client.column(sums).await.len(), 1, "transactions were torn on {name}");
+        bench.amcheck(&name).await;
+    }
+    // The new incarnation can be backed up at once.
+    coordinator.backup(None, Method::Alone).await.unwrap();
+    for (server, node) in cluster.servers.iter().zip(NODES) {
+        server.server.stop(StopMode::Fast).await.unwrap();
+        bench.page_checksums(&format!("n{node}")).await;
+    }
+}

@@ -1,0 +1,13 @@
+//! Real PostgreSQL servers, with pgbench running.
+#![allow(clippy::as_conversions, clippy::wildcard_enum_match_arm, clippy::unwrap_used, reason = "tests may be blunt")]
+#![allow(
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::print_stderr,
+    reason = "tests may be blunt"
+)]
+
+mod bench;
+mod bridge;
+mod cluster;

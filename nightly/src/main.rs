@@ -1,0 +1,127 @@
+//! The runner of the stories, which `cargo xtask sim` calls. Long runs, mutants and reports come with the simulator's
+//! own issue; here are stories by seeds, replayed by one command, and the planted bugs that they must see.
+#![forbid(unsafe_code)]
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "a program that talks to whoever runs it")]
+#![cfg_attr(test, allow(clippy::as_conversions, clippy::wildcard_enum_match_arm, reason = "tests may be blunt"))]
+
+mod failure;
+mod runs;
+mod table;
+
+use std::process::ExitCode;
+
+use anyhow::{Result, bail};
+use clap::{Parser, Subcommand};
+use sheetanchor_core::planted;
+use sheetanchor_scenarios::{ALL, Scenario};
+
+/// Runs the stories of the simulator.
+#[derive(Debug, Parser)]
+#[command(name = "sheetanchor-nightly", bin_name = "cargo xtask", version, after_help = planted::MARKER)]
+struct Arguments {
+    #[command(subcommand)]
+    chore: Chore,
+}
+
+#[derive(Debug, Subcommand)]
+enum Chore {
+    /// Tell stories, each with its own seed or with many.
+    Sim(Sim),
+}
+
+/// Which stories, and how often.
+#[derive(Debug, clap::Args)]
+struct Sim {
+    /// The story; all of them if none is named.
+    scenario: Option<String>,
+    /// The first seed; each story's own if none is given.
+    #[arg(long, conflicts_with = "seeds")]
+    seed: Option<u64>,
+    /// So many runs in all, round robin over the stories, each with a seed of its own; every story at least once.
+    #[arg(long)]
+    seeds: Option<u64>,
+    /// Plant one bug, by name, in this process: the run must fail.
+    #[arg(long)]
+    planted: Option<String>,
+    /// Show the timeline of every run.
+    #[arg(long)]
+    timeline: bool,
+}
+
+fn main() -> ExitCode {
+    match Arguments::parse().chore {
+        Chore::Sim(sim) => match tell(&sim) {
+            Ok(true) => ExitCode::SUCCESS,
+            Ok(false) => ExitCode::FAILURE,
+            Err(error) => {
+                eprintln!("error: {error:#}");
+                ExitCode::from(2)
+            }
+        },
+    }
+}
+
+/// Runs what was asked for, and says whether all of it passed.
+fn tell(sim: &Sim) -> Result<bool> {
+    let scenarios = chosen(sim.scenario.as_deref())?;
+    if let Some(name) = &sim.planted
+        && !planted::plant(name)
+    {
+        let known: Vec<&str> = planted::Bug::ALL.iter().map(|(name, _)| *name).collect();
+        bail!("there is no planted bug `{name}`: {}", nearest(name, &known));
+    }
+    let plan = runs::plan(&scenarios, sim.seed, sim.seeds);
+    let results = runs::run_all(&plan);
+    if sim.timeline {
+        for result in &results {
+            println!("{} seed {}\n{}", result.scenario.name, result.seed, result.report.timeline);
+        }
+    }
+    println!("{}", table::render(&results));
+    let failed: Vec<&runs::Run> = results.iter().filter(|result| !result.passed()).collect();
+    if let Some(first) = failed.first() {
+        eprintln!("{}", failure::describe(first, sim.planted.as_deref()));
+    }
+    Ok(failed.is_empty())
+}
+
+fn chosen(name: Option<&str>) -> Result<Vec<Scenario>> {
+    let Some(name) = name else { return Ok(ALL.to_vec()) };
+    match ALL.iter().find(|scenario| scenario.name == name) {
+        Some(scenario) => Ok(vec![*scenario]),
+        None => {
+            let known: Vec<&str> = ALL.iter().map(|scenario| scenario.name).collect();
+            bail!("there is no scenario `{name}`: {}", nearest(name, &known))
+        }
+    }
+}
+
+/// The known name that shares the most words' beginnings with a mistyped one, and all the others.
+fn nearest(name: &str, known: &[&str]) -> String {
+    let likeness = |other: &&&str| {
+        let letters = |text: &str| -> Vec<(u8, u8)> { text.bytes().zip(text.bytes().skip(1)).collect() };
+        let (ours, theirs) = (letters(name), letters(other));
+        ours.iter().filter(|pair| theirs.contains(pair)).count()
+    };
+    let near = known.iter().max_by_key(likeness).copied().unwrap_or_default();
+    format!("did you mean `{near}`? There are {}", known.join(", "))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_mistyped_name_is_answered_with_the_nearest() {
+        let answer = chosen(Some("a-backup-is-restord")).unwrap_err().to_string();
+        assert!(answer.contains("did you mean `a-backup-is-restored-and-read`"), "{answer}");
+    }
+
+    #[test]
+    fn every_story_has_a_name_of_its_own() {
+        let mut names: Vec<&str> = ALL.iter().map(|scenario| scenario.name).collect();
+        names.sort_unstable();
+        names.dedup();
+        assert_eq!(names.len(), ALL.len());
+    }
+}

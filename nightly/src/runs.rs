@@ -1,0 +1,104 @@
+//! Which runs there are, and running them on all cores. Every run is done twice: the same seed must give the same trace.
+
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use indicatif::{ProgressBar, ProgressStyle};
+use sheetanchor_scenarios::{Report, Scenario, run};
+
+/// One run, done.
+#[derive(Clone, Debug)]
+pub struct Run {
+    /// The story.
+    pub scenario: Scenario,
+    /// Its seed.
+    pub seed: u64,
+    /// How it ended.
+    pub report: Report,
+    /// The trace hash of the second run, if it differs.
+    pub differs: Option<String>,
+    /// How long both took.
+    pub took: Duration,
+}
+
+impl Run {
+    /// Whether the story held, twice in the same way.
+    pub fn passed(&self) -> bool {
+        self.report.verdict.is_ok() && self.differs.is_none()
+    }
+}
+
+/// Which stories with which seeds: round robin, every story at least once.
+pub fn plan(scenarios: &[Scenario], seed: Option<u64>, seeds: Option<u64>) -> Vec<(Scenario, u64)> {
+    let Some(seeds) = seeds else {
+        return scenarios.iter().map(|scenario| (*scenario, seed.unwrap_or_else(|| scenario.seed()))).collect();
+    };
+    let stories = u64::try_from(scenarios.len()).unwrap_or(1).max(1);
+    let rounds = seeds.max(stories).div_ceil(stories);
+    let all = (0..rounds).flat_map(|round| scenarios.iter().map(move |scenario| (*scenario, round)));
+    let runs = usize::try_from(seeds.max(stories)).unwrap_or(usize::MAX);
+    // The first of each story is its own; the others count from there.
+    all.take(runs).map(|(scenario, round)| (scenario, scenario.seed().wrapping_add(round))).collect()
+}
+
+/// Runs everything, as many at once as there are cores, and returns it in the order of the plan.
+pub fn run_all(plan: &[(Scenario, u64)]) -> Vec<Run> {
+    let bar = ProgressBar::new(u64::try_from(plan.len()).unwrap_or(0));
+    if let Ok(style) = ProgressStyle::with_template("{bar:40} {pos}/{len} runs, {per_sec}, {eta} left") {
+        bar.set_style(style);
+    }
+    let next = AtomicUsize::new(0);
+    let done: Mutex<Vec<(usize, Run)>> = Mutex::new(Vec::new());
+    let workers = thread::available_parallelism().map_or(1, usize::from).min(plan.len().max(1));
+    thread::scope(|scope| {
+        for _ in 0..workers {
+            scope.spawn(|| {
+                loop {
+                    let place = next.fetch_add(1, Ordering::SeqCst);
+                    let Some((scenario, seed)) = plan.get(place) else { return };
+                    let run = run_twice(scenario, *seed);
+                    bar.inc(1);
+                    if let Ok(mut done) = done.lock() {
+                        done.push((place, run));
+                    }
+                }
+            });
+        }
+    });
+    bar.finish_and_clear();
+    let mut done = done.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
+    done.sort_by_key(|(place, _)| *place);
+    assert_eq!(done.len(), plan.len(), "every run has a result");
+    done.into_iter().map(|(_, run)| run).collect()
+}
+
+fn run_twice(scenario: &Scenario, seed: u64) -> Run {
+    let started = Instant::now();
+    let tell = || run(scenario, seed, sheetanchor_sim_turmoil::backend(seed));
+    let (report, again) = (tell(), tell());
+    let differs = (report.trace_hash != again.trace_hash).then_some(again.trace_hash);
+    Run { scenario: *scenario, seed, report, differs, took: started.elapsed() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use sheetanchor_scenarios::ALL;
+
+    #[test]
+    fn every_story_is_told_at_least_once_and_no_seed_twice() {
+        for seeds in [1, 5, 7, 200] {
+            let plan = plan(ALL, None, Some(seeds));
+            assert_eq!(plan.len(), usize::try_from(seeds).unwrap().max(ALL.len()));
+            for scenario in ALL {
+                assert!(plan.iter().any(|(told, _)| told.name == scenario.name), "{}", scenario.name);
+            }
+            let mut runs: Vec<_> = plan.iter().map(|(scenario, seed)| (scenario.name, *seed)).collect();
+            runs.sort_unstable();
+            runs.dedup();
+            assert_eq!(runs.len(), plan.len());
+        }
+    }
+}
