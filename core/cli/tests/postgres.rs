@@ -10,6 +10,7 @@
 
 mod site;
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -19,6 +20,7 @@ use sheetanchor_core::position::Lsn;
 use sheetanchor_native::postgres::postmaster::{Postmaster, StopMode};
 use sheetanchor_native::postgres::server::{Server, ServerPlan};
 use site::{NodeText, Site, free_addresses};
+use tokio::task::JoinSet;
 use tokio_postgres::{Client, NoTls};
 
 /// Servers and their agents. Dropped in this order: load, servers, folder.
@@ -59,21 +61,21 @@ impl Town {
         Self { load: Vec::new(), servers, site }
     }
 
-    fn program(&self, server: &Server, name: &str) -> Command {
+    fn program(server: &Server, name: &str) -> Command {
         let mut command = Command::new(server.install().program(name));
         command.env("PGHOST", &server.plan().socket_folder).env("PGPORT", "5432").env("PGUSER", "postgres");
         command.env("PGDATABASE", "postgres").stdin(Stdio::null());
         command
     }
 
-    fn check(&self, server: &Server, name: &str, arguments: &[&str]) {
-        let said = self.program(server, name).args(arguments).output().unwrap();
+    fn check(server: &Server, name: &str, arguments: &[&str]) {
+        let said = Self::program(server, name).args(arguments).output().unwrap();
         assert!(said.status.success(), "{name}: {}", String::from_utf8_lossy(&said.stderr));
     }
 
     fn start_load(&mut self) {
         for server in &self.servers {
-            let mut pgbench = self.program(server, "pgbench");
+            let mut pgbench = Self::program(server, "pgbench");
             pgbench.args(["-n", "-c", "2", "-T", "300"]).stdout(Stdio::null()).stderr(Stdio::null());
             self.load.push(pgbench.spawn().unwrap());
         }
@@ -112,10 +114,25 @@ impl Drop for Town {
     }
 }
 
-async fn connect(connection: &str) -> Client {
-    let (client, driver) = tokio_postgres::connect(connection, NoTls).await.unwrap();
-    tokio::task::spawn(driver);
-    client
+/// A connection, driven until it is dropped.
+struct Session {
+    client: Client,
+    _driver: JoinSet<Result<(), tokio_postgres::Error>>,
+}
+
+impl std::ops::Deref for Session {
+    type Target = Client;
+
+    fn deref(&self) -> &Client {
+        &self.client
+    }
+}
+
+async fn connect(connection: &str) -> Session {
+    let (client, connection) = tokio_postgres::connect(connection, NoTls).await.unwrap();
+    let mut driver = JoinSet::new();
+    driver.spawn(connection);
+    Session { client, _driver: driver }
 }
 
 async fn number(client: &Client, sql: &str) -> i64 {
@@ -147,15 +164,18 @@ async fn three_primaries_under_pgbench_restore_to_their_own_cuts() {
     let mut town = Town::new("pgbench", 3).await;
     town.site.run(&["init"]).done();
     for server in &town.servers {
-        town.check(server, "pgbench", &["-i", "-q", "-s", "2"]);
+        Town::check(server, "pgbench", &["-i", "-q", "-s", "2"]);
         connect(&server.connection()).await.batch_execute("CREATE TABLE marks (id bigint PRIMARY KEY)").await.unwrap();
     }
     town.site.run(&["backup"]).refused("0A000");
     town.site.run(&["restore-point", "create", "a"]).refused("0A000");
     town.start_load();
     let over = Arc::new(AtomicBool::new(false));
-    let marking: Vec<_> =
-        town.servers.iter().map(|server| tokio::task::spawn(mark(server.connection(), over.clone()))).collect();
+    let mut marking = JoinSet::new();
+    for (index, server) in town.servers.iter().enumerate() {
+        let marks = mark(server.connection(), over.clone());
+        marking.spawn(async move { (index, marks.await) });
+    }
     tokio::time::sleep(Duration::from_millis(500)).await;
     let sealed = town.site.run(&["--json", "backup", "--cut", "per-node"]).json();
     assert_eq!(sealed["seal"]["guarantee"], "node");
@@ -163,10 +183,7 @@ async fn three_primaries_under_pgbench_restore_to_their_own_cuts() {
     tokio::time::sleep(Duration::from_millis(500)).await;
     over.store(true, Ordering::SeqCst);
     town.stop_load();
-    let mut marks = Vec::new();
-    for node in marking {
-        marks.push(node.await.unwrap());
-    }
+    let marks: BTreeMap<usize, _> = marking.join_all().await.into_iter().collect();
     town.site.run(&["verify", sealed["backup"].as_str().unwrap()]).done();
 
     for server in &town.servers {
@@ -182,13 +199,13 @@ async fn three_primaries_under_pgbench_restore_to_their_own_cuts() {
     for (index, server) in town.servers.iter().enumerate() {
         let until = sealed["seal"]["cut"]["threads"][(index + 1).to_string()]["until"].as_str().unwrap();
         let until: Lsn = until.parse().unwrap();
-        check_cut(server, &marks[index], until).await;
-        town.check(server, "pg_amcheck", &["--install-missing", "--heapallindexed", "postgres"]);
+        check_cut(server, &marks[&index], until).await;
+        Town::check(server, "pg_amcheck", &["--install-missing", "--heapallindexed", "postgres"]);
     }
     town.site.kill_all();
     for server in &town.servers {
         server.stop(StopMode::Fast).await.unwrap();
-        town.check(server, "pg_checksums", &["--check", "-D", &server.plan().data]);
+        Town::check(server, "pg_checksums", &["--check", "-D", &server.plan().data]);
     }
 }
 
@@ -196,7 +213,7 @@ async fn three_primaries_under_pgbench_restore_to_their_own_cuts() {
 async fn check_cut(server: &Server, marks: &[(i64, Lsn, Lsn)], until: Lsn) {
     let client = connect(&server.connection()).await;
     let rows = client.query("SELECT id FROM marks", &[]).await.unwrap();
-    let found: std::collections::BTreeSet<i64> = rows.iter().map(|row| row.get(0)).collect();
+    let found: BTreeSet<i64> = rows.iter().map(|row| row.get(0)).collect();
     let (mut inside, mut outside) = (0, 0);
     for (id, before, after) in marks {
         if *after <= until {

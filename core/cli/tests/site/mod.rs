@@ -1,6 +1,6 @@
 //! A cluster for one test: a folder, a cluster file, and agents that are processes of their own. All of it is gone when
 //! the test ends, however it ends.
-#![allow(dead_code, reason = "each test binary uses its part")]
+#![allow(dead_code, clippy::print_stderr, reason = "each test binary uses its part; a failed test shows the logs")]
 
 use std::collections::BTreeMap;
 use std::fs;
