@@ -55,7 +55,7 @@ impl Bank {
             let node = usize::try_from(id % 3).unwrap();
             match self.ledger(node).transfer(transfer).await {
                 Outcome::Acknowledged(scn) => written.push((transfer, scn)),
-                other => panic!("{transfer:?}: {other:?}"),
+                Outcome::Failed(why) | Outcome::Unknown(why) => panic!("{transfer:?}: {why}"),
             }
         }
         written
