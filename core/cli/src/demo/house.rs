@@ -145,6 +145,11 @@ impl House {
             // An agent that ended by itself needs no killing.
             drop(child.kill().await);
         }
+        // One that was never used is of no interest.
+        let unused = fs::remove_dir(&self.folder).is_ok();
+        if unused {
+            return None;
+        }
         if keep {
             return Some(self.folder.display().to_string());
         }
