@@ -316,6 +316,7 @@ fn an_agent_ends_in_order_and_a_silent_node_is_shown() {
     // The address is taken by the one that runs.
     agent.wait_for("error: ");
     assert_eq!(agent.end().status, 1);
+    assert_eq!(site.terminate(2), 0);
 }
 
 #[test]

@@ -169,6 +169,12 @@ impl Site {
         child.wait().unwrap();
     }
 
+    /// Asks an agent to end, and answers the status that it ends with.
+    pub fn terminate(&mut self, id: u16) -> i32 {
+        send("-TERM", &self.pid(id));
+        self.agents.remove(&id).unwrap().wait().unwrap().code().unwrap_or(-1)
+    }
+
     pub fn kill_all(&mut self) {
         for id in self.agents.keys().copied().collect::<Vec<_>>() {
             self.kill(id);
