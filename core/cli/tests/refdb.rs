@@ -303,6 +303,62 @@ fn an_interrupted_backup_leaves_no_pin() {
 }
 
 #[test]
+fn a_backup_whose_coordinator_died_is_aborted_by_another() {
+    let site = Site::running("orphan");
+    site.run(&["backup"]).done();
+    let pins = || site.run(&["pins", "list"]).done().lines().count();
+    let before = pins();
+    let (wal, away) = (site.repository().join("wal"), site.repository().join("away"));
+    fs::rename(&wal, &away).unwrap();
+    fs::write(&wal, "").unwrap();
+    let mut backup = Beside::start(&mut site.command(&["backup"]));
+    backup.wait_for("backup: archiving");
+    drop(backup);
+    fs::remove_file(&wal).unwrap();
+    fs::rename(&away, &wal).unwrap();
+    assert!(pins() > before, "the pins outlive their coordinator");
+    let unfinished = unfinished(&site);
+    assert_eq!(unfinished.len(), 1, "{unfinished:?}");
+    site.run(&["abort", &unfinished[0]]).done();
+    assert_eq!(pins(), before);
+    site.run(&["abort", &unfinished[0]]).done();
+    assert!(self::unfinished(&site).is_empty());
+    site.run(&["backup"]).done();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_restore_whose_coordinator_died_is_resumed() {
+    let mut site = Site::running("resume");
+    let mut bank = Bank::of(&site);
+    bank.create().await;
+    let kept = bank.write(9).await;
+    site.run(&["backup"]).done();
+    // Should the restore be done before the signal arrives, it is tried again.
+    let orphan = (0..5).find_map(|_| {
+        site.kill_all();
+        site.wipe();
+        site.start_agents();
+        let mut restore = Beside::start(&mut site.command(&["restore"]));
+        restore.wait_for("restore: enlisting");
+        drop(restore);
+        unfinished(&site).pop()
+    });
+    let orphan = orphan.expect("a restore that was cut short");
+    let resumed = site.run(&["restore", "--resume", &orphan]).done();
+    assert!(resumed.contains(&orphan) && resumed.contains("is open"), "{resumed}");
+    holds(&bank.read(1).await, &kept);
+    // It is done: once more changes nothing.
+    site.run(&["restore", "--resume", &orphan]).done();
+    holds(&bank.read(2).await, &kept);
+    bank.write(3).await;
+}
+
+fn unfinished(site: &Site) -> Vec<String> {
+    let status = site.run(&["--json", "status"]).json();
+    status["unfinished"].as_array().unwrap().iter().map(|id| id.as_str().unwrap().to_owned()).collect()
+}
+
+#[test]
 fn an_agent_ends_in_order_and_a_silent_node_is_shown() {
     let mut site = Site::running("silent");
     site.run(&["backup"]).done();
