@@ -55,6 +55,10 @@ pub const ALL: &[Scenario] = &[
         name: "two-nodes-write-the-same-page-across-the-cut",
         story: stories::point::cuts_a_page_that_two_nodes_write,
     },
+    Scenario {
+        name: "a-cut-is-causal-for-sessions-that-carry-nothing",
+        story: stories::point::is_causal_for_sessions_that_carry_nothing,
+    },
     Scenario { name: "a-crash-during-restore-is-resumed", story: stories::restore::is_resumed_after_a_crash },
 ];
 

@@ -41,15 +41,20 @@ pub struct Load {
     pub roaming: u64,
     /// Whether each node also has a session of its own, on rows that no other node ever touches.
     pub at_home: bool,
+    /// How many sessions there are that go from node to node in turn, on rows that only that node touches, and carry
+    /// nothing: what they do on two nodes is tied together by nothing but time.
+    pub hopping: u64,
     /// The longest pause of a session between two transfers.
     pub pause_ms_max: u64,
 }
 
 impl Load {
     /// Accounts spread over the pages.
-    pub const SPREAD: Self = Self { accounts: 24, roaming: 4, at_home: true, pause_ms_max: 40 };
+    pub const SPREAD: Self = Self { accounts: 24, roaming: 4, at_home: true, hopping: 0, pause_ms_max: 40 };
     /// Three accounts that every node writes all the time.
-    pub const CROWDED: Self = Self { accounts: 3, roaming: 4, at_home: false, pause_ms_max: 10 };
+    pub const CROWDED: Self = Self { accounts: 3, roaming: 4, at_home: false, hopping: 0, pause_ms_max: 10 };
+    /// Sessions whose commits on different nodes no message connects.
+    pub const HOPPING: Self = Self { accounts: 24, roaming: 0, at_home: false, hopping: 4, pause_ms_max: 3 };
 
     /// The balances at the start.
     pub fn opening(self) -> BTreeMap<u64, i64> {
@@ -71,7 +76,8 @@ pub async fn create_accounts(env: Env, load: Load) -> Result<(), ClientError> {
 pub async fn transfer(env: Env, load: Load, wave: u64, recorder: Recorder, stop: Arc<AtomicBool>) {
     let roaming = (0..load.roaming).map(|number| Habits::roaming(load, number));
     let homes = NODES.iter().filter(|_| load.at_home).map(|node| Habits::at_home(load, *node));
-    let sessions = (0..).zip(roaming.chain(homes)).map(|(number, habits)| {
+    let hopping = (0..load.hopping).map(|_| Habits::hopping(load));
+    let sessions = (0..).zip(roaming.chain(homes).chain(hopping)).map(|(number, habits)| {
         let (env, recorder, stop) = (env.clone(), recorder.clone(), stop.clone());
         let first_id = (wave * 100 + number) * 1_000_000;
         async move { habits.transfer(&env, first_id, &recorder, &stop).await }
@@ -81,50 +87,76 @@ pub async fn transfer(env: Env, load: Load, wave: u64, recorder: Recorder, stop:
 
 /// What one session does.
 struct Habits {
-    /// The nodes that it works on.
-    nodes: Vec<u16>,
-    /// The accounts that it moves money between.
-    accounts: Vec<u64>,
-    /// The kinds of pages that its transfers' own rows lie on.
-    kinds: Vec<u64>,
+    places: Vec<Place>,
+    /// Whether it goes through its places in turn, or to any of them.
+    in_turn: bool,
     session: Session,
     pause_ms_max: u64,
 }
 
-impl Habits {
-    fn roaming(load: Load, number: u64) -> Self {
+/// A node that a session works on, and what it touches there.
+struct Place {
+    node: u16,
+    /// The accounts that it moves money between.
+    accounts: Vec<u64>,
+    /// The kinds of pages that its transfers' own rows lie on.
+    kinds: Vec<u64>,
+}
+
+impl Place {
+    fn shared(load: Load, node: u16) -> Self {
         let kinds: Vec<u64> = (0..ROAMED).collect();
-        Self {
-            nodes: NODES.to_vec(),
-            accounts: load.accounts_of(&kinds),
-            kinds,
-            session: if number.is_multiple_of(2) { Session::Plain } else { Session::Causal },
-            pause_ms_max: load.pause_ms_max,
-        }
+        Self { node, accounts: load.accounts_of(&kinds), kinds }
     }
 
-    /// A session on pages that its node is the master of: whatever becomes of the others, it can go on.
-    fn at_home(load: Load, node: u16) -> Self {
-        let place = u64::from(node) - 1;
+    /// Pages that the node is the master of and no other node touches: whatever becomes of the others, it can go on.
+    fn home(load: Load, node: u16) -> Self {
         let nodes = u64::try_from(NODES.len()).unwrap_or(1);
-        let kinds: Vec<u64> = (ROAMED..PAGE_KINDS).filter(|kind| kind % nodes == place).collect();
-        let accounts = load.accounts_of(&kinds);
-        Self { nodes: vec![node], accounts, kinds, session: Session::Plain, pause_ms_max: load.pause_ms_max * 3 }
+        let kinds: Vec<u64> = (ROAMED..PAGE_KINDS).filter(|kind| kind % nodes == u64::from(node) - 1).collect();
+        Self { node, accounts: load.accounts_of(&kinds), kinds }
+    }
+}
+
+impl Habits {
+    fn roaming(load: Load, number: u64) -> Self {
+        let session = if number.is_multiple_of(2) { Session::Plain } else { Session::Causal };
+        let places = NODES.iter().map(|node| Place::shared(load, *node)).collect();
+        Self { places, in_turn: false, session, pause_ms_max: load.pause_ms_max }
+    }
+
+    fn at_home(load: Load, node: u16) -> Self {
+        let places = vec![Place::home(load, node)];
+        Self { places, in_turn: true, session: Session::Plain, pause_ms_max: load.pause_ms_max * 3 }
+    }
+
+    fn hopping(load: Load) -> Self {
+        let places = NODES.iter().map(|node| Place::home(load, *node)).collect();
+        Self { places, in_turn: true, session: Session::Plain, pause_ms_max: load.pause_ms_max }
     }
 
     async fn transfer(&self, env: &Env, first_id: u64, recorder: &Recorder, stop: &AtomicBool) {
-        let below = |bound: usize| usize::try_from(env.entropy.word()).unwrap_or(0).checked_rem(bound).unwrap_or(0);
-        let mut ledger = Ledger::new(env, &database_address(1), self.session, BUDGET);
-        let mut ids = (first_id..).filter(|id| self.kinds.contains(&((TRANSFER_KEYS + id) % PAGE_KINDS)));
+        let below = |bound: usize| {
+            let bound = u64::try_from(bound).unwrap_or(1);
+            usize::try_from(env.entropy.word().checked_rem(bound).unwrap_or(0)).unwrap_or(0)
+        };
+        // A connection to each place: going on at another node must not cost a dial.
+        let mut ledgers: Vec<Ledger> = self
+            .places
+            .iter()
+            .map(|place| Ledger::new(env, &database_address(place.node), self.session, BUDGET))
+            .collect();
+        let (mut next_id, mut turn) = (first_id, 0);
         while !stop.load(Ordering::SeqCst) {
-            let node = self.nodes.get(below(self.nodes.len())).copied().unwrap_or(1);
-            ledger.move_to(&database_address(node));
-            let from = below(self.accounts.len());
-            let to = (from + 1 + below(self.accounts.len() - 1)) % self.accounts.len();
-            let (Some(from), Some(to), Some(id)) = (self.accounts.get(from), self.accounts.get(to), ids.next()) else {
+            turn = if self.in_turn { turn + 1 } else { below(self.places.len()) } % self.places.len();
+            let (Some(place), Some(ledger)) = (self.places.get(turn), ledgers.get_mut(turn)) else { return };
+            let from = below(place.accounts.len());
+            let to = (from + 1 + below(place.accounts.len() - 1)) % place.accounts.len();
+            let id = (next_id..).find(|id| place.kinds.contains(&((TRANSFER_KEYS + id) % PAGE_KINDS)));
+            let (Some(from), Some(to), Some(id)) = (place.accounts.get(from), place.accounts.get(to), id) else {
                 return;
             };
-            let transfer = Transfer { id, from: *from, to: *to, amount: 1 + u64::try_from(below(9)).unwrap_or(0) };
+            next_id = id + 1;
+            let transfer = Transfer { id, from: *from, to: *to, amount: 1 + env.entropy.word() % 9 };
             recorder.began(recorded(&transfer));
             match ledger.transfer(transfer).await {
                 Outcome::Acknowledged(scn) => recorder.acknowledged(id, scn),

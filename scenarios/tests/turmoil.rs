@@ -42,3 +42,8 @@ fn two_nodes_write_the_same_page_across_the_cut() {
 fn a_crash_during_restore_is_resumed() {
     check("a-crash-during-restore-is-resumed");
 }
+
+#[test]
+fn a_cut_is_causal_for_sessions_that_carry_nothing() {
+    check("a-cut-is-causal-for-sessions-that-carry-nothing");
+}
