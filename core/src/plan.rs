@@ -63,6 +63,8 @@ pub struct Choice {
 pub struct Reach {
     /// The pieces in order: key and header.
     pub pieces: Vec<(String, WalHeader)>,
+    /// Where a later piece starts that does not follow: what lies before it is missing.
+    pub resumes: Option<Lsn>,
 }
 
 /// The choices for a target, best first: for `latest` every cut from the newest on, since only the archive can tell
@@ -144,6 +146,7 @@ impl Reach {
     /// The longest contiguous run of pieces from the one that holds `start`. `pieces` are sorted by their first byte.
     pub fn from(start: Lsn, pieces: Vec<(String, WalHeader)>) -> Self {
         let mut run: Vec<(String, WalHeader)> = Vec::new();
+        let mut resumes = None;
         for (key, header) in pieces {
             let next = run.last().map(|(_, last)| last.until);
             match next {
@@ -151,10 +154,13 @@ impl Reach {
                 None if header.from <= start => run.push((key, header)),
                 Some(next) if header.from == next => run.push((key, header)),
                 Some(next) if header.until <= next => {}
-                None | Some(_) => break,
+                None | Some(_) => {
+                    resumes = Some(header.from);
+                    break;
+                }
             }
         }
-        Self { pieces: run }
+        Self { pieces: run, resumes }
     }
 
     /// The end of the run.
@@ -166,7 +172,7 @@ impl Reach {
 /// The WAL that takes `manifest` to `choice`, or what is missing of it.
 ///
 /// # Errors
-/// `SA303` if some thread's archive does not reach the cut's proof; `SA002` if manifest and cut do not fit.
+/// `SA303` if some thread's archive does not reach the cut's proof yet, `SA501` if it never will; `SA002` if manifest and cut do not fit.
 pub fn threads(
     manifest: &Manifest,
     choice: &Choice,
@@ -187,7 +193,10 @@ pub fn threads(
                 "{}: the archive of thread {thread} is whole from {} to {reached}, the cut needs it to {}",
                 choice.resolved, span.start, cut.proof
             );
-            return Err(Refusal::new(Code::NotReachable, message));
+            return Err(match reach.resumes {
+                Some(later) => Refusal::new(Code::WalGap, format!("{message}, and it goes on at {later} only")),
+                None => Refusal::new(Code::NotReachable, message),
+            });
         }
         let pieces =
             reach.pieces.into_iter().filter(|(_, header)| header.from < cut.proof).map(|(key, _)| key).collect();

@@ -11,7 +11,7 @@ use sheetanchor_core::format::files::FileContent;
 use sheetanchor_core::identity::{ByteCount, Incarnation, NodeId, OperationId, OperationKind};
 use sheetanchor_core::plan::{Target, choices, threads};
 use sheetanchor_core::refusal::{Code, Refusal};
-use sheetanchor_core::request::{Answer, Description, PinSeen, Request};
+use sheetanchor_core::request::{Answer, Description, PinSeen, Progress, Request};
 
 use super::Coordinator;
 use crate::agent::archive::read_piece;
@@ -85,6 +85,12 @@ impl Coordinator {
             cluster: footing.cluster,
             members: footing.members,
         })
+    }
+
+    /// How far each node's copying is, where it is copying; of nodes that answer.
+    pub async fn progress(&self) -> BTreeMap<NodeId, Option<Progress>> {
+        let seen = self.describe_all().await.into_iter();
+        seen.filter_map(|(node, description)| Some((node, description.ok()?.progress))).collect()
     }
 
     async fn unfinished(&self) -> Result<Vec<OperationId>> {

@@ -53,7 +53,7 @@ impl Coordinator {
     /// Resolves a target and lists everything that restoring to it takes. Changes nothing.
     ///
     /// # Errors
-    /// `SA301`, `SA302`, `SA303`; `SA002`, `SA003`, `SA504` if the repository is damaged.
+    /// `SA301`, `SA302`, `SA303`, `SA501`; `SA002`, `SA003`, `SA504` if the repository is damaged.
     pub async fn plan_restore(&self, target: &Target) -> Result<Planned> {
         let footing = self.footing().await?;
         self.plan(&footing, target, self.new_id(OperationKind::Restore)).await
@@ -69,7 +69,7 @@ impl Coordinator {
             let archive = self.archive_of(&manifest).await?;
             let wal = match threads(&manifest, &choice, &archive) {
                 Ok(wal) => wal,
-                Err(refusal) if refusal.code == Code::NotReachable => {
+                Err(refusal) if matches!(refusal.code, Code::NotReachable | Code::WalGap) => {
                     passed_over.push(refusal);
                     continue;
                 }

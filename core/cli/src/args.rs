@@ -1,0 +1,221 @@
+//! What may be typed.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use sheetanchor_core::plan::Target;
+use sheetanchor_core::refusal::Refusal;
+
+/// Where options that fit every command are listed.
+const EVERYWHERE: &str = "Options of every command";
+
+/// Cluster-consistent backup, restore and point-in-time recovery.
+#[derive(Debug, Parser)]
+#[command(name = "sheetanchor", version, max_term_width = 100)]
+#[command(after_help = "Exit status: 0 done, 1 a fault or a bug, 2 wrong usage, 3 a refusal.")]
+pub struct Arguments {
+    /// The cluster file
+    #[arg(long, global = true, help_heading = EVERYWHERE, value_name = "FILE", default_value = "cluster.toml")]
+    pub cluster: PathBuf,
+
+    /// Print results and errors as JSON
+    #[arg(long, global = true, help_heading = EVERYWHERE)]
+    pub json: bool,
+
+    /// What to log on standard error: off, error, warn, info, debug or trace
+    #[arg(long, global = true, help_heading = EVERYWHERE, value_name = "LEVEL", default_value = "warn")]
+    #[arg(hide_possible_values = true)]
+    pub log: LogLevel,
+
+    /// What to do
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// How much is logged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum LogLevel {
+    /// Nothing
+    Off,
+    /// What failed
+    Error,
+    /// What needs somebody's eye
+    Warn,
+    /// Milestones too
+    Info,
+    /// Details too
+    Debug,
+    /// Everything
+    Trace,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Make the repository of a new cluster, once, with every agent running
+    Init,
+    /// Serve one node until SIGTERM or Ctrl-C
+    Agent(AgentArguments),
+    /// Take one backup of all nodes, and seal it or leave nothing
+    Backup(BackupArguments),
+    /// Name a cut of the whole cluster, or show the names
+    #[command(subcommand)]
+    RestorePoint(PointCommand),
+    /// Restore all nodes into empty folders and open them as a new incarnation
+    Restore(RestoreArguments),
+    /// Show nodes, backups, restore points, incarnations and what is under way
+    Status,
+    /// Show or drop what keeps WAL on the nodes
+    #[command(subcommand)]
+    Pins(PinsCommand),
+    /// End an operation whose coordinator is gone
+    Abort {
+        /// The operation, as `status` shows it
+        id: String,
+    },
+    /// Read a backup again and check every hash
+    Verify {
+        /// The backup, as `status` shows it
+        id: String,
+    },
+    /// Back up, crash, restore and compare a cluster made for it, on this machine
+    Demo(DemoArguments),
+}
+
+/// Of `agent`.
+#[derive(Debug, Args)]
+pub struct AgentArguments {
+    /// The id of the node in the cluster file
+    #[arg(long, value_name = "N")]
+    pub node: u16,
+}
+
+/// Of `backup`.
+#[derive(Debug, Args)]
+pub struct BackupArguments {
+    /// A name for it, to be seen in lists
+    #[arg(long, value_name = "NAME")]
+    pub label: Option<String>,
+
+    /// How the nodes are cut
+    #[arg(long, value_name = "HOW", default_value = "fence")]
+    pub cut: CutArgument,
+}
+
+/// How the nodes are cut.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum CutArgument {
+    /// All at once, under a fence that holds commits back: one state of the whole cluster
+    Fence,
+    /// Each node by itself: nothing is said about the nodes together
+    PerNode,
+}
+
+/// Of `restore-point`.
+#[derive(Debug, Subcommand)]
+pub enum PointCommand {
+    /// Name a cut of the whole cluster, now
+    Create {
+        /// A name that was never used in this cluster
+        name: String,
+    },
+    /// Show the restore points of the incarnation in force
+    List,
+}
+
+/// Of `restore`.
+#[derive(Debug, Args)]
+pub struct RestoreArguments {
+    /// Where to: `latest`, `backup:ID` or `name:NAME`
+    #[arg(long, value_name = "TARGET", default_value = "latest", value_parser = target)]
+    pub to: To,
+
+    /// Show what would be done, and change nothing
+    #[arg(long)]
+    pub dry_run: bool,
+
+    /// Take up a restore whose coordinator is gone
+    #[arg(long, value_name = "ID", conflicts_with_all = ["to", "dry_run"])]
+    pub resume: Option<String>,
+}
+
+/// A target as it was typed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum To {
+    /// The newest cut that the archive reaches.
+    Latest,
+    /// The cut of a backup.
+    Backup(String),
+    /// A restore point.
+    Name(String),
+}
+
+impl To {
+    /// The target that it names.
+    ///
+    /// # Errors
+    /// `SA106` if what it names is no id or name.
+    pub fn target(&self) -> Result<Target, Refusal> {
+        Ok(match self {
+            Self::Latest => Target::Latest,
+            Self::Backup(id) => Target::Backup(id.parse()?),
+            Self::Name(name) => Target::Name(name.parse()?),
+        })
+    }
+}
+
+fn target(text: &str) -> Result<To, String> {
+    match text.split_once(':') {
+        None if text == "latest" => Ok(To::Latest),
+        Some(("backup", id)) => Ok(To::Backup(id.to_owned())),
+        Some(("name", name)) => Ok(To::Name(name.to_owned())),
+        Some(_) | None => Err("write `latest`, `backup:ID` or `name:NAME`".to_owned()),
+    }
+}
+
+/// Of `pins`.
+#[derive(Debug, Subcommand)]
+pub enum PinsCommand {
+    /// Show which WAL each node keeps, and for whom
+    List,
+    /// Let go of a pin on every node that has it
+    Drop {
+        /// The pin, as `pins list` shows it
+        name: String,
+    },
+}
+
+/// Of `demo`.
+#[derive(Debug, Args)]
+pub struct DemoArguments {
+    /// On PostgreSQL servers of its own instead of the embedded database
+    #[arg(long)]
+    pub postgres: bool,
+
+    /// Leave the folder with all files and logs behind
+    #[arg(long)]
+    pub keep: bool,
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_definition_holds_together() {
+        Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn a_target_has_three_spellings() {
+        assert_eq!(target("latest"), Ok(To::Latest));
+        assert_eq!(target("name:a:b"), Ok(To::Name("a:b".to_owned())));
+        assert_eq!(target("backup:x"), Ok(To::Backup("x".to_owned())));
+        for bad in ["", "Latest", "time:now", "latest:", "name"] {
+            assert!(target(bad).is_err(), "{bad}");
+        }
+        assert!(To::Name("a:b".to_owned()).target().is_err(), "a name holds no colon");
+    }
+}

@@ -1,0 +1,15 @@
+//! The commands, one module a group.
+
+pub mod agent;
+
+pub mod backup;
+
+pub mod point;
+
+pub mod restore;
+
+pub mod status;
+
+pub mod pins;
+
+pub mod upkeep;

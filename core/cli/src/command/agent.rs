@@ -1,0 +1,96 @@
+//! `agent`: serves one node.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use serde_json::json;
+use sheetanchor_core::identity::NodeId;
+use sheetanchor_core::refusal::{Code, Refusal};
+use sheetanchor_engine::agent::{Agent, Config};
+use sheetanchor_engine::database::Database;
+use sheetanchor_engine::env::Env;
+use sheetanchor_native::postgres::{PostgresConfig, PostgresDatabase};
+use sheetanchor_refdb as refdb;
+
+use crate::args::AgentArguments;
+use crate::config::{ClusterFile, EngineSetup, NodeSetup};
+use crate::connect::environment;
+use crate::interrupt::Interrupts;
+use crate::report::Result;
+use crate::screen::Screen;
+
+/// How many pages of rows the embedded database is created with: room for about fifty thousand rows.
+const REFDB_PAGES: u64 = 2048;
+
+/// Serves one node until it is told to end.
+///
+/// # Errors
+/// `SA105` if the cluster file does not list the node; what its engine and its state folder are refused for; faults.
+pub async fn serve(file: &Path, screen: &Screen, arguments: &AgentArguments) -> Result<()> {
+    let cluster = ClusterFile::read(file)?;
+    let node = NodeId::new(arguments.node);
+    let Some(setup) = cluster.nodes.get(&node) else {
+        let message = format!("{} lists no node {node}", file.display());
+        return Err(Refusal::new(Code::OtherMembership, message).into());
+    };
+    let env = environment(&cluster);
+    let mut interrupts = Interrupts::listen()?;
+    // The address is taken first: a second agent of the same node must not touch the database.
+    let listener = env.net.listen(&setup.agent).await?;
+    let (database, embedded) = open(&env, &cluster, node, setup).await?;
+    let agent = Agent::load(env, Config::new(node, &setup.agent, &setup.state), database).await?;
+    let engine = match &setup.engine {
+        EngineSetup::Postgres { .. } => "postgres",
+        EngineSetup::Refdb { .. } => "refdb",
+    };
+    let ready = format!("node {node} of {}: agent at {}, {engine} in {}\n", cluster.name, setup.agent, setup.data);
+    let value = json!({ "node": node.get(), "cluster": cluster.name, "agent": setup.agent, "engine": engine });
+    screen.result(&ready, &value)?;
+    let served = tokio::select! {
+        biased;
+        served = agent.serve_on(listener) => served,
+        () = interrupts.next() => Ok(()),
+    };
+    if let Some(embedded) = embedded {
+        embedded.shutdown().await;
+    }
+    Ok(served?)
+}
+
+/// The node's database; the second one is the embedded node that runs in this process and must be ended with it.
+async fn open(
+    env: &Env,
+    cluster: &ClusterFile,
+    node: NodeId,
+    setup: &NodeSetup,
+) -> Result<(Arc<dyn Database>, Option<Arc<refdb::Node>>)> {
+    match &setup.engine {
+        EngineSetup::Postgres { connection, bin, run_as } => {
+            let config = PostgresConfig {
+                node,
+                data: setup.data.clone(),
+                connection: connection.clone(),
+                bin: bin.clone(),
+                run_as: run_as.clone(),
+                log: format!("{}/postgres.log", setup.state),
+            };
+            Ok((Arc::new(PostgresDatabase::new(config)?), None))
+        }
+        EngineSetup::Refdb { address } => {
+            let mut config = refdb::Config::new(node, address, &setup.data);
+            config.data_pages = REFDB_PAGES;
+            config.peers = peers(cluster, node);
+            let started = refdb::Node::start(env.clone(), config).await?;
+            Ok((started.clone(), Some(started)))
+        }
+    }
+}
+
+fn peers(cluster: &ClusterFile, node: NodeId) -> std::collections::BTreeMap<NodeId, String> {
+    let address = |setup: &NodeSetup| match &setup.engine {
+        EngineSetup::Refdb { address } => Some(address.clone()),
+        EngineSetup::Postgres { .. } => None,
+    };
+    let others = cluster.nodes.iter().filter(|(other, _)| **other != node);
+    others.filter_map(|(other, setup)| Some((*other, address(setup)?))).collect()
+}

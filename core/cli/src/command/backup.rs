@@ -1,0 +1,84 @@
+//! `backup`.
+
+use std::path::Path;
+
+use serde_json::json;
+use sheetanchor_core::format::catalog::{Guarantee, Method};
+use sheetanchor_core::identity::ByteCount;
+use sheetanchor_engine::coordinator::Sealed;
+
+use crate::args::{BackupArguments, CutArgument};
+use crate::connect::Connected;
+use crate::report::Result;
+use crate::screen::{Screen, Table, bytes, time};
+
+/// Takes a backup and shows what was sealed.
+///
+/// # Errors
+/// The backup's own.
+pub async fn run(file: &Path, screen: &Screen, arguments: &BackupArguments) -> Result<()> {
+    let label = arguments.label.as_deref().map(str::parse).transpose()?;
+    let method = match arguments.cut {
+        CutArgument::Fence => Method::Fence,
+        CutArgument::PerNode => Method::Alone,
+    };
+    let connected = Connected::new(file, screen)?;
+    let sealed = connected.watched(connected.coordinator.backup(label, method)).await?;
+    let value = json!({
+        "backup": sealed.operation, "seal": sealed.seal, "method": sealed.manifest.method,
+        "units": sealed.manifest.units, "threads": sealed.manifest.threads, "label": sealed.manifest.label,
+    });
+    screen.result(&describe(&sealed), &value)
+}
+
+/// What was sealed, in words.
+pub fn describe(sealed: &Sealed) -> String {
+    let (seal, manifest) = (&sealed.seal, &sealed.manifest);
+    let mut units = Table::new(["captured by", "files", "bytes", "stored"]);
+    for (node, unit) in &manifest.units {
+        let who = if manifest.shared { format!("node {node}, for all") } else { format!("node {node}") };
+        units.row([who, unit.entries.to_string(), bytes(unit.bytes), bytes(unit.stored)]);
+    }
+    let mut threads = Table::new(["thread", "start", "stop", "cut", "proof"]);
+    for (thread, span) in &manifest.threads {
+        let cut = seal.cut.threads.get(thread).copied();
+        threads.row([
+            thread.to_string(),
+            span.start.to_string(),
+            span.stop.to_string(),
+            cut.map_or_else(|| "-".to_owned(), |cut| cut.until.to_string()),
+            cut.map_or_else(|| "-".to_owned(), |cut| cut.proof.to_string()),
+        ]);
+    }
+    let took = seal.ended_ms.get().saturating_sub(manifest.started_ms.get());
+    let copied = ByteCount::new(manifest.units.values().map(|unit| unit.bytes.get()).sum());
+    format!(
+        "{} is sealed: {} of {} nodes in {}.{:03} s, {}\n{}\n{units}\n{threads}",
+        sealed.operation,
+        bytes(copied),
+        manifest.nodes.len(),
+        took / 1000,
+        took % 1000,
+        time(seal.ended_ms),
+        promise(manifest.method, seal.guarantee),
+    )
+}
+
+/// What a cut is worth, in words.
+pub fn promise(method: Method, guarantee: Guarantee) -> String {
+    let method = method_word(method);
+    let meaning = match guarantee {
+        Guarantee::Node => "each node by itself is consistent; nothing is said about the nodes together",
+        Guarantee::Causal => "no effect without its cause on any node",
+        Guarantee::Atomic => "no effect without its cause, and each transaction on all nodes or on none",
+    };
+    format!("method {method}, guarantee {}: {meaning}", guarantee.word())
+}
+
+/// The word for a method on the screen: the one that is typed.
+pub const fn method_word(method: Method) -> &'static str {
+    match method {
+        Method::Fence => "fence",
+        Method::Alone => "per-node",
+    }
+}

@@ -1,0 +1,72 @@
+//! `restore-point create` and `restore-point list`.
+
+use std::path::Path;
+
+use serde_json::{Value, json};
+use sheetanchor_core::format::catalog::Point;
+use sheetanchor_core::identity::OperationId;
+
+use super::backup::{method_word, promise};
+use crate::connect::Connected;
+use crate::report::Result;
+use crate::screen::{Screen, Table, time};
+
+/// Names a cut of the cluster.
+///
+/// # Errors
+/// `SA106` for a bad name; the restore point's own.
+pub async fn create(file: &Path, screen: &Screen, name: &str) -> Result<()> {
+    let name = name.parse()?;
+    let connected = Connected::new(file, screen)?;
+    let (operation, point) = connected.watched(connected.coordinator.create_point(name)).await?;
+    let mut threads = Table::new(["thread", "cut", "proof"]);
+    for (thread, cut) in &point.cut.threads {
+        threads.row([thread.to_string(), cut.until.to_string(), cut.proof.to_string()]);
+    }
+    let name = point.name.as_ref().map(ToString::to_string).unwrap_or_default();
+    let text = format!(
+        "restore point {name} is {operation}, SCN {}\n{}\n{threads}",
+        point.cut.scn,
+        promise(point.method, point.guarantee)
+    );
+    screen.result(&text, &json!({ "operation": operation, "point": point }))
+}
+
+/// Shows the restore points of the incarnation in force.
+///
+/// # Errors
+/// Those of the catalog.
+pub async fn list(file: &Path, screen: &Screen) -> Result<()> {
+    let connected = Connected::new(file, screen)?;
+    let points = connected.coordinator.points().await?;
+    let value: Vec<Value> = points
+        .iter()
+        .map(|(operation, point, reached)| json!({ "operation": operation, "point": point, "reachable": reached.is_ok() }))
+        .collect();
+    let rows = points.iter().map(|(operation, point, reached)| (*operation, point, Some(reached.is_ok())));
+    let table = table(rows);
+    let text = if table.is_empty() { "there is no restore point yet\n".to_owned() } else { table.to_string() };
+    screen.result(&text, &json!({ "points": value }))
+}
+
+/// Restore points as a table; whether each is reachable, where that was looked up.
+pub fn table<'a>(points: impl Iterator<Item = (OperationId, &'a Point, Option<bool>)>) -> Table {
+    let mut table = Table::new(["name", "operation", "scn", "published", "method", "guarantee", "archive"]);
+    for (operation, point, reachable) in points {
+        let reached = match reachable {
+            Some(true) => "reachable",
+            Some(false) => "pending",
+            None => "-",
+        };
+        table.row([
+            point.name.as_ref().map_or_else(|| "(a backup's end)".to_owned(), ToString::to_string),
+            operation.to_string(),
+            point.cut.scn.to_string(),
+            time(point.ended_ms),
+            method_word(point.method).to_owned(),
+            point.guarantee.word().to_owned(),
+            reached.to_owned(),
+        ]);
+    }
+    table
+}

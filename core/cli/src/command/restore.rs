@@ -1,0 +1,83 @@
+//! `restore`.
+
+use std::path::Path;
+
+use serde_json::json;
+use sheetanchor_core::format::catalog::{Guarantee, Method};
+use sheetanchor_core::format::manifest::Plan;
+use sheetanchor_core::identity::ByteCount;
+use sheetanchor_engine::coordinator::{Planned, Restored};
+
+use super::backup::promise;
+use crate::args::RestoreArguments;
+use crate::connect::Connected;
+use crate::report::Result;
+use crate::screen::{Screen, Table, bytes, lines};
+
+/// Restores, takes a restore up again, or shows what a restore would do.
+///
+/// # Errors
+/// The restore's own.
+pub async fn run(file: &Path, screen: &Screen, arguments: &RestoreArguments) -> Result<()> {
+    let (target, resumed) = (arguments.to.target()?, arguments.resume.as_deref().map(str::parse).transpose()?);
+    let connected = Connected::new(file, screen)?;
+    let coordinator = &connected.coordinator;
+    if arguments.dry_run {
+        let planned = coordinator.plan_restore(&target).await?;
+        let passed_over: Vec<String> = planned.passed_over.iter().map(ToString::to_string).collect();
+        let value = json!({ "plan": planned.plan, "resolved": planned.resolved, "passed_over": passed_over });
+        return screen.result(&preview(&planned), &value);
+    }
+    let restored = match resumed {
+        Some(operation) => connected.watched(coordinator.resume(operation)).await?,
+        None => connected.watched(coordinator.restore(&target)).await?,
+    };
+    screen.result(&describe(&restored), &json!({ "restore": restored.operation, "plan": restored.plan }))
+}
+
+fn preview(planned: &Planned) -> String {
+    let passed = lines(planned.passed_over.iter().map(|why| format!("passed over: {why}")));
+    let plan = &planned.plan;
+    format!(
+        "{passed}would restore to {}, at SCN {} of incarnation {}, and open incarnation {}\n{}\n{}\nnothing was changed\n",
+        planned.resolved,
+        plan.cut.scn,
+        plan.incarnation,
+        plan.opens,
+        guarantee(plan),
+        steps(plan),
+    )
+}
+
+/// What was restored, in words.
+pub fn describe(restored: &Restored) -> String {
+    let plan = &restored.plan;
+    format!(
+        "{} is done: {} nodes restored to {}, at SCN {} of incarnation {}; incarnation {} is open\n{}\n{}",
+        restored.operation,
+        plan.nodes.len(),
+        plan.target,
+        plan.cut.scn,
+        plan.incarnation,
+        plan.opens,
+        guarantee(plan),
+        steps(plan),
+    )
+}
+
+/// A plan names its guarantee; only a cut of each node by itself has the guarantee `node`.
+fn guarantee(plan: &Plan) -> String {
+    let method = if plan.guarantee == Guarantee::Node { Method::Alone } else { Method::Fence };
+    promise(method, plan.guarantee)
+}
+
+fn steps(plan: &Plan) -> String {
+    let copied = ByteCount::new(plan.units.values().map(|unit| unit.bytes.get()).sum());
+    let entries: u64 = plan.units.values().map(|unit| unit.entries).sum();
+    let mut threads = Table::new(["thread", "from", "until", "pieces of wal"]);
+    for (thread, wal) in &plan.threads {
+        let until = plan.cut.threads.get(thread).map_or_else(|| "-".to_owned(), |cut| cut.until.to_string());
+        threads.row([thread.to_string(), wal.start.to_string(), until, wal.pieces.len().to_string()]);
+    }
+    format!("from {}: {entries} files, {}\n{threads}", plan.backup, bytes(copied))
+}

@@ -1,0 +1,163 @@
+//! `status`.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use serde_json::{Value, json};
+use sheetanchor_core::format::catalog::{IncarnationObject, IncarnationState, Method, Point, Seal};
+use sheetanchor_core::identity::{Incarnation, OperationId};
+use sheetanchor_core::request::Description;
+use sheetanchor_engine::coordinator::{ClusterStatus, NodeStatus};
+
+use super::backup::method_word;
+use super::point;
+use crate::connect::Connected;
+use crate::report::Result;
+use crate::screen::{Screen, Table, bytes, lines, time};
+
+/// A point as the coordinator lists it, and whether the archive reaches it.
+type Listed = (OperationId, Point, sheetanchor_core::error::Result<()>);
+
+/// Shows the cluster at a glance.
+///
+/// # Errors
+/// Those of the catalog; a node that is silent is shown as such.
+pub async fn show(file: &Path, screen: &Screen) -> Result<()> {
+    let connected = Connected::new(file, screen)?;
+    let (status, points) = tokio::try_join!(connected.coordinator.status(), connected.coordinator.points())?;
+    screen.result(&text(&status, &points), &value(&status, &points))
+}
+
+fn text(status: &ClusterStatus, points: &[Listed]) -> String {
+    let mut text = format!(
+        "cluster {} ({}), {} nodes of {}, incarnation {}\n\n{}",
+        status.cluster.name,
+        status.cluster.id,
+        status.members.nodes.len(),
+        status.members.engine,
+        status.incarnation,
+        nodes(&status.nodes),
+    );
+    let troubles = status.nodes.iter().filter_map(|node| Some(format!("  node {}: {}", node.node, trouble(node)?)));
+    let part = |title: &str, body: String| if body.is_empty() { body } else { format!("\n{title}\n{body}") };
+    let points = point::table(points.iter().map(|(id, point, reached)| (*id, point, Some(reached.is_ok()))));
+    let unfinished = lines(status.unfinished.iter().map(|operation| format!("  {operation}")));
+    text += &part("troubles", lines(troubles));
+    text += &part("backups of this incarnation", unless_empty(&backups(&status.backups)));
+    text += &part("restore points of this incarnation", unless_empty(&points));
+    text += &part("incarnations", tree(&status.incarnations));
+    text += &part("without an outcome yet (`sheetanchor abort ID` ends one whose coordinator is gone)", unfinished);
+    text
+}
+
+fn unless_empty(table: &Table) -> String {
+    if table.is_empty() { String::new() } else { table.to_string() }
+}
+
+fn nodes(nodes: &[NodeStatus]) -> Table {
+    let mut table = Table::new(["node", "agent", "state", "scn", "wal end", "archived", "lag", "fenced by"]);
+    let none = || "-".to_owned();
+    for node in nodes {
+        let cells = match &node.description {
+            Ok(seen) => [
+                seen.state.clone(),
+                seen.scn.to_string(),
+                seen.end.lsn.to_string(),
+                seen.archived.to_string(),
+                lag(seen).unwrap_or_else(none),
+                seen.fenced_by.map_or_else(none, |operation| operation.to_string()),
+            ],
+            Err(_) => ["silent".to_owned(), none(), none(), none(), none(), none()],
+        };
+        let [state, scn, end, archived, lag, fenced] = cells;
+        table.row([node.node.to_string(), node.address.clone(), state, scn, end, archived, lag, fenced]);
+    }
+    table
+}
+
+/// How much WAL is not archived yet; nothing where nothing was ever archived.
+fn lag(seen: &Description) -> Option<String> {
+    if seen.archived.get() == 0 {
+        return None;
+    }
+    let behind = seen.end.lsn.bytes_since(seen.archived).unwrap_or_default();
+    Some(bytes(sheetanchor_core::identity::ByteCount::new(behind)))
+}
+
+fn trouble(node: &NodeStatus) -> Option<String> {
+    match &node.description {
+        Ok(seen) => seen.archive_trouble.clone().map(|why| format!("the archive does not move on: {why}")),
+        Err(error) => Some(error.to_string()),
+    }
+}
+
+fn backups(backups: &[(OperationId, Seal)]) -> Table {
+    let mut table = Table::new(["backup", "scn", "sealed", "method", "guarantee"]);
+    for (operation, seal) in backups {
+        let method = if seal.point.is_some() { Method::Fence } else { Method::Alone };
+        table.row([
+            operation.to_string(),
+            seal.cut.scn.to_string(),
+            time(seal.ended_ms),
+            method_word(method).to_owned(),
+            seal.guarantee.word().to_owned(),
+        ]);
+    }
+    table
+}
+
+/// Every incarnation under the one that it branched off.
+fn tree(incarnations: &[IncarnationObject]) -> String {
+    let mut children: BTreeMap<Option<Incarnation>, Vec<&IncarnationObject>> = BTreeMap::new();
+    for object in incarnations {
+        let parent = match &object.state {
+            IncarnationState::Opened(opened) => opened.branch.as_ref().map(|branch| branch.parent),
+            IncarnationState::Aborted(_) => None,
+        };
+        // What is older comes first, so that a damaged catalog cannot make a circle of it.
+        children.entry(parent.filter(|parent| *parent < object.incarnation)).or_default().push(object);
+    }
+    let mut shown = Vec::new();
+    let mut waiting: Vec<(usize, &IncarnationObject)> =
+        children.get(&None).into_iter().flatten().rev().map(|root| (0, *root)).collect();
+    while let Some((depth, object)) = waiting.pop() {
+        shown.push(format!("  {}{}", "   ".repeat(depth), incarnation_line(object)));
+        let under = children.get(&Some(object.incarnation)).into_iter().flatten().rev();
+        waiting.extend(under.map(|child| (depth.saturating_add(1), *child)));
+    }
+    lines(shown)
+}
+
+fn incarnation_line(object: &IncarnationObject) -> String {
+    let number = object.incarnation;
+    let by = object.restore.map(|restore| format!(" by {restore}")).unwrap_or_default();
+    match &object.state {
+        IncarnationState::Opened(opened) => {
+            let from = match &opened.branch {
+                Some(branch) => format!(" from SCN {} of {}", branch.cut.scn, branch.parent),
+                None => String::new(),
+            };
+            format!("{number}  opened {}{from}{by}", time(opened.opened_ms))
+        }
+        IncarnationState::Aborted(abort) => format!("{number}  never opened{by}: {} ({})", abort.message, abort.code),
+    }
+}
+
+fn value(status: &ClusterStatus, points: &[Listed]) -> Value {
+    let node = |node: &NodeStatus| match &node.description {
+        Ok(seen) => json!({ "node": node.node, "agent": node.address, "description": seen }),
+        Err(error) => json!({ "node": node.node, "agent": node.address, "silent": error.to_string() }),
+    };
+    let nodes: Vec<Value> = status.nodes.iter().map(node).collect();
+    let backups: Vec<Value> =
+        status.backups.iter().map(|(backup, seal)| json!({ "backup": backup, "seal": seal })).collect();
+    let points: Vec<Value> = points
+        .iter()
+        .map(|(operation, point, reached)| json!({ "operation": operation, "point": point, "reachable": reached.is_ok() }))
+        .collect();
+    json!({
+        "cluster": status.cluster, "members": status.members, "incarnation": status.incarnation,
+        "incarnations": status.incarnations, "nodes": nodes, "backups": backups, "points": points,
+        "unfinished": status.unfinished,
+    })
+}

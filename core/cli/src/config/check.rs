@@ -1,0 +1,312 @@
+//! What a cluster file must hold to before anything is done with it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
+
+use sheetanchor_core::identity::{NodeId, PointName};
+use sheetanchor_core::refusal::{Code, Refusal};
+use sheetanchor_native::net::loopback;
+use toml::Spanned;
+
+use super::{ClusterFile, EngineSetup, NodeSetup, Written, WrittenNode, Wrong};
+
+/// Checks all of it.
+pub(super) fn checked(written: &Written) -> Result<ClusterFile, Wrong> {
+    let cluster = written.cluster.get_ref();
+    let name: PointName = cluster.name.get_ref().parse().map_err(|refusal| at(&cluster.name, refusal))?;
+    let repository = repository(&cluster.repository)?;
+    if written.node.is_empty() {
+        return Err(wrong(&written.cluster, Code::ConfigInvalid, "the file lists no [[node]]"));
+    }
+    let mut seen = Seen::default();
+    let mut nodes = BTreeMap::new();
+    for node in &written.node {
+        let (id, setup) = seen.node(node)?;
+        for (what, folder) in [("state", node.get_ref().state.get_ref()), ("data", node.get_ref().data.get_ref())] {
+            if lies_in(&repository, folder) || lies_in(folder, &repository) {
+                let message = format!("repository and {what} folder of node {id} lie in one another");
+                return Err(wrong(&cluster.repository, Code::ConfigInvalid, message));
+            }
+        }
+        nodes.insert(id, setup);
+    }
+    check_folders(&written.node)?;
+    let limits = written.limits.checked()?;
+    Ok(ClusterFile { name: name.as_str().to_owned(), repository, nodes, limits })
+}
+
+fn at<T>(place: &Spanned<T>, refusal: Refusal) -> Wrong {
+    Wrong { code: refusal.code, message: refusal.message, span: place.span() }
+}
+
+fn wrong<T>(place: &Spanned<T>, code: Code, message: impl Into<String>) -> Wrong {
+    Wrong { code, message: message.into(), span: place.span() }
+}
+
+fn repository(given: &Spanned<String>) -> Result<String, Wrong> {
+    let Some(path) = given.get_ref().strip_prefix("file://") else {
+        let message = format!("the repository `{}` is not of the form file:///absolute/path", given.get_ref());
+        return Err(wrong(given, Code::ConfigInvalid, message));
+    };
+    if !is_plain_folder(path) {
+        let message = format!("the repository's folder `{path}` is not an absolute path in its plain form");
+        return Err(wrong(given, Code::ConfigInvalid, message));
+    }
+    Ok(path.to_owned())
+}
+
+/// Absolute, and written in the one way that can be compared: no empty, `.` or `..` parts, no `/` at the end.
+fn is_plain_folder(path: &str) -> bool {
+    path.strip_prefix('/').is_some_and(|rest| rest.split('/').all(|part| !matches!(part, "" | "." | "..")))
+}
+
+fn lies_in(inner: &str, outer: &str) -> bool {
+    inner.strip_prefix(outer).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+}
+
+/// What nodes must not share, and who has it.
+#[derive(Default)]
+struct Seen {
+    ids: BTreeSet<NodeId>,
+    addresses: BTreeMap<SocketAddr, String>,
+    engine: Option<String>,
+    shared_data: Option<String>,
+}
+
+impl Seen {
+    fn node(&mut self, written: &Spanned<WrittenNode>) -> Result<(NodeId, NodeSetup), Wrong> {
+        let node = written.get_ref();
+        let id = NodeId::new(*node.id.get_ref());
+        if id.get() == 0 {
+            return Err(wrong(&node.id, Code::ConfigInvalid, "node ids start at 1"));
+        }
+        if !self.ids.insert(id) {
+            return Err(wrong(&node.id, Code::DuplicateIdentity, format!("two nodes have the id {id}")));
+        }
+        let engine = node.engine.get_ref();
+        if self.engine.get_or_insert_with(|| engine.clone()) != engine {
+            let first = self.engine.as_deref().unwrap_or_default();
+            let message = format!("node {id} runs `{engine}`, the nodes before it `{first}`");
+            return Err(wrong(&node.engine, Code::ConfigInvalid, message));
+        }
+        self.address(&node.agent, &format!("the agent of node {id}"))?;
+        for (what, folder) in [("state", &node.state), ("data", &node.data)] {
+            if !is_plain_folder(folder.get_ref()) {
+                let message = format!(
+                    "the {what} folder `{}` of node {id} is not an absolute path in its plain form",
+                    folder.get_ref()
+                );
+                return Err(wrong(folder, Code::ConfigInvalid, message));
+            }
+        }
+        let engine = self.engine(id, node)?;
+        let (agent, state, data) = (&node.agent, &node.state, &node.data);
+        let plain = |given: &Spanned<String>| given.get_ref().clone();
+        Ok((id, NodeSetup { agent: plain(agent), state: plain(state), data: plain(data), engine }))
+    }
+
+    fn engine(&mut self, id: NodeId, node: &WrittenNode) -> Result<EngineSetup, Wrong> {
+        match node.engine.get_ref().as_str() {
+            "postgres" => Ok(EngineSetup::Postgres {
+                connection: node.connection.get_ref().clone(),
+                bin: node.bin.as_ref().map(|bin| bin.get_ref().clone()),
+                run_as: node.run_as.as_ref().map(|user| user.get_ref().clone()),
+            }),
+            "refdb" => {
+                if let Some(odd) = node.bin.as_ref().or(node.run_as.as_ref()) {
+                    let message = format!("`bin` and `run_as` of node {id} mean nothing to refdb");
+                    return Err(wrong(odd, Code::ConfigInvalid, message));
+                }
+                self.address(&node.connection, &format!("the database of node {id}"))?;
+                let data = node.data.get_ref();
+                if self.shared_data.get_or_insert_with(|| data.clone()) != data {
+                    let message = format!("nodes of refdb share one data folder; node {id} names another");
+                    return Err(wrong(&node.data, Code::ConfigInvalid, message));
+                }
+                Ok(EngineSetup::Refdb { address: node.connection.get_ref().clone() })
+            }
+            other => {
+                let message = format!("there is no engine `{}`: write `postgres` or `refdb`", other.escape_debug());
+                Err(wrong(&node.engine, Code::ConfigInvalid, message))
+            }
+        }
+    }
+
+    fn address(&mut self, given: &Spanned<String>, whose: &str) -> Result<(), Wrong> {
+        let address = loopback(given.get_ref()).map_err(|refusal| at(given, refusal))?;
+        if address.port() == 0 {
+            return Err(wrong(given, Code::ConfigInvalid, format!("`{}` names no port", given.get_ref())));
+        }
+        match self.addresses.insert(address, whose.to_owned()) {
+            None => Ok(()),
+            Some(other) => {
+                let message = format!("{other} and {whose} have one address, {}", given.get_ref());
+                Err(wrong(given, Code::DuplicateIdentity, message))
+            }
+        }
+    }
+}
+
+/// No folder that one node writes to may lie in one of another, or of its own: a restore empties and fills `data`.
+fn check_folders(nodes: &[Spanned<WrittenNode>]) -> Result<(), Wrong> {
+    let mut seen: Vec<(String, &Spanned<String>)> = Vec::new();
+    for node in nodes {
+        let node = node.get_ref();
+        let id = node.id.get_ref();
+        // One folder for all nodes of an engine on shared storage: that they agree was checked before.
+        let shared = node.engine.get_ref() == "refdb" && !seen.is_empty();
+        let data = (!shared).then(|| (format!("data of node {id}"), &node.data));
+        for (what, folder) in [(format!("state of node {id}"), &node.state)].into_iter().chain(data) {
+            for (other, taken) in &seen {
+                if lies_in(folder.get_ref(), taken.get_ref()) || lies_in(taken.get_ref(), folder.get_ref()) {
+                    let message = format!(
+                        "`{other}` and `{what}` are one folder, or one lies in the other: {}",
+                        folder.get_ref()
+                    );
+                    return Err(wrong(folder, Code::DuplicateIdentity, message));
+                }
+            }
+            seen.push((what, folder));
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::report::Trouble;
+
+    const POSTGRES: &str = r#"[cluster]
+name = "ledger"
+repository = "file:///srv/sheetanchor"
+[[node]]
+id = 1
+agent = "127.0.0.1:7001"
+state = "/var/lib/sheetanchor/1"
+engine = "postgres"
+data = "/srv/pg/1"
+connection = "host=/run/postgresql port=5432 user=sheetanchor"
+[[node]]
+id = 2
+agent = "127.0.0.1:7002"
+state = "/var/lib/sheetanchor/2"
+engine = "postgres"
+data = "/srv/pg/2"
+connection = "host=/run/postgresql port=5433 user=sheetanchor"
+"#;
+
+    const REFDB: &str = r#"[cluster]
+name = "ledger"
+repository = "file:///srv/sheetanchor"
+[[node]]
+id = 1
+agent = "127.0.0.1:7001"
+state = "/var/lib/sheetanchor/1"
+engine = "refdb"
+data = "/srv/shared"
+connection = "127.0.0.1:7101"
+[[node]]
+id = 2
+agent = "127.0.0.1:7002"
+state = "/var/lib/sheetanchor/2"
+engine = "refdb"
+data = "/srv/shared"
+connection = "127.0.0.1:7102"
+[limits]
+lease_ms = 3000
+drain_ms = 500
+"#;
+
+    fn refused(text: &str) -> (Code, String) {
+        let trouble: Trouble = ClusterFile::parse("cluster.toml", text).expect_err(text);
+        let refusal = trouble.error().refusal().expect("a refusal").clone();
+        (refusal.code, refusal.message)
+    }
+
+    fn replaced(text: &str, from: &str, to: &str) -> String {
+        assert!(text.contains(from), "{from}");
+        text.replacen(from, to, 1)
+    }
+
+    #[test]
+    fn both_engines_are_read() {
+        let postgres = ClusterFile::parse("cluster.toml", POSTGRES).unwrap();
+        assert_eq!(postgres.repository, "/srv/sheetanchor");
+        assert_eq!(postgres.nodes.len(), 2);
+        let refdb = ClusterFile::parse("cluster.toml", REFDB).unwrap();
+        assert_eq!(refdb.limits.point.lease.as_millis(), 3000);
+        assert_eq!(refdb.limits.point.drain.as_millis(), 500);
+        let second = refdb.nodes.get(&NodeId::new(2)).unwrap();
+        assert_eq!(second.engine, EngineSetup::Refdb { address: "127.0.0.1:7102".to_owned() });
+    }
+
+    #[test]
+    fn what_two_nodes_must_not_share_is_refused() {
+        for (from, to) in [
+            ("id = 2", "id = 1"),
+            ("127.0.0.1:7002", "127.0.0.1:7001"),
+            ("127.0.0.1:7002", "localhost:7001"),
+            ("/var/lib/sheetanchor/2", "/var/lib/sheetanchor/1"),
+            ("/var/lib/sheetanchor/2", "/srv/pg/1/state"),
+            ("data = \"/srv/pg/2\"", "data = \"/srv/pg/1\""),
+            ("data = \"/srv/pg/2\"", "data = \"/srv/pg/1/2\""),
+        ] {
+            assert_eq!(refused(&replaced(POSTGRES, from, to)).0, Code::DuplicateIdentity, "{from} -> {to}");
+        }
+        for (from, to) in [
+            ("connection = \"127.0.0.1:7102\"", "connection = \"127.0.0.1:7101\""),
+            ("connection = \"127.0.0.1:7102\"", "connection = \"127.0.0.1:7001\""),
+            ("/var/lib/sheetanchor/2", "/srv/shared/2"),
+        ] {
+            assert_eq!(refused(&replaced(REFDB, from, to)).0, Code::DuplicateIdentity, "{from} -> {to}");
+        }
+    }
+
+    #[test]
+    fn what_is_not_valid_is_refused_with_its_line() {
+        for (from, to, line) in [
+            ("engine = \"postgres\"", "engine = \"oracle\"", 8),
+            ("id = 1", "id = 0", 5),
+            ("id = 1", "id = 70000", 5),
+            ("id = 1", "id = 1\ncolour = \"red\"", 6),
+            ("name = \"ledger\"", "name = \"led ger\"", 2),
+            ("file:///srv/sheetanchor", "s3://srv/sheetanchor", 3),
+            ("file:///srv/sheetanchor", "file://srv/sheetanchor", 3),
+            ("file:///srv/sheetanchor", "file:///srv/../sheetanchor", 3),
+            ("file:///srv/sheetanchor", "file:///srv/pg", 3),
+            ("/var/lib/sheetanchor/1", "var/lib/sheetanchor/1", 7),
+            ("127.0.0.1:7001", "127.0.0.1", 6),
+            ("127.0.0.1:7001", "127.0.0.1:0", 6),
+        ] {
+            let (code, message) = refused(&replaced(POSTGRES, from, to));
+            let expected = if to.contains("led ger") { Code::BadName } else { Code::ConfigInvalid };
+            assert_eq!(code, expected, "{to}: {message}");
+            assert!(message.starts_with(&format!("cluster.toml, line {line}: ")), "{to}: {message}");
+        }
+        for (from, to) in [
+            (
+                "data = \"/srv/shared\"\nconnection = \"127.0.0.1:7102\"",
+                "data = \"/srv/b\"\nconnection = \"127.0.0.1:7102\"",
+            ),
+            ("engine = \"refdb\"", "engine = \"postgres\""),
+            ("connection = \"127.0.0.1:7102\"", "connection = \"127.0.0.1:7102\"\nbin = \"/usr\""),
+            ("lease_ms = 3000", "lease_ms = 0"),
+            ("drain_ms = 500", "drain_ms = 3001"),
+            ("drain_ms = 500", "drain_ms = -1"),
+        ] {
+            assert_eq!(refused(&replaced(REFDB, from, to)).0, Code::ConfigInvalid, "{to}");
+        }
+        assert_eq!(refused("").0, Code::ConfigInvalid);
+        assert_eq!(refused("[cluster]\nname = \"a\"\nrepository = \"file:///r\"\n").0, Code::ConfigInvalid);
+        assert_eq!(refused("not toml").0, Code::ConfigInvalid);
+    }
+
+    #[test]
+    fn addresses_elsewhere_are_refused() {
+        for other in ["0.0.0.0:7001", "10.0.0.1:7001", "example.org:7001", "[::]:7001"] {
+            assert_eq!(refused(&replaced(POSTGRES, "127.0.0.1:7001", other)).0, Code::NotLoopback, "{other}");
+            assert_eq!(refused(&replaced(REFDB, "127.0.0.1:7101", other)).0, Code::NotLoopback, "{other}");
+        }
+    }
+}

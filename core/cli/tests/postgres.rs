@@ -1,0 +1,255 @@
+//! The commands on real PostgreSQL servers, with pgbench running on each while the backup is taken.
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::print_stderr,
+    reason = "tests may be blunt"
+)]
+#![allow(clippy::format_push_string, reason = "tests may be blunt")]
+
+mod site;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use sheetanchor_core::position::Lsn;
+use sheetanchor_native::postgres::postmaster::{Postmaster, StopMode};
+use sheetanchor_native::postgres::server::{Server, ServerPlan};
+use site::{NodeText, Site, free_addresses};
+use tokio::task::JoinSet;
+use tokio_postgres::{Client, NoTls};
+
+/// Servers and their agents. Dropped in this order: load, servers, folder.
+struct Town {
+    load: Vec<Child>,
+    servers: Vec<Server>,
+    site: Site,
+}
+
+impl Town {
+    async fn new(test: &str, count: u16) -> Self {
+        let mut site = Site::empty(test);
+        let mut servers = Vec::new();
+        for (id, agent) in (1..=count).zip(free_addresses(usize::from(count))) {
+            let server = Server::init(ServerPlan {
+                data: site.path(&format!("pg-{id}")),
+                socket_folder: site.path(&format!("s{id}")),
+                port: 5432,
+                log: site.path(&format!("pg-{id}.log")),
+                bin: None,
+                run_as: None,
+                settings: vec![("shared_buffers".into(), "16MB".into()), ("autovacuum_naptime".into(), "1s".into())],
+            });
+            let server = server.await.unwrap();
+            server.start().await.unwrap();
+            site.nodes.push(NodeText {
+                id,
+                agent,
+                state: site.path(&format!("state-{id}")),
+                engine: "postgres",
+                data: server.plan().data.clone(),
+                connection: server.connection(),
+            });
+            servers.push(server);
+        }
+        site.write_cluster_file();
+        site.start_agents();
+        Self { load: Vec::new(), servers, site }
+    }
+
+    fn program(server: &Server, name: &str) -> Command {
+        let mut command = Command::new(server.install().program(name));
+        command.env("PGHOST", &server.plan().socket_folder).env("PGPORT", "5432").env("PGUSER", "postgres");
+        command.env("PGDATABASE", "postgres").stdin(Stdio::null());
+        command
+    }
+
+    fn check(server: &Server, name: &str, arguments: &[&str]) {
+        let said = Self::program(server, name).args(arguments).output().unwrap();
+        assert!(said.status.success(), "{name}: {}", String::from_utf8_lossy(&said.stderr));
+    }
+
+    fn start_load(&mut self) {
+        for server in &self.servers {
+            let mut pgbench = Self::program(server, "pgbench");
+            pgbench.args(["-n", "-c", "2", "-T", "300"]).stdout(Stdio::null()).stderr(Stdio::null());
+            self.load.push(pgbench.spawn().unwrap());
+        }
+    }
+
+    fn stop_load(&mut self) {
+        for mut child in self.load.drain(..) {
+            assert_eq!(child.try_wait().unwrap(), None, "the load ran all the while");
+            child.kill().unwrap();
+            child.wait().unwrap();
+        }
+    }
+}
+
+impl Drop for Town {
+    fn drop(&mut self) {
+        for child in &mut self.load {
+            child.kill().ok();
+            child.wait().ok();
+        }
+        let data: Vec<String> = self.servers.iter().map(|server| server.plan().data.clone()).collect();
+        // Each ends its server, also one that an agent has started in its folder since.
+        self.servers.clear();
+        let begun = Instant::now();
+        while begun.elapsed() < Duration::from_secs(10)
+            && data.iter().any(|data| matches!(Postmaster::of(data), Ok(Some(_))))
+        {
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        if std::thread::panicking() {
+            for node in &self.site.nodes {
+                let log = std::fs::read_to_string(format!("{}/postgres.log", node.state)).unwrap_or_default();
+                eprintln!("--- restored server {}\n{log}", node.id);
+            }
+        }
+    }
+}
+
+/// A connection, driven until it is dropped.
+struct Session {
+    client: Client,
+    _driver: JoinSet<Result<(), tokio_postgres::Error>>,
+}
+
+impl std::ops::Deref for Session {
+    type Target = Client;
+
+    fn deref(&self) -> &Client {
+        &self.client
+    }
+}
+
+async fn connect(connection: &str) -> Session {
+    let (client, connection) = tokio_postgres::connect(connection, NoTls).await.unwrap();
+    let mut driver = JoinSet::new();
+    driver.spawn(connection);
+    Session { client, _driver: driver }
+}
+
+async fn number(client: &Client, sql: &str) -> i64 {
+    client.query_one(sql, &[]).await.unwrap().get(0)
+}
+
+async fn wal_end(client: &Client) -> Lsn {
+    let row = client.query_one("SELECT pg_current_wal_insert_lsn()::text", &[]).await.unwrap();
+    row.get::<_, &str>(0).parse().unwrap()
+}
+
+/// Numbered rows, each with the positions between which its commit record lies.
+async fn mark(connection: String, over: Arc<AtomicBool>) -> Vec<(i64, Lsn, Lsn)> {
+    let client = connect(&connection).await;
+    let mut marks = Vec::new();
+    let mut id = 0;
+    while !over.load(Ordering::SeqCst) {
+        id += 1;
+        client.batch_execute(&format!("BEGIN; INSERT INTO marks VALUES ({id})")).await.unwrap();
+        let before = wal_end(&client).await;
+        client.batch_execute("COMMIT").await.unwrap();
+        marks.push((id, before, wal_end(&client).await));
+    }
+    marks
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn three_primaries_under_pgbench_restore_to_their_own_cuts() {
+    let mut town = Town::new("pgbench", 3).await;
+    town.site.run(&["init"]).done();
+    for server in &town.servers {
+        Town::check(server, "pgbench", &["-i", "-q", "-s", "2"]);
+        connect(&server.connection()).await.batch_execute("CREATE TABLE marks (id bigint PRIMARY KEY)").await.unwrap();
+    }
+    town.site.run(&["backup"]).refused("0A000");
+    town.site.run(&["restore-point", "create", "a"]).refused("0A000");
+    town.start_load();
+    let over = Arc::new(AtomicBool::new(false));
+    let mut marking = JoinSet::new();
+    for (index, server) in town.servers.iter().enumerate() {
+        let marks = mark(server.connection(), over.clone());
+        marking.spawn(async move { (index, marks.await) });
+    }
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    let sealed = town.site.run(&["--json", "backup", "--cut", "per-node"]).json();
+    assert_eq!(sealed["seal"]["guarantee"], "node");
+    assert_eq!(sealed["method"], "alone");
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    over.store(true, Ordering::SeqCst);
+    town.stop_load();
+    let marks: BTreeMap<usize, _> = marking.join_all().await.into_iter().collect();
+    town.site.run(&["verify", sealed["backup"].as_str().unwrap()]).done();
+
+    for server in &town.servers {
+        server.stop(StopMode::Kill).await.unwrap();
+    }
+    town.site.kill_all();
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    town.site.wipe();
+    town.site.start_agents();
+    let restored = town.site.run(&["restore"]).done();
+    assert!(restored.contains("method per-node, guarantee node: each node by itself"), "{restored}");
+
+    for (index, server) in town.servers.iter().enumerate() {
+        let until = sealed["seal"]["cut"]["threads"][(index + 1).to_string()]["until"].as_str().unwrap();
+        let until: Lsn = until.parse().unwrap();
+        check_cut(server, &marks[&index], until).await;
+        Town::check(server, "pg_amcheck", &["--install-missing", "--heapallindexed", "postgres"]);
+    }
+    town.site.kill_all();
+    for server in &town.servers {
+        server.stop(StopMode::Fast).await.unwrap();
+        Town::check(server, "pg_checksums", &["--check", "-D", &server.plan().data]);
+    }
+}
+
+/// Everything committed before the cut is there, nothing after it, and pgbench's books balance.
+async fn check_cut(server: &Server, marks: &[(i64, Lsn, Lsn)], until: Lsn) {
+    let client = connect(&server.connection()).await;
+    let rows = client.query("SELECT id FROM marks", &[]).await.unwrap();
+    let found: BTreeSet<i64> = rows.iter().map(|row| row.get(0)).collect();
+    let (mut inside, mut outside) = (0, 0);
+    for (id, before, after) in marks {
+        if *after <= until {
+            assert!(found.contains(id), "mark {id} ended at {after}, before the cut at {until}, and is lost");
+            inside += 1;
+        } else if *before >= until {
+            assert!(!found.contains(id), "mark {id} was committed after {before}, beyond the cut at {until}");
+            outside += 1;
+        }
+    }
+    assert!(inside > 0 && outside > 0, "{inside} marks before the cut, {outside} after it");
+    let sum = number(&client, "SELECT coalesce(sum(delta), 0)::bigint FROM pgbench_history").await;
+    for (table, column) in [("accounts", "abalance"), ("tellers", "tbalance"), ("branches", "bbalance")] {
+        let sql = format!("SELECT sum({column})::bigint FROM pgbench_{table}");
+        assert_eq!(number(&client, &sql).await, sum, "{table}");
+    }
+    assert!(number(&client, "SELECT count(*) FROM pgbench_history").await > 0, "pgbench had written before the cut");
+    client.batch_execute("INSERT INTO marks VALUES (-1)").await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_nodes_that_are_one_server_are_refused() {
+    let mut town = Town::new("one-server", 1).await;
+    let (site, first) = (&mut town.site, town.servers[0].plan().data.clone());
+    let link = site.path("pg-2");
+    std::os::unix::fs::symlink(&first, &link).unwrap();
+    let twin = NodeText {
+        id: 2,
+        agent: free_addresses(1).remove(0),
+        state: site.path("state-2"),
+        data: link,
+        ..site.nodes[0].clone()
+    };
+    site.nodes.push(twin);
+    site.write_cluster_file();
+    site.start_agent(2);
+    site.run(&["init"]).refused("SA107");
+    assert!(site.repository_contents().is_empty(), "nothing was made");
+}
