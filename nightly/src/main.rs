@@ -103,13 +103,11 @@ fn tell(sim: &Sim) -> Result<bool> {
 
 fn chosen(name: Option<&str>) -> Result<Vec<Scenario>> {
     let Some(name) = name else { return Ok(ALL.to_vec()) };
-    match ALL.iter().find(|scenario| scenario.name == name) {
-        Some(scenario) => Ok(vec![*scenario]),
-        None => {
-            let known: Vec<&str> = ALL.iter().map(|scenario| scenario.name).collect();
-            bail!("there is no scenario `{name}`: {}", nearest(name, &known))
-        }
+    if let Some(scenario) = ALL.iter().find(|scenario| scenario.name == name) {
+        return Ok(vec![*scenario]);
     }
+    let known: Vec<&str> = ALL.iter().map(|scenario| scenario.name).collect();
+    bail!("there is no scenario `{name}`: {}", nearest(name, &known))
 }
 
 /// The known name that shares the most words' beginnings with a mistyped one, and all the others.

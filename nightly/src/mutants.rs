@@ -22,15 +22,13 @@ pub fn hunt(seeds: u64) -> Result<bool> {
         let runs = runs.lines().last().and_then(|line| line.split(' ').next()).unwrap_or("?").to_string();
         // The report names the story in its first line and the invariant in its third.
         let mut lines = report.lines().filter(|line| !line.is_empty());
-        let seen_by = match (output.status.code(), lines.next(), lines.next()) {
-            (Some(1), Some(story), Some(invariant)) => {
-                let invariant: String = invariant.trim().chars().take(110).collect();
-                format!("{}: {invariant}", story.trim_start_matches("FAILED "))
-            }
-            _ => {
-                survivors += 1;
-                "NOBODY".to_string()
-            }
+        let told = (output.status.code(), lines.next(), lines.next());
+        let seen_by = if let (Some(1), Some(story), Some(invariant)) = told {
+            let invariant: String = invariant.trim().chars().take(110).collect();
+            format!("{}: {invariant}", story.trim_start_matches("FAILED "))
+        } else {
+            survivors += 1;
+            "NOBODY".to_string()
         };
         println!("{name:width$}  {runs:>8}  {:>5.1}s  {seen_by}", started.elapsed().as_secs_f64());
     }
