@@ -2,6 +2,8 @@
 //! every backend comes with the simulator's own issue. Without `--cfg madsim` there is no such backend, and this tells
 //! nothing; `cargo xtask ci` builds with it.
 
+#![allow(clippy::expect_used, reason = "a test may stop at what it did not expect")]
+
 use sheetanchor_scenarios::{ALL, run};
 
 #[test]
