@@ -62,6 +62,7 @@ pub const ALL: &[Scenario] = &[
     },
     Scenario { name: "a-crash-during-restore-is-resumed", story: stories::restore::is_resumed_after_a_crash },
     Scenario { name: "anything-crashes-while-operations-run", story: stories::chaos::spares_what_was_proven },
+    Scenario { name: "refusals-change-nothing", story: stories::refusals::change_nothing },
 ];
 
 /// How a run ended.

@@ -3,4 +3,5 @@
 pub mod backup;
 pub mod chaos;
 pub mod point;
+pub mod refusals;
 pub mod restore;

@@ -54,3 +54,8 @@ fn a_cut_is_causal_for_sessions_that_carry_nothing() {
 fn anything_crashes_while_operations_run() {
     check("anything-crashes-while-operations-run");
 }
+
+#[test]
+fn refusals_change_nothing() {
+    check("refusals-change-nothing");
+}

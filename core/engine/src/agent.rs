@@ -44,6 +44,8 @@ pub struct Config {
     pub archive_interval: Duration,
     /// At most so much WAL in one piece.
     pub archive_piece: ByteCount,
+    /// A request to wait for the archive is answered after this, one way or the other.
+    pub archive_patience: Duration,
     /// A pin that was found at the start goes after this, unless it is renewed.
     pub pin_lease: Duration,
     /// At most so much data in one pack.
@@ -59,6 +61,7 @@ impl Config {
             state: state.into(),
             archive_interval: Duration::from_secs(1),
             archive_piece: ByteCount::new(1 << 20),
+            archive_patience: Duration::from_mins(15),
             pin_lease: Duration::from_mins(1),
             pack: ByteCount::new(16 << 20),
         }
@@ -248,7 +251,8 @@ impl Agent {
     /// One request, from admission to its answer.
     async fn answer(&self, asked: Asked) -> Result<Answer> {
         let (word, node) = (asked.request.word(), self.config.node);
-        if asked.scn > Scn::ZERO {
+        // Only what is known to come from our own cluster may move our clock.
+        if asked.scn > Scn::ZERO && self.belonging.get().is_some_and(|own| own.cluster == asked.header.cluster) {
             match self.database.observe(asked.scn).await {
                 Ok(_) => {}
                 // A database that is not there has no clock to set.

@@ -151,6 +151,17 @@ impl Agent {
 
     /// Waits until the archive has passed `through`.
     pub(super) async fn await_archive(&self, through: Position) -> Result<Lsn> {
+        tokio::select! {
+            biased;
+            reached = self.archive_passes(through) => reached,
+            () = self.env.clock.sleep(self.config.archive_patience) => {
+                let message = format!("node {} has not archived {through}", self.config.node);
+                Err(Refusal::new(Code::ArchiveBehind, message).into())
+            }
+        }
+    }
+
+    async fn archive_passes(&self, through: Position) -> Result<Lsn> {
         let mut states = self.archive.watch();
         loop {
             self.ship.notify_one();

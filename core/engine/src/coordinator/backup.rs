@@ -39,6 +39,9 @@ impl Coordinator {
         let footing = self.footing().await?;
         if method == Method::Fence {
             self.check_fence(&footing).await?;
+        } else if footing.members.shared {
+            let message = "the nodes share one set of files, which has no state of one node by itself";
+            return Err(Refusal::new(Code::NotSupported, message).into());
         }
         let seen = self.survey(&footing).await?;
         if let Some(node) = seen.values().find(|description| description.state != "open") {

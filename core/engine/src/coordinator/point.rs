@@ -86,9 +86,14 @@ impl Coordinator {
         let performer = PointPerformer { coordinator: self, footing, term, name: name.clone() };
         let cut: Result<Cut> =
             pump::run(&self.env, term.operation, &mut machine, &performer, &self.cancel, self.watcher.as_deref()).await;
-        let point = performer.point(cut?);
-        tracing::info!(target: "sheetanchor::phase", operation = %term.operation, scn = %point.cut.scn, phase = "published");
-        Ok((term.operation, point))
+        cut?;
+        match self.repository.outcome(term.operation).await? {
+            Some(Outcome { result: Ending::Published(point), .. }) => {
+                tracing::info!(target: "sheetanchor::phase", operation = %term.operation, scn = %point.cut.scn, phase = "published");
+                Ok((term.operation, point))
+            }
+            Some(_) | None => Err(Error::Bug(format!("{} ended well and is not published", term.operation))),
+        }
     }
 }
 
