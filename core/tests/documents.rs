@@ -1,5 +1,5 @@
 //! The pages on formats say what the code says: every kind of object, every name in the repository, every golden, and
-//! every message in its place. A page that lacks one is red here.
+//! every message in its place; and every promise names something that shows it. A page that lacks one is red here.
 #![allow(
     clippy::disallowed_methods,
     clippy::unwrap_used,
@@ -17,7 +17,7 @@ use sheetanchor_core::identity::{
 };
 use sheetanchor_core::position::Lsn;
 use sheetanchor_core::request::{Failure, Request};
-use sheetanchor_core::{format, wire};
+use sheetanchor_core::{format, planted, wire};
 
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
@@ -179,6 +179,31 @@ fn the_pages_name_the_versions_and_the_bounds() {
     assert!(repository.contains(&format!("at most {} |", wal::HEADER_BYTES_MAX)));
     assert!(wire_page.contains(&format!("Version **{}**", wire::VERSION)));
     assert!(wire_page.contains(&format!("at most {} MiB", wire::FRAME_BYTES_MAX >> 20)));
+}
+
+/// No promise without something that shows it: every story and every test that the page names is there, and every story
+/// is named.
+#[test]
+fn every_promise_is_shown_by_something_that_exists() {
+    let (page, registry) = (text("docs/guarantees.md"), text("scenarios/src/lib.rs"));
+    let stories = quoted(&registry, "name: \"");
+    assert!(stories.len() >= 7, "only {stories:?} found in the registry");
+    for story in &stories {
+        assert!(page.contains(&format!("`{story}`")), "guarantees.md does not name the story `{story}`");
+    }
+    let tests = sources("core");
+    let named = |mark: char| page.split('`').skip(1).step_by(2).filter(move |name| name.matches(mark).count() >= 3);
+    for name in named('_') {
+        let start = name.strip_suffix('…').map_or_else(|| format!("fn {name}("), |start| format!("fn {start}"));
+        assert!(tests.iter().any(|source| source.contains(&start)), "there is no test `{name}`");
+    }
+    for name in named('-').filter(|name| !name.contains(' ')) {
+        let known = stories.contains(&name) || planted::Bug::ALL.iter().any(|(bug, _)| *bug == name);
+        assert!(known, "there is no story `{name}`");
+    }
+    for (bug, _) in planted::Bug::ALL {
+        assert!(page.contains(&format!("`{bug}`")), "guarantees.md does not say who sees the planted bug `{bug}`");
+    }
 }
 
 #[test]
