@@ -4,7 +4,9 @@
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a program that talks to whoever runs it")]
 #![cfg_attr(test, allow(clippy::as_conversions, clippy::wildcard_enum_match_arm, reason = "tests may be blunt"))]
 
+mod corpus;
 mod failure;
+mod mutants;
 mod runs;
 mod table;
 
@@ -25,8 +27,14 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Chore {
-    /// Tell stories, each with its own seed or with many.
+    /// Tell stories, each with its own seed or with many, and all seeds that ever failed.
     Sim(Sim),
+    /// Plant each known bug in turn, in a process of its own, and run until it is seen: one that is not seen is a failure.
+    Mutants {
+        /// So many runs in all for each bug, at most.
+        #[arg(long, default_value_t = 200)]
+        seeds: u64,
+    },
 }
 
 /// Which stories, and how often.
@@ -43,21 +51,26 @@ struct Sim {
     /// Plant one bug, by name, in this process: the run must fail.
     #[arg(long)]
     planted: Option<String>,
+    /// Stop at the first run that fails.
+    #[arg(long)]
+    until_failure: bool,
     /// Show the timeline of every run.
     #[arg(long)]
     timeline: bool,
 }
 
 fn main() -> ExitCode {
-    match Arguments::parse().chore {
-        Chore::Sim(sim) => match tell(&sim) {
-            Ok(true) => ExitCode::SUCCESS,
-            Ok(false) => ExitCode::FAILURE,
-            Err(error) => {
-                eprintln!("error: {error:#}");
-                ExitCode::from(2)
-            }
-        },
+    let good = match Arguments::parse().chore {
+        Chore::Sim(sim) => tell(&sim),
+        Chore::Mutants { seeds } => mutants::hunt(seeds),
+    };
+    match good {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::from(2)
+        }
     }
 }
 
@@ -70,8 +83,11 @@ fn tell(sim: &Sim) -> Result<bool> {
         let known: Vec<&str> = planted::Bug::ALL.iter().map(|(name, _)| *name).collect();
         bail!("there is no planted bug `{name}`: {}", nearest(name, &known));
     }
-    let plan = runs::plan(&scenarios, sim.seed, sim.seeds);
-    let results = runs::run_all(&plan);
+    let mut plan = runs::plan(&scenarios, sim.seed, sim.seeds);
+    if sim.seed.is_none() {
+        plan.extend(corpus::of(&scenarios));
+    }
+    let results = runs::run_all(&plan, sim.until_failure);
     if sim.timeline {
         for result in &results {
             println!("{} seed {}\n{}", result.scenario.name, result.seed, result.report.timeline);
@@ -87,13 +103,11 @@ fn tell(sim: &Sim) -> Result<bool> {
 
 fn chosen(name: Option<&str>) -> Result<Vec<Scenario>> {
     let Some(name) = name else { return Ok(ALL.to_vec()) };
-    match ALL.iter().find(|scenario| scenario.name == name) {
-        Some(scenario) => Ok(vec![*scenario]),
-        None => {
-            let known: Vec<&str> = ALL.iter().map(|scenario| scenario.name).collect();
-            bail!("there is no scenario `{name}`: {}", nearest(name, &known))
-        }
+    if let Some(scenario) = ALL.iter().find(|scenario| scenario.name == name) {
+        return Ok(vec![*scenario]);
     }
+    let known: Vec<&str> = ALL.iter().map(|scenario| scenario.name).collect();
+    bail!("there is no scenario `{name}`: {}", nearest(name, &known))
 }
 
 /// The known name that shares the most words' beginnings with a mistyped one, and all the others.

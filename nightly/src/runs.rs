@@ -43,8 +43,9 @@ pub fn plan(scenarios: &[Scenario], seed: Option<u64>, seeds: Option<u64>) -> Ve
     all.take(runs).map(|(scenario, round)| (scenario, scenario.seed().wrapping_add(round))).collect()
 }
 
-/// Runs everything, as many at once as there are cores, and returns it in the order of the plan.
-pub fn run_all(plan: &[(Scenario, u64)]) -> Vec<Run> {
+/// Runs everything, as many at once as there are cores, and returns it in the order of the plan; or stops at the first
+/// failure, and returns what was run until then.
+pub fn run_all(plan: &[(Scenario, u64)], until_failure: bool) -> Vec<Run> {
     let bar = ProgressBar::new(u64::try_from(plan.len()).unwrap_or(0));
     if let Ok(style) = ProgressStyle::with_template("{bar:40} {pos}/{len} runs, {per_sec}, {eta} left") {
         bar.set_style(style);
@@ -59,6 +60,9 @@ pub fn run_all(plan: &[(Scenario, u64)]) -> Vec<Run> {
                     let place = next.fetch_add(1, Ordering::SeqCst);
                     let Some((scenario, seed)) = plan.get(place) else { return };
                     let run = run_twice(scenario, *seed);
+                    if until_failure && !run.passed() {
+                        next.store(plan.len(), Ordering::SeqCst);
+                    }
                     bar.inc(1);
                     if let Ok(mut done) = done.lock() {
                         done.push((place, run));
@@ -70,7 +74,7 @@ pub fn run_all(plan: &[(Scenario, u64)]) -> Vec<Run> {
     bar.finish_and_clear();
     let mut done = done.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
     done.sort_by_key(|(place, _)| *place);
-    assert_eq!(done.len(), plan.len(), "every run has a result");
+    assert!(until_failure || done.len() == plan.len(), "every run has a result");
     done.into_iter().map(|(_, run)| run).collect()
 }
 

@@ -1,7 +1,6 @@
 //! What was run, as a table.
 
 use std::collections::BTreeMap;
-use std::fmt::Write as _;
 use std::time::Duration;
 
 use crate::runs::Run;
@@ -31,20 +30,18 @@ pub fn render(runs: &[Run]) -> String {
         }
     }
     let width = rows.values().map(|(name, _)| name.len()).max().unwrap_or(0).max("scenario".len());
-    let mut text =
-        format!("{:width$}  {:>5}  {:>9}  {:>10}  {:>8}  trace\n", "scenario", "runs", "verdict", "simulated", "took");
+    let mut lines = vec![format!(
+        "{:width$}  {:>5}  {:>9}  {:>10}  {:>8}  trace",
+        "scenario", "runs", "verdict", "simulated", "took"
+    )];
     for (name, row) in rows.values() {
         let verdict = if row.failed.is_empty() { "passed".to_string() } else { format!("{} failed", row.failed.len()) };
         let trace = row.trace.clone().unwrap_or_else(|| "-".into());
         let (simulated, took) = (row.simulated.as_secs_f64(), row.took.as_secs_f64());
-        // Writing to a string cannot fail.
-        let _ =
-            writeln!(text, "{name:width$}  {:>5}  {verdict:>9}  {simulated:>9.1}s  {took:>7.1}s  {trace}", row.runs);
-        for seed in row.failed.iter().take(5) {
-            let _ = writeln!(text, "{:width$}  failed with seed {seed}", "");
-        }
+        lines.push(format!("{name:width$}  {:>5}  {verdict:>9}  {simulated:>9.1}s  {took:>7.1}s  {trace}", row.runs));
+        lines.extend(row.failed.iter().take(5).map(|seed| format!("{:width$}  failed with seed {seed}", "")));
     }
     let failed = runs.iter().filter(|run| !run.passed()).count();
-    let _ = write!(text, "{} runs, each twice; {} failed", runs.len(), failed);
-    text
+    lines.push(format!("{} runs, each twice; {failed} failed", runs.len()));
+    lines.join("\n")
 }

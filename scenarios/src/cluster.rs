@@ -96,14 +96,14 @@ pub fn operator(env: Env) -> Coordinator {
             pin: PIN_LEASE,
             patience: Duration::from_secs(5),
             checkpoint: Duration::from_secs(20),
-            capture: Duration::from_secs(60),
+            capture: Duration::from_mins(1),
             archive: Duration::from_secs(20),
         },
         restore: restore::Limits {
             patience: Duration::from_secs(20),
-            stage: Duration::from_secs(60),
-            recover: Duration::from_secs(60),
-            open: Duration::from_secs(60),
+            stage: Duration::from_mins(1),
+            recover: Duration::from_mins(1),
+            open: Duration::from_mins(1),
         },
         retry: Duration::from_secs(10),
     };

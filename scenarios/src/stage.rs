@@ -104,7 +104,7 @@ impl Stage {
         self.recorder = Recorder::new(load.opening());
         self.start_nodes()?;
         let init = self.operate(|operator| async move { operator.init().await });
-        self.succeeds("init", init)?;
+        self.succeeds("init", &init)?;
         let created = self.world.launch(CLIENTS, move |env| create_accounts(env, load));
         let created = self.world.finish(&created, BOUND)?;
         self.expect("accounts are created", created)
@@ -196,8 +196,8 @@ impl Stage {
     }
 
     /// Waits for an operation that must succeed.
-    pub fn succeeds<T>(&mut self, what: &str, begun: Begun<T>) -> Result<T, Failure> {
-        let outcome = self.ends(&begun)?;
+    pub fn succeeds<T>(&mut self, what: &str, begun: &Begun<T>) -> Result<T, Failure> {
+        let outcome = self.ends(begun)?;
         self.expect(what, outcome)
     }
 
@@ -221,13 +221,13 @@ impl Stage {
     /// A backup is taken.
     pub fn a_backup_is_taken(&mut self) -> Result<Sealed, Failure> {
         let begun = self.begin_backup();
-        self.succeeds("a backup without faults succeeds", begun)
+        self.succeeds("a backup without faults succeeds", &begun)
     }
 
     /// A restore point is taken.
     pub fn a_point_is_taken(&mut self, name: &str) -> Result<Point, Failure> {
         let begun = self.begin_point(name);
-        Ok(self.succeeds("a restore point without faults succeeds", begun)?.1)
+        Ok(self.succeeds("a restore point without faults succeeds", &begun)?.1)
     }
 
     /// Waits until the archive reaches a restore point on every node.
@@ -235,7 +235,7 @@ impl Stage {
         let wanted: Option<PointName> = name.parse().ok();
         for _ in 0..40 {
             let points = self.operate(|operator| async move { operator.points().await });
-            let points = self.succeeds("points are listed", points)?;
+            let points = self.succeeds("points are listed", &points)?;
             if points.iter().any(|(_, point, reached)| point.name == wanted && reached.is_ok()) {
                 return Ok(());
             }
@@ -285,7 +285,7 @@ impl Stage {
     pub fn unfinished_operations_are_aborted(&mut self) -> Result<(), Failure> {
         for operation in self.status()?.unfinished {
             let aborted = self.operate(move |operator| async move { operator.abort(operation).await });
-            self.succeeds("an unfinished operation is aborted", aborted)?;
+            self.succeeds("an unfinished operation is aborted", &aborted)?;
         }
         Ok(())
     }
@@ -293,7 +293,7 @@ impl Stage {
     /// What the operator sees.
     pub fn status(&mut self) -> Result<ClusterStatus, Failure> {
         let begun = self.operate(|operator| async move { operator.status().await });
-        self.succeeds("status is shown", begun)
+        self.succeeds("status is shown", &begun)
     }
 
     /// When: all power is lost, and every node with all that it had.
@@ -310,7 +310,7 @@ impl Stage {
     /// Then: all nodes are restored, and what is read through every one of them is exactly what had been committed.
     pub fn is_restored(&mut self, target: Target) -> Result<Restored, Failure> {
         let begun = self.begin_restore(target);
-        let restored = self.succeeds("a restore without faults succeeds", begun)?;
+        let restored = self.succeeds("a restore without faults succeeds", &begun)?;
         self.holds_exactly_the_history_up_to(restored.plan.cut.scn)?;
         Ok(restored)
     }

@@ -151,7 +151,8 @@ impl Habits {
             let (Some(place), Some(ledger)) = (self.places.get(turn), ledgers.get_mut(turn)) else { return };
             let from = below(place.accounts.len());
             let to = (from + 1 + below(place.accounts.len() - 1)) % place.accounts.len();
-            let id = (next_id..).find(|id| place.kinds.contains(&((TRANSFER_KEYS + id) % PAGE_KINDS)));
+            let id =
+                (next_id..next_id + PAGE_KINDS).find(|id| place.kinds.contains(&((TRANSFER_KEYS + id) % PAGE_KINDS)));
             let (Some(from), Some(to), Some(id)) = (place.accounts.get(from), place.accounts.get(to), id) else {
                 return;
             };

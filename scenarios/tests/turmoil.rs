@@ -1,5 +1,7 @@
 //! Every story on turmoil: its timeline is a snapshot, and the same seed gives the same run.
 
+#![allow(clippy::expect_used, reason = "a test may stop at what it did not expect")]
+
 use sheetanchor_scenarios::{ALL, Report, Scenario, run};
 use sheetanchor_snapshots::assert_snapshot;
 

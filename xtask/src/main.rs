@@ -44,6 +44,13 @@ enum Chore {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         forwarded: Vec<String>,
     },
+    /// Plant each known bug and run scenarios until it is seen; everything after `mutants` goes to the runner.
+    #[command(disable_help_flag = true)]
+    Mutants {
+        /// What the runner understands: `cargo xtask mutants --help` asks it.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        forwarded: Vec<String>,
+    },
     /// Find PostgreSQL's servers and headers, or install them as root on Debian and Ubuntu.
     Pg,
 }
@@ -70,7 +77,8 @@ fn run(chore: Chore) -> Result<ExitCode> {
             ci::run(&ci::Options { root, without_postgres: without.contains(&Without::Pg), only })
         }
         Chore::Tidy => tidy::run(&root),
-        Chore::Sim { forwarded } => return programs::simulator(&root, &forwarded),
+        Chore::Sim { forwarded } => return programs::simulator(&root, "sim", &forwarded),
+        Chore::Mutants { forwarded } => return programs::simulator(&root, "mutants", &forwarded),
         Chore::Pg => postgres::ensure().map(|servers| {
             println!("{servers}");
             true

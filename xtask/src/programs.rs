@@ -21,16 +21,16 @@ pub fn cargo(root: &Path) -> Command {
     command
 }
 
-/// The simulator's runner; its exit status is ours.
-pub fn simulator(root: &Path, arguments: &[String]) -> Result<ExitCode> {
-    let status = simulator_command(root).args(arguments).status().context("cannot start cargo")?;
+/// The simulator's runner, asked for `chore`; its exit status is ours.
+pub fn simulator(root: &Path, chore: &str, arguments: &[String]) -> Result<ExitCode> {
+    let status = simulator_command(root, chore).args(arguments).status().context("cannot start cargo")?;
     Ok(status.code().and_then(|code| u8::try_from(code).ok()).map_or(ExitCode::FAILURE, ExitCode::from))
 }
 
-/// `cargo run` up to the word `sim`; the caller adds the rest.
-pub fn simulator_command(root: &Path) -> Command {
+/// `cargo run` up to the runner's `chore`; the caller adds the rest.
+pub fn simulator_command(root: &Path, chore: &str) -> Command {
     let mut command = cargo(root);
-    command.args(["run", "--release", "--package", "sheetanchor-nightly", "--", "sim"]);
+    command.args(["run", "--release", "--package", "sheetanchor-nightly", "--", chore]);
     command
 }
 

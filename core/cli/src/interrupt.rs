@@ -1,10 +1,12 @@
 //! Ctrl-C and SIGTERM. The first asks for an orderly end, the second ends the process.
 
+use std::sync::Arc;
+
 use sheetanchor_core::error::{Fault, FaultKind};
 use sheetanchor_engine::env::{Env, Task};
 use sheetanchor_engine::pump::Cancel;
+use sheetanchor_engine::watched::Watched;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::watch;
 
 use crate::report::Result;
 use crate::screen::Screen;
@@ -39,14 +41,15 @@ impl Interrupts {
 /// Turns the first signal into a cancellation, and ends the process at the second. Stops listening when dropped.
 pub fn cancel_on_interrupt(env: &Env, screen: &Screen) -> Result<(Cancel, Box<dyn Task>)> {
     let mut interrupts = Interrupts::listen()?;
-    let (asked, cancel) = watch::channel(false);
+    let cancel: Cancel = Arc::new(Watched::new(false));
+    let asked = Arc::clone(&cancel);
     let screen = screen.clone();
     let listening = env.tasks.spawn(
         "interrupts",
         Box::pin(async move {
             interrupts.next().await;
             screen.note("ending: fences are released and pins dropped; once more to stop at once");
-            asked.send_replace(true);
+            asked.set(true);
             interrupts.next().await;
             screen.note("stopped: what is left ends with its leases");
             std::process::exit(1);

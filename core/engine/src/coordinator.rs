@@ -23,7 +23,6 @@ use sheetanchor_core::identity::{
 use sheetanchor_core::refusal::{Code, Refusal};
 use sheetanchor_core::request::{Answer, Description, Header, Request};
 use sheetanchor_core::{backup as backup_machine, point as point_machine, restore as restore_machine};
-use tokio::sync::watch;
 
 pub use backup::Sealed;
 pub use look::{ClusterStatus, NodeStatus, Verified};
@@ -33,6 +32,7 @@ use crate::caller::Caller;
 use crate::env::Env;
 use crate::pump::{Cancel, Watcher};
 use crate::repository::Repository;
+use crate::watched::Watched;
 
 /// What the cluster file says.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -121,7 +121,7 @@ impl Coordinator {
     /// [`Coordinator::cancelled_by`] says who may.
     pub fn new(env: Env, setup: Setup, limits: Limits) -> Self {
         let (repository, caller) = (Repository::new(&env), Caller::new(env.clone(), setup.addresses.clone()));
-        let (_, cancel) = watch::channel(false);
+        let cancel = Arc::new(Watched::new(false));
         Self { env, repository, caller, setup, limits, cancel, watcher: None }
     }
 

@@ -2,6 +2,7 @@
 
 use alloc::boxed::Box;
 use alloc::collections::VecDeque;
+use alloc::sync::Arc;
 
 use futures_util::StreamExt;
 use futures_util::future::BoxFuture;
@@ -9,9 +10,9 @@ use futures_util::stream::FuturesUnordered;
 use sheetanchor_core::identity::OperationId;
 use sheetanchor_core::time::Moment;
 use sheetanchor_core::{backup, point, restore};
-use tokio::sync::watch;
 
 use crate::env::Env;
+use crate::watched::Watched;
 
 /// A pure machine of `sheetanchor-core`.
 pub trait Machine: Send {
@@ -77,8 +78,8 @@ pub trait Perform<M: Machine, O>: Sync {
     fn perform(&self, effect: M::Effect) -> BoxFuture<'_, Performed<M::Event, O>>;
 }
 
-/// Lets an operator end an operation: `true` asks for it.
-pub type Cancel = watch::Receiver<bool>;
+/// Lets an operator end an operation: `true` asks for it. An operation and the restore point that it takes may both wait.
+pub type Cancel = Arc<Watched<bool>>;
 
 /// Follows operations from phase to phase, to show them.
 pub trait Watcher: Send + Sync {
@@ -92,7 +93,7 @@ pub async fn run<M: Machine, O: Send>(
     operation: OperationId,
     machine: &mut M,
     performer: &impl Perform<M, O>,
-    mut cancel: Cancel,
+    cancel: &Cancel,
     watcher: Option<&dyn Watcher>,
 ) -> O {
     let mut events = VecDeque::from([M::BEGUN]);
@@ -122,18 +123,19 @@ pub async fn run<M: Machine, O: Send>(
                 Performed::Event(event) => events.push_back(event),
                 Performed::Finished(outcome) => return outcome,
             },
-            asked = wait_for_cancel(&mut cancel), if cancellable => {
+            () = asked(cancel), if cancellable => {
                 cancellable = false;
-                if asked {
-                    events.push_back(M::CANCELLED);
-                }
+                events.push_back(M::CANCELLED);
             }
             () = timer => events.push_back(M::ELAPSED),
         }
     }
 }
 
-/// Whether the operator asked for the end; `false` if nobody is left to ask.
-async fn wait_for_cancel(cancel: &mut Cancel) -> bool {
-    cancel.wait_for(|asked| *asked).await.is_ok()
+/// Returns once the operator has asked for the end.
+async fn asked(cancel: &Cancel) {
+    let mut watching = cancel.watch();
+    while !watching.get() {
+        watching.changed().await;
+    }
 }

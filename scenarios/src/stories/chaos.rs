@@ -94,7 +94,7 @@ fn things_crash<T>(stage: &mut Stage, begun: &Begun<T>) -> Result<Option<Outcome
 fn every_published_point_is_reachable(stage: &mut Stage, published: &BTreeMap<PointName, Scn>) -> Result<(), Failure> {
     stage.meanwhile(500, 501)?;
     let points = stage.operate(|operator| async move { operator.points().await });
-    let points = stage.succeeds("points are listed", points)?;
+    let points = stage.succeeds("points are listed", &points)?;
     for (name, scn) in published {
         let listed = points.iter().find(|(_, point, _)| point.name.as_ref() == Some(name));
         let good = listed.is_some_and(|(_, point, reached)| point.cut.scn == *scn && reached.is_ok());

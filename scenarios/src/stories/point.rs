@@ -72,7 +72,7 @@ pub fn is_causal_for_sessions_that_carry_nothing(stage: &mut Stage) -> Result<()
     stage.world().hold(&point.operator, &slow);
     stage.meanwhile(50, 300)?;
     stage.world().release(&point.operator, &slow);
-    stage.succeeds("a restore point outlives a slow network", point)?;
+    stage.succeeds("a restore point outlives a slow network", &point)?;
     stage.meanwhile(50, 300)?;
     stage.the_point_becomes_reachable("skewed")?;
     stage.transfers_end()?;

@@ -27,14 +27,14 @@ pub fn is_resumed_after_a_crash(stage: &mut Stage) -> Result<(), Failure> {
     let phases = ["phase=staging", "phase=recovering", "phase=proving", "phase=deciding", "phase=opening"];
     let drawn = usize::try_from(stage.chance().below(5)).unwrap_or(0);
     let phase = phases.get(drawn).copied().unwrap_or("phase=staging");
-    stage.world().run_until_milestone(&restore.operator, phase, Duration::from_secs(60))?;
+    stage.world().run_until_milestone(&restore.operator, phase, Duration::from_mins(1))?;
     stage.meanwhile(0, 25)?;
     let restored = if stage.chance().one_in(2) {
         let node = if stage.chance().one_in(3) { 3 } else { 1 };
         stage.crash_node(node);
         stage.meanwhile(50, 500)?;
         stage.restart_node(node);
-        stage.succeeds("a restore outlives the restart of a node", restore)?
+        stage.succeeds("a restore outlives the restart of a node", &restore)?
     } else {
         stage.world().crash(&restore.operator, CrashPolicy::DropAll);
         if stage.chance().one_in(2) {
@@ -45,12 +45,12 @@ pub fn is_resumed_after_a_crash(stage: &mut Stage) -> Result<(), Failure> {
         stage.meanwhile(50, 300)?;
         let found =
             stage.operate(|operator| async move { operator.repository().operations(OperationKind::Restore).await });
-        let found = stage.succeeds("restores are listed", found)?;
+        let found = stage.succeeds("restores are listed", &found)?;
         let Some(operation) = found.first().copied() else {
             return stage.holds(false, Violation::new("an operation exists once it is registered", host(0)));
         };
         let resumed = stage.operate(move |operator| async move { operator.resume(operation).await });
-        stage.succeeds("a restore is resumed by another coordinator", resumed)?
+        stage.succeeds("a restore is resumed by another coordinator", &resumed)?
     };
     stage.holds_exactly_the_history_up_to(restored.plan.cut.scn)
 }

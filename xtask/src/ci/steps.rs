@@ -9,7 +9,7 @@ use super::{Outcome, Postgres, Run, Step, shipped};
 use crate::{programs, tidy};
 
 /// Seeds of the simulator in this gate; the nightly run draws many more.
-const SEEDS: &str = "60";
+const SEEDS: &str = "140";
 
 /// The integration tests that run on real PostgreSQL servers are the test binaries of this name.
 const POSTGRES_TESTS: &str = "postgres";
@@ -24,6 +24,7 @@ pub const ALL: &[Step] = &[
     Step { needs_postgres: Postgres::Partly, ..step("test", "every test", test) },
     step("doctest", "every example in the documentation", doctest),
     step("sim", "backups survive crashes in the simulator, for some seeds", sim),
+    step("mutants", "the simulator sees every bug that we plant", mutants),
     step("madsim", "the same story on a runtime that we did not write", madsim),
     step("shipped", "the binary that we ship holds no planted bug", shipped::lacks_planted_bugs),
     step("deny", "licences and sources of what we depend on", deny),
@@ -101,13 +102,17 @@ fn doctest(run: &mut Run) -> Result<Outcome> {
 }
 
 fn sim(run: &mut Run) -> Result<Outcome> {
-    passed(programs::run(programs::simulator_command(&run.root).args(["--seeds", SEEDS])))
+    passed(programs::run(programs::simulator_command(&run.root, "sim").args(["--seeds", SEEDS])))
+}
+
+fn mutants(run: &mut Run) -> Result<Outcome> {
+    passed(programs::run(&mut programs::simulator_command(&run.root, "mutants")))
 }
 
 /// The cfg covers the whole build, hence a target folder of its own.
 fn madsim(run: &mut Run) -> Result<Outcome> {
     let mut command = programs::cargo(&run.root);
-    command.args(["test", "--package", "sheetanchor-sim-madsim", "--all-targets"]);
+    command.args(["test", "--package", "sheetanchor-sim-madsim", "--package", "sheetanchor-scenarios", "--tests"]);
     command.env("RUSTFLAGS", "--cfg madsim").env("CARGO_TARGET_DIR", run.root.join("target-madsim"));
     let before = run.tests.ran();
     let outcome = count(run, Runner::Cargo, &mut command)?;

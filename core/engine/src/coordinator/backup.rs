@@ -58,15 +58,8 @@ impl Coordinator {
         };
         let mut machine = Backup::new(order);
         let performer = BackupPerformer { coordinator: self, footing: &footing, term, label, method };
-        let outcome: Result<()> = pump::run(
-            &self.env,
-            term.operation,
-            &mut machine,
-            &performer,
-            self.cancel.clone(),
-            self.watcher.as_deref(),
-        )
-        .await;
+        let outcome: Result<()> =
+            pump::run(&self.env, term.operation, &mut machine, &performer, &self.cancel, self.watcher.as_deref()).await;
         outcome?;
         match self.repository.outcome(term.operation).await? {
             Some(Outcome { result: Ending::Sealed(seal), .. }) => {

@@ -51,7 +51,7 @@ impl Coordinator {
         loop {
             let outcome = self.take_point_once(footing, name.clone(), floor.clone()).await;
             match outcome {
-                Err(error) if again(&error) && self.env.clock.now() < until && !*self.cancel.borrow() => {
+                Err(error) if again(&error) && self.env.clock.now() < until && !self.cancel.get() => {
                     tracing::info!(target: "sheetanchor::phase", %error, phase = "retried");
                     self.env.clock.sleep(Duration::from_millis(50 + self.env.entropy.word() % 450)).await;
                 }
@@ -84,15 +84,8 @@ impl Coordinator {
         let record = format!("sa-{}", term.operation);
         let mut machine = FencedPoint::new(nodes, record, self.hold(), self.limits.point, floor);
         let performer = PointPerformer { coordinator: self, footing, term, name: name.clone() };
-        let cut: Result<Cut> = pump::run(
-            &self.env,
-            term.operation,
-            &mut machine,
-            &performer,
-            self.cancel.clone(),
-            self.watcher.as_deref(),
-        )
-        .await;
+        let cut: Result<Cut> =
+            pump::run(&self.env, term.operation, &mut machine, &performer, &self.cancel, self.watcher.as_deref()).await;
         let point = performer.point(cut?);
         tracing::info!(target: "sheetanchor::phase", operation = %term.operation, scn = %point.cut.scn, phase = "published");
         Ok((term.operation, point))

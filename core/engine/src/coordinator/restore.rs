@@ -184,15 +184,8 @@ impl Coordinator {
         };
         let mut machine = Restore::new(order);
         let performer = RestorePerformer { coordinator: self, footing, term, plan: &plan };
-        let outcome: Result<()> = pump::run(
-            &self.env,
-            term.operation,
-            &mut machine,
-            &performer,
-            self.cancel.clone(),
-            self.watcher.as_deref(),
-        )
-        .await;
+        let outcome: Result<()> =
+            pump::run(&self.env, term.operation, &mut machine, &performer, &self.cancel, self.watcher.as_deref()).await;
         outcome?;
         tracing::info!(target: "sheetanchor::phase", operation = %term.operation, incarnation = %plan.opens, phase = "opened");
         Ok(Restored { operation: term.operation, plan })

@@ -1,0 +1,45 @@
+//! Seeds that failed once. Each names the fault that it found; it is run again with every `cargo xtask sim`.
+
+use sheetanchor_scenarios::Scenario;
+
+/// The story, the seed, and what it found.
+const SEEDS: &[(&str, u64, &str)] = &[
+    (
+        "a-node-crashes-during-capture",
+        13_962_563,
+        "an agent's state folder was not durable: after a power loss the node belonged to no cluster",
+    ),
+    (
+        "a-crash-during-restore-is-resumed",
+        9_344_328,
+        "an agent's state folder was not durable: after a power loss the restore's marker was gone, and it could not go on",
+    ),
+    (
+        "a-backup-is-restored-and-read",
+        4_106_637,
+        "two runs differed: turmoil's runtime dropped the tasks of a crashed host in an order of the process's own",
+    ),
+    (
+        "two-nodes-write-the-same-page-across-the-cut",
+        4_853_027,
+        "two runs differed: tokio's watch channel woke its waiters in an order that no seed reaches",
+    ),
+];
+
+/// The runs of the corpus that belong to these stories.
+pub fn of(scenarios: &[Scenario]) -> Vec<(Scenario, u64)> {
+    let known = |name: &str| scenarios.iter().find(|scenario| scenario.name == name).copied();
+    SEEDS.iter().filter_map(|(name, seed, _)| Some((known(name)?, *seed))).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use sheetanchor_scenarios::ALL;
+
+    #[test]
+    fn every_seed_belongs_to_a_story_and_says_what_it_found() {
+        assert_eq!(of(ALL).len(), SEEDS.len());
+        assert!(SEEDS.iter().all(|(_, _, found)| !found.is_empty()));
+    }
+}
