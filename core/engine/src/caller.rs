@@ -8,6 +8,7 @@ use alloc::string::String;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::sync::atomic::{AtomicU64, Ordering};
+use core::time::Duration;
 
 use sheetanchor_core::error::{Error, Fault, FaultKind, Result};
 use sheetanchor_core::identity::NodeId;
@@ -58,6 +59,21 @@ impl Caller {
                 Err(Refusal::new(Code::NodeSilent, message).into())
             }
             outcome => outcome,
+        }
+    }
+
+    /// Asks the header's node, and waits at most so long.
+    ///
+    /// # Errors
+    /// Those of [`Caller::ask`]; `SA201` if there is no answer in time.
+    pub async fn ask_within(&self, wait: Duration, header: &Header, request: &Request) -> Result<Answer> {
+        tokio::select! {
+            biased;
+            answer = self.ask(header, request) => answer,
+            () = self.env.clock.sleep(wait) => {
+                let message = format!("node {} did not answer `{}` in {} s", header.node, request.word(), wait.as_secs());
+                Err(Refusal::new(Code::NodeSilent, message).into())
+            }
         }
     }
 

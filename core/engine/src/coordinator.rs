@@ -176,13 +176,7 @@ impl Coordinator {
             operation: None,
             epoch: Epoch::default(),
         };
-        let answer = tokio::select! {
-            biased;
-            answer = self.caller.ask(&header, &Request::Describe) => answer?,
-            () = self.env.clock.sleep(self.limits.point.patience) => {
-                return Err(Refusal::new(Code::NodeSilent, format!("node {node} did not say who it is")).into());
-            }
-        };
+        let answer = self.caller.ask_within(self.limits.point.patience, &header, &Request::Describe).await?;
         let Answer::Described(description) = answer else {
             return Err(Error::Bug(format!("node {node} described itself as {answer:?}")));
         };
@@ -266,7 +260,7 @@ impl Coordinator {
         };
         let nodes = self.setup.addresses.keys().map(|node| {
             let (header, request) = (footing.header(*node, Some(term)), request.clone());
-            async move { (*node, self.caller.ask(&header, &request).await) }
+            async move { (*node, self.caller.ask_within(self.limits.backup.patience, &header, &request).await) }
         });
         let silent: Vec<String> = join_all(nodes)
             .await
@@ -283,7 +277,12 @@ impl Coordinator {
     async fn ask_all(&self, footing: &Footing, request: &Request) -> Result<BTreeMap<NodeId, Answer>> {
         let asked = self.setup.addresses.keys().map(|node| {
             let header = footing.header(*node, None);
-            async move { self.caller.ask(&header, request).await.map(|answer| (*node, answer)) }
+            async move {
+                self.caller
+                    .ask_within(self.limits.backup.patience, &header, request)
+                    .await
+                    .map(|answer| (*node, answer))
+            }
         });
         Ok(try_join_all(asked).await?.into_iter().collect())
     }

@@ -4,6 +4,7 @@ use alloc::collections::BTreeMap;
 use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
+use core::time::Duration;
 
 use futures_util::future::try_join_all;
 use sheetanchor_core::error::Result;
@@ -17,6 +18,9 @@ use sheetanchor_core::scn::Scn;
 use super::{Coordinator, Footing};
 use crate::env::FaultKind;
 use crate::repository::Created;
+
+/// A node may have to create its database, or to wait for the one that does.
+const JOIN_PATIENCE: Duration = Duration::from_mins(2);
 
 impl Coordinator {
     /// Creates the cluster in the repository and has every node join it. Run again after a crash, it goes on.
@@ -66,7 +70,7 @@ impl Coordinator {
         let nodes: Vec<NodeId> = footing.members.nodes.keys().copied().collect();
         let joins = nodes.iter().map(|node| {
             let (header, request) = (footing.header(*node, None), Request::Join { nodes: nodes.clone() });
-            async move { self.caller.ask(&header, &request).await }
+            async move { self.caller.ask_within(JOIN_PATIENCE, &header, &request).await }
         });
         try_join_all(joins).await?;
         Ok(())
