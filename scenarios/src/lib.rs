@@ -63,6 +63,10 @@ pub const ALL: &[Scenario] = &[
     Scenario { name: "a-crash-during-restore-is-resumed", story: stories::restore::is_resumed_after_a_crash },
     Scenario { name: "anything-crashes-while-operations-run", story: stories::chaos::spares_what_was_proven },
     Scenario { name: "refusals-change-nothing", story: stories::refusals::change_nothing },
+    Scenario {
+        name: "the-network-stalls-while-operations-run",
+        story: stories::chaos::waits_out_a_network_that_stalls,
+    },
 ];
 
 /// How a run ended.

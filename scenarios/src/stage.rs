@@ -23,7 +23,7 @@ use crate::cluster::{LEASE, NODES, host, operator, run_node, wipe};
 use crate::workload::{Load, create_accounts, read_back, transfer};
 
 /// The host of the clients.
-const CLIENTS: &str = "clients";
+pub const CLIENTS: &str = "clients";
 
 /// Longer than any operation may take once nothing goes wrong any more.
 const BOUND: Duration = Duration::from_mins(3);

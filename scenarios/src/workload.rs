@@ -51,6 +51,8 @@ pub struct Load {
 impl Load {
     /// Accounts spread over the pages.
     pub const SPREAD: Self = Self { accounts: 24, roaming: 4, at_home: true, hopping: 0, pause_ms_max: 40 };
+    /// The same at leisure, for long stories: a page of rows holds 26 of them, and then it is full.
+    pub const CALM: Self = Self { accounts: 24, roaming: 3, at_home: true, hopping: 0, pause_ms_max: 500 };
     /// Three accounts that every node writes all the time.
     pub const CROWDED: Self = Self { accounts: 3, roaming: 4, at_home: false, hopping: 0, pause_ms_max: 10 };
     /// Sessions whose commits on different nodes no message connects.

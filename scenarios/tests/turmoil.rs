@@ -59,3 +59,8 @@ fn anything_crashes_while_operations_run() {
 fn refusals_change_nothing() {
     check("refusals-change-nothing");
 }
+
+#[test]
+fn the_network_stalls_while_operations_run() {
+    check("the-network-stalls-while-operations-run");
+}

@@ -10,17 +10,30 @@ use sheetanchor_sim::oracle::Violation;
 use sheetanchor_sim::plan::CrashPolicy;
 use sheetanchor_sim::world::Failure;
 
-use crate::cluster::NODES;
-use crate::stage::{Begun, Stage};
+use crate::cluster::{NODES, host};
+use crate::stage::{Begun, CLIENTS, Stage};
 use crate::workload::Load;
 
 /// Operations that are tried while things crash.
 const ROUNDS: u64 = 4;
 
+/// What happens to an operation while it runs.
+type Trouble = fn(&mut Stage, &str) -> Result<bool, Failure>;
+
 /// Backups and restore points are taken while nodes and coordinators crash. What was published is reachable afterwards,
 /// what was refused is not there, and whichever point is restored is exactly the committed history up to its cut.
 pub fn spares_what_was_proven(stage: &mut Stage) -> Result<(), Failure> {
-    stage.given_a_cluster(Load::SPREAD)?;
+    operations_run_amid(stage, Load::SPREAD, things_crash)
+}
+
+/// The same while the network between any two hosts, clients and operators among them, stands still for a while: longer
+/// than some leases and deadlines, shorter than others.
+pub fn waits_out_a_network_that_stalls(stage: &mut Stage) -> Result<(), Failure> {
+    operations_run_amid(stage, Load::CALM, things_stall)
+}
+
+fn operations_run_amid(stage: &mut Stage, load: Load, trouble: Trouble) -> Result<(), Failure> {
+    stage.given_a_cluster(load)?;
     stage.transfers_begin();
     stage.meanwhile(200, 500)?;
     stage.a_backup_is_taken()?;
@@ -28,10 +41,10 @@ pub fn spares_what_was_proven(stage: &mut Stage) -> Result<(), Failure> {
     for round in 0..ROUNDS {
         if stage.chance().one_in(3) {
             let backup = stage.begin_backup();
-            things_crash(stage, &backup)?;
+            runs_amid(stage, trouble, &backup)?;
         } else {
             let point = stage.begin_point(&format!("round-{round}"));
-            if let Some(Ok((_, point))) = things_crash(stage, &point)?
+            if let Some(Ok((_, point))) = runs_amid(stage, trouble, &point)?
                 && let Some(name) = point.name
             {
                 published.insert(name, point.cut.scn);
@@ -62,26 +75,9 @@ pub fn spares_what_was_proven(stage: &mut Stage) -> Result<(), Failure> {
     )
 }
 
-/// Crashes nodes, and perhaps the operator, while an operation runs; brings the nodes back. Answers how the operation
-/// ended, if its operator lived to see it.
-fn things_crash<T>(stage: &mut Stage, begun: &Begun<T>) -> Result<Option<Outcome<T>>, Failure> {
-    let crashes = stage.chance().between(1, 4);
-    let mut operator_lives = true;
-    for _ in 0..crashes {
-        stage.meanwhile(0, 250)?;
-        if stage.chance().one_in(5) {
-            let operator = begun.operator.clone();
-            stage.world().crash(&operator, CrashPolicy::DropAll);
-            operator_lives = false;
-            continue;
-        }
-        let place = usize::try_from(stage.chance().below(3)).unwrap_or(0);
-        let node = NODES.get(place).copied().unwrap_or(1);
-        stage.crash_node(node);
-        stage.meanwhile(0, 600)?;
-        stage.restart_node(node);
-    }
-    if !operator_lives {
+/// Answers how an operation ended that ran amid trouble, if its operator lived to see it.
+fn runs_amid<T>(stage: &mut Stage, trouble: Trouble, begun: &Begun<T>) -> Result<Option<Outcome<T>>, Failure> {
+    if !trouble(stage, &begun.operator)? {
         return Ok(None);
     }
     let outcome = stage.ends(begun)?;
@@ -89,6 +85,56 @@ fn things_crash<T>(stage: &mut Stage, begun: &Begun<T>) -> Result<Option<Outcome
         stage.holds(false, Violation::new("no invariant of ours breaks", what.clone()))?;
     }
     Ok(Some(outcome))
+}
+
+fn any_node(stage: &Stage) -> u16 {
+    let place = usize::try_from(stage.chance().below(3)).unwrap_or(0);
+    NODES.get(place).copied().unwrap_or(1)
+}
+
+/// Crashes nodes, and perhaps the operator; brings the nodes back. Answers whether the operator lives.
+fn things_crash(stage: &mut Stage, operator: &str) -> Result<bool, Failure> {
+    let crashes = stage.chance().between(1, 4);
+    let mut operator_lives = true;
+    for _ in 0..crashes {
+        stage.meanwhile(0, 250)?;
+        if stage.chance().one_in(5) {
+            stage.world().crash(operator, CrashPolicy::DropAll);
+            operator_lives = false;
+            continue;
+        }
+        let node = any_node(stage);
+        stage.crash_node(node);
+        stage.meanwhile(0, 600)?;
+        stage.restart_node(node);
+    }
+    Ok(operator_lives)
+}
+
+/// Holds the traffic between pairs of hosts and lets it go again, one pair after another or two at once.
+fn things_stall(stage: &mut Stage, operator: &str) -> Result<bool, Failure> {
+    for _ in 0..stage.chance().between(1, 4) {
+        stage.meanwhile(0, 120)?;
+        let first = host(any_node(stage));
+        let second = match stage.chance().below(4) {
+            0 | 1 => operator.to_string(),
+            2 => CLIENTS.to_string(),
+            _ => host(any_node(stage)),
+        };
+        if first == second {
+            continue;
+        }
+        stage.world().hold(&first, &second);
+        if stage.chance().one_in(4) {
+            let node = any_node(stage);
+            stage.crash_node(node);
+            stage.meanwhile(0, 300)?;
+            stage.restart_node(node);
+        }
+        stage.meanwhile(20, 3_000)?;
+        stage.world().release(&first, &second);
+    }
+    Ok(true)
 }
 
 fn every_published_point_is_reachable(stage: &mut Stage, published: &BTreeMap<PointName, Scn>) -> Result<(), Failure> {
