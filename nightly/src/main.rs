@@ -32,7 +32,7 @@ enum Chore {
     /// Plant each known bug in turn, in a process of its own, and run until it is seen: one that is not seen is a failure.
     Mutants {
         /// So many runs in all for each bug, at most.
-        #[arg(long, default_value_t = 200)]
+        #[arg(long, default_value_t = 400)]
         seeds: u64,
     },
 }

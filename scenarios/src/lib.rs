@@ -7,6 +7,7 @@
 #![cfg_attr(test, allow(clippy::as_conversions, clippy::wildcard_enum_match_arm, reason = "tests may be blunt"))]
 
 mod cluster;
+mod pins;
 mod stage;
 mod stories;
 mod workload;
@@ -95,7 +96,11 @@ pub fn run(scenario: &Scenario, seed: u64, backend: Box<dyn Backend>) -> Report 
     let mut stage = Stage::new(world);
     let told = (scenario.story)(&mut stage);
     let world = stage.into_world();
-    let verdict = told.and_then(|()| world.failure().cloned().map_or(Ok(()), Err));
+    // First what was done wrong on the way: what the story met afterwards may only follow from it.
+    let verdict = pins::judge(&world)
+        .map_err(Failure::Violated)
+        .and(told)
+        .and_then(|()| world.failure().cloned().map_or(Ok(()), Err));
     Report {
         verdict,
         trace_hash: world.trace_hash(),

@@ -34,7 +34,7 @@ impl Agent {
             Request::Describe => self.describe().await,
             Request::Join { nodes } => self.join(header, nodes).await,
             Request::Enlist { fence } => self.enlist(operation()?, fence).await,
-            Request::Pin { .. } => Ok(Answer::Pinned { from: database.pin(&operation()?.to_string()).await? }),
+            Request::Pin { .. } => self.pin(operation()?).await,
             Request::Renew { .. } => Ok(Answer::Done),
             Request::Unpin => self.let_go(operation()?).await.map(|()| Answer::Done),
             Request::Begin => {
@@ -139,12 +139,19 @@ impl Agent {
         Ok(Answer::Enlisted { life: self.database.status().await?.life, epoch })
     }
 
+    async fn pin(&self, operation: OperationId) -> Result<Answer> {
+        let from = self.database.pin(&operation.to_string()).await?;
+        tracing::info!(target: "sheetanchor::agent", node = %self.config.node, pin = %operation, from = %from.lsn, "pinned");
+        Ok(Answer::Pinned { from })
+    }
+
     /// Ends everything that an operation has on this node.
     pub(super) async fn let_go(&self, operation: OperationId) -> Result<()> {
         self.copies.lock().await.remove(&operation);
         self.captured.lock().await.remove(&operation);
         let name = operation.to_string();
         self.database.abandon_backup(&name).await?;
+        tracing::info!(target: "sheetanchor::agent", node = %self.config.node, pin = %operation, "unpinned");
         self.database.unpin(&name).await
     }
 
