@@ -7,7 +7,7 @@
 #![cfg_attr(test, allow(clippy::as_conversions, clippy::wildcard_enum_match_arm, reason = "tests may be blunt"))]
 
 mod cluster;
-mod pins;
+mod judge;
 mod stage;
 mod stories;
 mod workload;
@@ -97,7 +97,7 @@ pub fn run(scenario: &Scenario, seed: u64, backend: Box<dyn Backend>) -> Report 
     let told = (scenario.story)(&mut stage);
     let world = stage.into_world();
     // First what was done wrong on the way: what the story met afterwards may only follow from it.
-    let verdict = pins::judge(&world)
+    let verdict = judge::judge(&world)
         .map_err(Failure::Violated)
         .and(told)
         .and_then(|()| world.failure().cloned().map_or(Ok(()), Err));

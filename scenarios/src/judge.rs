@@ -1,20 +1,47 @@
-//! Feeds the oracle of kept WAL with what agents and databases said in a run: pinned, unpinned, recycled.
+//! What every run is judged for, whatever its story: feeds oracles with what agents and databases said on the way.
+
+use std::time::Duration;
 
 use sheetanchor_core::position::Lsn;
 use sheetanchor_sim::oracle::Violation;
+use sheetanchor_sim::oracle::fence::FenceLease;
 use sheetanchor_sim::oracle::wal::WalKept;
 use sheetanchor_sim::world::World;
 
-use crate::cluster::{NODES, host};
+use crate::cluster::{LEASE, NODES, host};
 
-/// Judges every node's recycling of WAL, from the beginning of the run to its end.
+/// How much later than its lease a fence may open: a turn of the agent's timer.
+const SLACK: Duration = Duration::from_millis(50);
+
+/// Judges every node: no WAL was recycled under a pin, and no fence stayed closed beyond its lease.
 pub fn judge(world: &World) -> Result<(), Violation> {
     for node in NODES {
         let name = host(node);
         let milestones = world.milestones(&name);
         judge_host(&name, milestones.iter().map(|event| event.what.as_str()))?;
+        let fence = judge_fence(&name, milestones.iter().map(|event| (event.at, event.what.as_str())))?;
+        if !world.is_down(&name) {
+            fence.check(world.elapsed())?;
+        }
     }
     Ok(())
+}
+
+/// Answers the fence as it stands after the last milestone.
+fn judge_fence<'a>(host: &str, milestones: impl Iterator<Item = (Duration, &'a str)>) -> Result<FenceLease, Violation> {
+    let mut fence = FenceLease::new(LEASE, SLACK);
+    for (at, what) in milestones {
+        if what.starts_with("refdb fence closed") {
+            fence.closed(host, at);
+        } else if what.starts_with("refdb fence released") {
+            fence.check(at)?;
+            fence.opened(host);
+        } else if what.starts_with("refdb opened") || what.starts_with("agent listening") {
+            // Another life: the fence went down with the one before.
+            fence.opened(host);
+        }
+    }
+    Ok(fence)
 }
 
 fn judge_host<'a>(host: &str, milestones: impl Iterator<Item = &'a str>) -> Result<(), Violation> {
@@ -54,5 +81,16 @@ mod tests {
         assert_eq!(judge(&[PINNED, "agent unpinned node=1 pin=backup-1", below]), Ok(()));
         assert!(judge(&["refdb opened incarnation=1", PINNED, "refdb opened incarnation=1", below]).is_err());
         assert_eq!(judge(&["refdb opened incarnation=1", PINNED, "refdb opened incarnation=2", below]), Ok(()));
+    }
+
+    #[test]
+    fn a_fence_that_outlasts_its_lease_is_seen() {
+        let closed = (Duration::ZERO, "refdb fence closed node=1");
+        let released = |ms| (Duration::from_millis(ms), "refdb fence released node=1");
+        let judge = |milestones: &[(Duration, &'static str)]| judge_fence("n1", milestones.iter().copied());
+        assert!(judge(&[closed, released(2_050)]).is_ok());
+        assert!(judge(&[closed, released(2_051)]).is_err());
+        assert!(judge(&[closed, (Duration::from_secs(9), "agent listening node=1"), released(9_001)]).is_ok());
+        assert!(judge(&[closed]).is_ok_and(|fence| fence.check(Duration::from_secs(3)).is_err()));
     }
 }
