@@ -1,8 +1,7 @@
 //! Who runs where: three nodes, each with its database and its agent in one process, on one shared volume; operators on
-//! hosts of their own; the repository on a second shared volume.
+//! hosts of their own. The repository is the world's own: a folder on a second shared volume, which shows missing syncs.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::time::Duration;
 
 use sheetanchor_core::error::Result;
@@ -11,7 +10,6 @@ use sheetanchor_core::{backup, point, restore};
 use sheetanchor_engine::agent::{self, Agent};
 use sheetanchor_engine::coordinator::{Coordinator, Limits, Setup};
 use sheetanchor_engine::env::{EntryKind, Env, Fault};
-use sheetanchor_engine::folder_bucket::FolderBucket;
 use sheetanchor_refdb::{Config, Node};
 
 use crate::workload::PAGE_KINDS;
@@ -27,8 +25,6 @@ pub const PIN_LEASE: Duration = Duration::from_secs(6);
 
 /// The database's folder, on the volume that all nodes share.
 const DATA: &str = "/shared/db";
-/// The repository's folder, on a volume that everybody shares.
-const REPOSITORY: &str = "/repo/ledger";
 /// An agent's folder, on its own disk.
 const STATE: &str = "/state";
 
@@ -44,12 +40,6 @@ pub fn database_address(node: u16) -> String {
 
 fn agent_address(node: u16) -> String {
     format!("n{node}:7000")
-}
-
-/// The environment of a host, with the folder repository on its simulated disk: that one shows missing syncs.
-pub fn with_repository(env: Env) -> Env {
-    let bucket = FolderBucket::new(env.disk.clone(), env.entropy.clone(), REPOSITORY);
-    Env { bucket: Arc::new(bucket), ..env }
 }
 
 fn database_config(node: u16) -> Config {
@@ -73,7 +63,6 @@ fn agent_config(node: u16) -> agent::Config {
 
 /// One node's process, from its start until it is killed.
 pub async fn run_node(env: Env, node: u16) {
-    let env = with_repository(env);
     if let Err(error) = serve(env, node).await {
         // As a process would: it ends with a message, and somebody restarts it or does not.
         tracing::info!(target: "sheetanchor::node", node, %error, "ended");
@@ -107,7 +96,7 @@ pub fn operator(env: Env) -> Coordinator {
         },
         retry: Duration::from_secs(10),
     };
-    Coordinator::new(with_repository(env), Setup { name: "ledger".into(), addresses }, limits)
+    Coordinator::new(env, Setup { name: "ledger".into(), addresses }, limits)
 }
 
 /// Removes everything that a host has of the cluster: its agent's folder, and the database that all share.
