@@ -29,9 +29,12 @@ struct Arguments {
 enum Chore {
     /// Tell stories, each with its own seed or with many, and all seeds that ever failed.
     Sim(Sim),
-    /// Plant each known bug in turn, in a process of its own, and run until it is seen: one that is not seen is a failure.
+    /// Plant each known bug in turn, in a process of its own, and run each story that claims to see it until it does: one
+    /// that is not seen is a failure.
     Mutants {
-        /// So many runs in all for each bug, at most.
+        /// One bug, by name; all of them if none is named.
+        planted: Option<String>,
+        /// So many runs for each bug and story, at most.
         #[arg(long, default_value_t = 400)]
         seeds: u64,
     },
@@ -62,7 +65,9 @@ struct Sim {
 fn main() -> ExitCode {
     let good = match Arguments::parse().chore {
         Chore::Sim(sim) => tell(&sim),
-        Chore::Mutants { seeds } => mutants::hunt(seeds),
+        Chore::Mutants { planted, seeds } => {
+            planted.iter().try_for_each(|name| known_bug(name)).and_then(|()| mutants::hunt(planted.as_deref(), seeds))
+        }
     };
     match good {
         Ok(true) => ExitCode::SUCCESS,
@@ -77,11 +82,9 @@ fn main() -> ExitCode {
 /// Runs what was asked for, and says whether all of it passed.
 fn tell(sim: &Sim) -> Result<bool> {
     let scenarios = chosen(sim.scenario.as_deref())?;
-    if let Some(name) = &sim.planted
-        && !planted::plant(name)
-    {
-        let known: Vec<&str> = planted::Bug::ALL.iter().map(|(name, _)| *name).collect();
-        bail!("there is no planted bug `{name}`: {}", nearest(name, &known));
+    if let Some(name) = &sim.planted {
+        known_bug(name)?;
+        planted::plant(name);
     }
     let mut plan = runs::plan(&scenarios, sim.seed, sim.seeds);
     if sim.seed.is_none() {
@@ -99,6 +102,14 @@ fn tell(sim: &Sim) -> Result<bool> {
         eprintln!("{}", failure::describe(first, sim.planted.as_deref()));
     }
     Ok(failed.is_empty())
+}
+
+fn known_bug(name: &str) -> Result<()> {
+    let known: Vec<&str> = planted::Bug::ALL.iter().map(|(name, _)| *name).collect();
+    if known.contains(&name) {
+        return Ok(());
+    }
+    bail!("there is no planted bug `{name}`: {}", nearest(name, &known))
 }
 
 fn chosen(name: Option<&str>) -> Result<Vec<Scenario>> {

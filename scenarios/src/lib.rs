@@ -8,13 +8,16 @@
 
 mod cluster;
 mod judge;
+mod registry;
 mod stage;
 mod stories;
 mod workload;
 
+use sheetanchor_core::planted::Bug;
 use sheetanchor_sim::backend::Backend;
 use sheetanchor_sim::world::{Failure, Settings, World};
 
+pub use registry::ALL;
 pub use stage::Stage;
 
 /// One story.
@@ -24,6 +27,8 @@ pub struct Scenario {
     pub name: &'static str,
     /// The story.
     pub story: fn(&mut Stage) -> Result<(), Failure>,
+    /// The planted bugs that turn it red.
+    pub sees: &'static [Bug],
 }
 
 impl std::fmt::Debug for Scenario {
@@ -41,34 +46,6 @@ impl Scenario {
             >> 40
     }
 }
-
-/// Every story, in the order in which they are told.
-pub const ALL: &[Scenario] = &[
-    Scenario { name: "a-backup-is-restored-and-read", story: stories::backup::is_restored_and_read },
-    Scenario {
-        name: "a-node-crashes-during-capture",
-        story: stories::backup::survives_a_node_that_crashes_during_capture,
-    },
-    Scenario {
-        name: "the-coordinator-crashes-between-drain-and-cut",
-        story: stories::point::frees_commits_when_its_coordinator_crashes,
-    },
-    Scenario {
-        name: "two-nodes-write-the-same-page-across-the-cut",
-        story: stories::point::cuts_a_page_that_two_nodes_write,
-    },
-    Scenario {
-        name: "a-cut-is-causal-for-sessions-that-carry-nothing",
-        story: stories::point::is_causal_for_sessions_that_carry_nothing,
-    },
-    Scenario { name: "a-crash-during-restore-is-resumed", story: stories::restore::is_resumed_after_a_crash },
-    Scenario { name: "anything-crashes-while-operations-run", story: stories::chaos::spares_what_was_proven },
-    Scenario { name: "refusals-change-nothing", story: stories::refusals::change_nothing },
-    Scenario {
-        name: "the-network-stalls-while-operations-run",
-        story: stories::chaos::waits_out_a_network_that_stalls,
-    },
-];
 
 /// How a run ended.
 #[derive(Clone, Debug)]

@@ -1,0 +1,36 @@
+//! The list of stories: what each is called, where it is told, and which planted bugs turn it red.
+
+use sheetanchor_core::planted::Bug;
+
+use crate::Scenario;
+use crate::stories;
+
+/// Hands the list of all stories, in the order in which they are told, to the macro that is named: for each its name,
+/// the same as a function, where it is told, and the bugs that it must see (`cargo xtask mutants` plants each of them).
+#[macro_export]
+macro_rules! each_story {
+    ($macro:ident) => {
+        $macro! {
+            "a-backup-is-restored-and-read" a_backup_is_restored_and_read: backup::is_restored_and_read, sees [NoFsyncBeforeSeal, NoPin, CutOffByOne];
+            "a-node-crashes-during-capture" a_node_crashes_during_capture: backup::survives_a_node_that_crashes_during_capture, sees [];
+            "the-coordinator-crashes-between-drain-and-cut" the_coordinator_crashes_between_drain_and_cut: point::frees_commits_when_its_coordinator_crashes, sees [];
+            "two-nodes-write-the-same-page-across-the-cut" two_nodes_write_the_same_page_across_the_cut: point::cuts_a_page_that_two_nodes_write, sees [CutOffByOne];
+            "a-cut-is-causal-for-sessions-that-carry-nothing" a_cut_is_causal_for_sessions_that_carry_nothing: point::is_causal_for_sessions_that_carry_nothing, sees [NoFence];
+            "a-crash-during-restore-is-resumed" a_crash_during_restore_is_resumed: restore::is_resumed_after_a_crash, sees [];
+            "anything-crashes-while-operations-run" anything_crashes_while_operations_run: chaos::spares_what_was_proven, sees [AckBeforeFlush];
+            "refusals-change-nothing" refusals_change_nothing: refusals::change_nothing, sees [];
+            "the-network-stalls-while-operations-run" the_network_stalls_while_operations_run: chaos::waits_out_a_network_that_stalls, sees [];
+        }
+    };
+}
+
+macro_rules! registry {
+    ($($name:literal $function:ident: $module:ident :: $story:ident, sees [$($bug:ident),*];)+) => {
+        /// Every story, in the order in which they are told.
+        pub const ALL: &[Scenario] = &[$(
+            Scenario { name: $name, story: stories::$module::$story, sees: &[$(Bug::$bug),*] },
+        )+];
+    };
+}
+
+each_story!(registry);
