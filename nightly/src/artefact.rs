@@ -119,8 +119,7 @@ fn oracle(invariant: &str) -> &'static str {
 
 fn tail(text: &str, count: usize) -> String {
     let lines: Vec<&str> = text.lines().collect();
-    let from = lines.len().saturating_sub(count);
-    lines.iter().skip(from).map(|line| format!("{line}\n")).collect()
+    lines.get(lines.len().saturating_sub(count)..).unwrap_or_default().join("\n") + "\n"
 }
 
 /// The commit of the working tree, marked if it has changes; `unknown` outside of a git repository.

@@ -17,6 +17,7 @@ pub fn run() -> (Case, Recording) {
     let case = Case {
         trace_hash: Some("0123456789abcdef".into()),
         commit: Some("abc".into()),
+        backend: "own".into(),
         ..Case::of("a-story", 7, Simulator::DEFAULT, Some("no-fence"))
     };
     let hosts = ["n1", "n2", "operator1"].map(str::to_string).to_vec();
