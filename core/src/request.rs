@@ -62,8 +62,12 @@ pub enum Request {
     Begin,
     /// Copy the data into the repository.
     Capture,
-    /// End the backup.
-    End,
+    /// End the backup that was begun there, and no other: a repeated [`Request::Begin`] may have begun another one in a
+    /// later life of the node.
+    End {
+        /// What [`Answer::Begun`] said.
+        start: Position,
+    },
     /// Say so once WAL has been archived through here.
     Archive {
         /// The end of the WAL that is wanted.
@@ -172,7 +176,7 @@ impl Request {
             | Self::Renew { .. }
             | Self::Begin
             | Self::Capture
-            | Self::End
+            | Self::End { .. }
             | Self::Archive { .. }
             | Self::Close { .. }
             | Self::Drain { .. }
@@ -193,7 +197,7 @@ impl Request {
             Self::Unpin => "unpin",
             Self::Begin => "begin",
             Self::Capture => "capture",
-            Self::End => "end",
+            Self::End { .. } => "end",
             Self::Archive { .. } => "archive",
             Self::Close { .. } => "close",
             Self::Drain { .. } => "drain",

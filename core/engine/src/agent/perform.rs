@@ -42,7 +42,7 @@ impl Agent {
                 Ok(Answer::Begun { start: begun.start, scn: begun.scn })
             }
             Request::Capture => self.capture_once(operation()?).await,
-            Request::End => self.end(operation()?).await,
+            Request::End { .. } => self.end(operation()?).await,
             Request::Archive { through } => Ok(Answer::Archived { until: self.await_archive(through).await? }),
             Request::Close { hold, .. } => {
                 database.close(hold).await?;
