@@ -240,7 +240,8 @@ impl Agent {
             | Request::Open { .. }
             | Request::Discard
             | Request::Pins
-            | Request::DropPin { .. } => Ok(None),
+            | Request::DropPin { .. }
+            | Request::Mark { .. } => Ok(None),
         }
     }
 

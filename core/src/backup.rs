@@ -341,7 +341,7 @@ impl Backup {
         }
         let limits = self.order.limits;
         Ok(match self.order.method {
-            Method::Fence => {
+            Method::Fence | Method::Scn => {
                 self.phase = Phase::Cutting;
                 self.deadline = None;
                 let (scn, stops) = (self.evidence.ended_scn, self.evidence.stops.clone());

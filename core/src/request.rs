@@ -144,6 +144,16 @@ pub enum Request {
         /// The pin's name.
         name: String,
     },
+    /// Observe the SCN, and make a record durable that is stamped above it: from then on nothing at or below it can
+    /// follow in the thread. Holds nobody back.
+    Mark {
+        /// The life that the operation was enlisted in.
+        life: LifeId,
+        /// The cut.
+        scn: Scn,
+        /// The record's name, unique for ever.
+        record: String,
+    },
 }
 
 /// What must be known before a request is performed.
@@ -182,7 +192,8 @@ impl Request {
             | Self::Drain { .. }
             | Self::Cut { .. }
             | Self::CutAlone { .. }
-            | Self::Flush { .. } => Needs::KnownOperation,
+            | Self::Flush { .. }
+            | Self::Mark { .. } => Needs::KnownOperation,
         }
     }
 
@@ -212,6 +223,7 @@ impl Request {
             Self::Discard => "discard",
             Self::Pins => "pins",
             Self::DropPin { .. } => "drop-pin",
+            Self::Mark { .. } => "mark",
         }
     }
 }
@@ -270,7 +282,7 @@ pub enum Answer {
         /// The end of WAL.
         end: Position,
     },
-    /// To [`Request::Cut`] and [`Request::CutAlone`].
+    /// To [`Request::Cut`], [`Request::CutAlone`] and [`Request::Mark`].
     CutMade {
         /// The end, exclusive, of what belongs to the cut in this thread.
         until: Position,
@@ -319,6 +331,11 @@ pub struct Description {
     pub fenced_by: Option<OperationId>,
     /// How far the copying is that the agent is busy with.
     pub progress: Option<Progress>,
+    /// Whether every WAL record carries an SCN.
+    pub stamped: bool,
+    /// The node's durable frontier: every record that it has written, or will write, at or below this SCN is durable.
+    /// Zero on engines without stamps.
+    pub frontier: Scn,
 }
 
 /// How far a capture or a staging is.

@@ -438,7 +438,7 @@ impl State {
         let sealed = matches!(self.outcome, Some(Outcome::Sealed(_)));
         let (success, failure) = self.told;
         let contradicts = if sealed { self.other == Other::Told && failure } else { success };
-        !contradicts && !(success && failure)
+        !(contradicts || success && failure)
     }
 
     /// Another operation is no reason for a backup to fail.
