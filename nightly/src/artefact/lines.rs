@@ -164,6 +164,6 @@ mod tests {
     fn every_kind_of_line() {
         let (case, recording) = sample::run();
         let text = render(&case, &recording).unwrap();
-        sheetanchor_snapshots::assert_snapshot!("formats", "v0-trace", text);
+        sheetanchor_snapshots::assert_snapshot!("artefacts", "v0-trace", text);
     }
 }
