@@ -127,6 +127,18 @@ impl Stage {
         self.expect("many restore points are taken", outcome)
     }
 
+    /// Syncs of a node fail until one of them was its database's: the database stops, and says so. Its agent lives.
+    pub fn the_database_stops_for_its_disk(&mut self, node: u16) -> Result<(), Failure> {
+        for _ in 0..50 {
+            if self.world.has_reached(&host(node), "refdb stopped") {
+                return Ok(());
+            }
+            self.world.fail_next_sync(&host(node));
+            self.world.run_for(Duration::from_millis(50))?;
+        }
+        self.holds(false, Violation::new("a database whose sync fails stops", host(node)))
+    }
+
     /// Time passes until each node has said that a pin expired, and no operation has one.
     pub fn orphaned_pins_expire(&mut self, within: Duration) -> Result<(), Failure> {
         let said = |world: &World| NODES.iter().all(|node| world.has_reached(&host(*node), "pin expired"));

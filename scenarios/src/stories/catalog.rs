@@ -11,7 +11,7 @@ use sheetanchor_core::request::{Header, Request};
 use sheetanchor_sim::gate::PutTrouble;
 use sheetanchor_sim::oracle::Violation;
 use sheetanchor_sim::plan::CrashPolicy;
-use sheetanchor_sim::world::{Failure, World};
+use sheetanchor_sim::world::Failure;
 
 use super::point::named_point;
 use crate::cluster::{NODES, host};
@@ -68,8 +68,7 @@ pub fn answers_every_request(stage: &mut Stage) -> Result<(), Failure> {
     stage.asked_is_refused(other, Request::Pins, Code::OtherNode)?;
     stage.nothing_is_pinned("what was refused has changed nothing")?;
     // A database that is broken cannot do what is asked; its agent says so.
-    stage.world().fail_next_sync(&host(1));
-    stage.world().run_until(|world: &World| world.has_reached(&host(1), "refdb stopped"), SOON)?;
+    stage.the_database_stops_for_its_disk(1)?;
     stage.asked_is_refused(good, Request::Pins, Code::DatabaseDown)?;
     let backup = stage.begin_backup();
     stage.is_refused("a backup of a broken database", &backup, &[Code::DatabaseDown])?;
