@@ -40,6 +40,14 @@ pub enum Bug {
     ShortPieceRefused,
     /// A backup that failed lets go of its pins before failure has become its outcome.
     UnpinBeforeOutcome,
+    /// The SCN that a session carries from node to node is not observed.
+    ScnNotObserved,
+    /// A node's clock starts above the last record that it finds, and not above the ceiling that it had reserved.
+    CeilingIgnored,
+    /// The record that marks a cut by SCN is not made durable.
+    BarrierUnflushed,
+    /// An idle node logs no barriers.
+    IdleWithoutBarrier,
 }
 
 impl Bug {
@@ -63,6 +71,10 @@ impl Bug {
         ("nonce-unchecked", Self::NonceUnchecked),
         ("short-piece-refused", Self::ShortPieceRefused),
         ("unpin-before-outcome", Self::UnpinBeforeOutcome),
+        ("scn-not-observed", Self::ScnNotObserved),
+        ("ceiling-ignored", Self::CeilingIgnored),
+        ("barrier-unflushed", Self::BarrierUnflushed),
+        ("idle-without-barrier", Self::IdleWithoutBarrier),
     ];
 }
 

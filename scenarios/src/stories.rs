@@ -7,3 +7,4 @@ pub mod operations;
 pub mod point;
 pub mod refusals;
 pub mod restore;
+pub mod scn;
