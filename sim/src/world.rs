@@ -15,7 +15,7 @@ use crate::bucket::Objects;
 use crate::chance::{Chance, Concern};
 use crate::clock::WallOffset;
 use crate::disk::Disks;
-use crate::gate::{Action, Gate, Life};
+use crate::gate::{Action, Gate, Life, PutTrouble};
 use crate::host::{HostId, locked};
 use crate::milestone;
 use crate::oracle::Violation;
@@ -299,6 +299,35 @@ impl World {
     pub fn release(&mut self, one: &str, other: &str) {
         self.gate.note(format!("release {one} {other}"));
         self.backend.release(one, other);
+    }
+
+    /// The disks and the bucket of a host answer nothing for a while; its timers and its network go on.
+    pub fn stall(&mut self, host: &str, length: Duration) {
+        self.gate.note(format!("stall {host} for_ms={}", length.as_millis()));
+        if let Some(id) = self.gate.host(host) {
+            self.gate.stall(id, self.gate.elapsed() + length);
+        }
+    }
+
+    /// The next sync of a host fails, and its dirty pages are lost.
+    pub fn fail_next_sync(&mut self, host: &str) {
+        self.gate.note(format!("next sync of {host} fails"));
+        if let Some(id) = self.gate.host(host) {
+            self.gate.fail_next_sync(id);
+        }
+    }
+
+    /// The next object that a host writes to a repository in a folder meets this.
+    pub fn trouble_next_put(&mut self, host: &str, trouble: PutTrouble) {
+        self.gate.note(format!("next object of {host}: {trouble:?}"));
+        if let Some(id) = self.gate.host(host) {
+            self.gate.trouble_next_put(id, trouble);
+        }
+    }
+
+    /// Whether the timeline leaves out what comes from now on; it is hashed and judged all the same.
+    pub fn hush(&mut self, hushed: bool) {
+        self.gate.hush(hushed);
     }
 
     /// Makes a host's wall clock jump, to `ahead_ms` ahead of true time.
