@@ -66,6 +66,12 @@ impl Case {
         }
     }
 
+    /// The same on another simulator, where it is another run.
+    #[must_use]
+    pub fn on(&self, simulator: Simulator) -> Self {
+        Self { backend: simulator.name().into(), trace_hash: None, commit: None, ..self.clone() }
+    }
+
     /// Reads a plan file. Nothing is run.
     pub fn read(path: &Path) -> Result<Self> {
         let text = fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
@@ -98,7 +104,7 @@ impl Case {
     pub fn run(&self) -> Result<(Report, Recording)> {
         let cast = self.cast()?;
         planted::plant(self.planted.as_deref().unwrap_or_default());
-        let told = cast.simulator.record(&cast.scenario, self.seed, self.plan.clone());
+        let told = cast.simulator.record(&cast.scenario, self.seed, &self.plan);
         planted::plant("");
         Ok(told)
     }

@@ -61,6 +61,9 @@ struct Sim {
     /// So many runs in all, round robin over the stories, each with a seed of its own; every story at least once.
     #[arg(long)]
     seeds: Option<u64>,
+    /// Which simulator: `own`, `turmoil` or `madsim`; through `cargo xtask sim` also `all`.
+    #[arg(long, default_value = "own")]
+    backend: String,
     /// Plant one bug, by name, in this process: the run must fail.
     #[arg(long)]
     planted: Option<String>,
@@ -98,6 +101,7 @@ fn main() -> ExitCode {
 
 /// Runs what was asked for, and says whether all of it passed.
 fn tell(sim: &Sim) -> Result<bool> {
+    let simulator = Simulator::named(&sim.backend)?;
     let scenarios = chosen(sim.scenario.as_deref())?;
     if let Some(name) = &sim.planted {
         known_bug(name)?;
@@ -107,7 +111,7 @@ fn tell(sim: &Sim) -> Result<bool> {
     if sim.seed.is_none() {
         plan.extend(corpus::of(&scenarios));
     }
-    let results = runs::run_all(&plan, sim.until_failure);
+    let results = runs::run_all(simulator, &plan, sim.until_failure);
     if sim.timeline {
         for result in &results {
             println!("{} seed {}\n{}", result.scenario.name, result.seed, result.report.timeline);
@@ -118,7 +122,7 @@ fn tell(sim: &Sim) -> Result<bool> {
     if let Some(first) = failed.first() {
         eprintln!("{}", failure::describe(first, sim.planted.as_deref()));
         if !sim.no_artefacts {
-            let case = Case::of(first.scenario.name, first.seed, Simulator::DEFAULT, sim.planted.as_deref());
+            let case = Case::of(first.scenario.name, first.seed, first.simulator, sim.planted.as_deref());
             let folder = sim.out.clone().unwrap_or_else(|| artefact::folder(&case));
             artefact::Recorded::of(&case)?.write(&folder)?;
             eprintln!("all of it:\n  {}", folder.display());

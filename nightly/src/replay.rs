@@ -16,7 +16,7 @@ pub struct Replay {
     pub what: String,
     /// With a seed: the story; all of them if none is named.
     pub story: Option<String>,
-    /// With a seed: the simulator.
+    /// The simulator; with a plan file: another than the recorded one.
     #[arg(long)]
     pub backend: Option<String>,
     /// With a seed: the bug to plant, by name.
@@ -56,13 +56,16 @@ pub fn replay(asked: &Replay) -> Result<bool> {
 }
 
 fn cases(asked: &Replay) -> Result<Vec<Case>> {
+    let simulator = asked.backend.as_deref().map(Simulator::named).transpose()?;
     let Ok(seed) = asked.what.parse::<u64>() else {
-        if asked.story.is_some() || asked.planted.is_some() || asked.backend.is_some() {
-            bail!("a plan file says itself which story, backend and planted bug it is");
+        if asked.story.is_some() || asked.planted.is_some() {
+            bail!("a plan file says itself which story and planted bug it is");
         }
-        return Ok(vec![Case::read(Path::new(&asked.what))?]);
+        let recorded = Case::read(Path::new(&asked.what))?;
+        let elsewhere = simulator.filter(|simulator| simulator.name() != recorded.backend);
+        return Ok(vec![elsewhere.map_or(recorded.clone(), |simulator| recorded.on(simulator))]);
     };
-    let simulator = asked.backend.as_deref().map_or(Ok(Simulator::DEFAULT), Simulator::named)?;
+    let simulator = simulator.unwrap_or(Simulator::DEFAULT);
     let of =
         |scenario: &sheetanchor_scenarios::Scenario| Case::of(scenario.name, seed, simulator, asked.planted.as_deref());
     let cases: Vec<Case> = chosen(asked.story.as_deref())?.iter().map(of).collect();
