@@ -5,6 +5,7 @@ mod hold;
 
 use alloc::collections::BTreeMap;
 use alloc::format;
+use alloc::string::ToString;
 use alloc::vec::Vec;
 use core::time::Duration;
 
@@ -12,6 +13,8 @@ pub use hold::Hold;
 
 use crate::error::{Error, Result};
 use crate::identity::{ClusterId, Epoch, HoldId, Incarnation, Membership, NodeId, OperationId, OperationKind};
+use crate::planted::{self, Bug};
+use crate::position::Position;
 use crate::refusal::{Code, Refusal};
 use crate::request::{Answer, Header, Needs, Request};
 use crate::time::Moment;
@@ -67,6 +70,8 @@ struct Known {
     epoch: Epoch,
     /// The hold that this operation had once; a late repetition of its `Close` must not close again.
     spent: Option<HoldId>,
+    /// Where the backup that it has begun starts.
+    begun: Option<Position>,
 }
 
 /// One node's agent.
@@ -142,7 +147,7 @@ impl Agent {
             }
             Event::Belongs(belonging) => self.belonging = Some(belonging),
             Event::FoundPins(operations, lease) => {
-                self.pins.extend(operations.into_iter().map(|operation| (operation, now.after(lease))));
+                self.pins.extend(operations.into_iter().map(|operation| (operation, pinned_until(now, lease))));
             }
             Event::Elapsed => {}
         }
@@ -211,7 +216,7 @@ impl Agent {
             }
             Request::Renew { lease_ms } => match self.pins.get_mut(&operation) {
                 Some(deadline) => {
-                    *deadline = now.after(Duration::from_millis(*lease_ms));
+                    *deadline = pinned_until(now, Duration::from_millis(*lease_ms));
                     Ok(Some(Answer::Done))
                 }
                 None => refuse(Code::PinLost, format!("{operation} has no pin on node {}", self.node)),
@@ -220,13 +225,13 @@ impl Agent {
                 self.pins.remove(&operation);
                 Ok(None)
             }
+            Request::End { start } => self.check_begun(operation, *start).map(|()| None),
             Request::Describe
             | Request::Join { .. }
             | Request::Enlist { .. }
             | Request::Pin { .. }
             | Request::Begin
             | Request::Capture
-            | Request::End
             | Request::Archive { .. }
             | Request::CutAlone { .. }
             | Request::Flush { .. }
@@ -236,7 +241,21 @@ impl Agent {
             | Request::Open { .. }
             | Request::Discard
             | Request::Pins
-            | Request::DropPin { .. } => Ok(None),
+            | Request::DropPin { .. }
+            | Request::Mark { .. } => Ok(None),
+        }
+    }
+
+    /// What is captured between a beginning and an end of two lives belongs to neither.
+    fn check_begun(&self, operation: OperationId, start: Position) -> Result<(), Refusal> {
+        match self.operations.get(&operation).and_then(|known| known.begun) {
+            Some(begun) if begun == start => Ok(()),
+            begun => {
+                let begun = begun.map_or_else(|| "nowhere".to_string(), |begun| begun.to_string());
+                let message =
+                    format!("{operation} has begun at {begun} in this life of node {}, not at {start}", self.node);
+                refuse(Code::LifeChanged, message)
+            }
         }
     }
 
@@ -257,7 +276,7 @@ impl Agent {
                 format!("node {} belongs to cluster {}, asked for {}", self.node, belonging.cluster, header.cluster),
             );
         }
-        if header.membership != belonging.membership {
+        if header.membership != belonging.membership && !planted::is(Bug::MembershipUnchecked) {
             return refuse(
                 Code::OtherMembership,
                 format!("node {} has membership {}, asked with {}", self.node, belonging.membership, header.membership),
@@ -278,7 +297,7 @@ impl Agent {
 
     fn admit_epoch(&mut self, operation: OperationId, epoch: Epoch, needs: Needs) -> Result<(), Refusal> {
         match self.operations.get_mut(&operation) {
-            Some(known) if epoch < known.epoch => {
+            Some(known) if epoch < known.epoch && !planted::is(Bug::StaleEpochAccepted) => {
                 refuse(Code::StaleEpoch, format!("{operation} is at epoch {}, asked with {epoch}", known.epoch))
             }
             Some(known) => {
@@ -308,6 +327,7 @@ impl Agent {
         if self.operations.get(&operation).is_some_and(|known| known.spent.is_some()) {
             return refuse(Code::HoldLost, format!("hold {hold} of {operation} has ended on node {}", self.node));
         }
+        let lease = if planted::is(Bug::LeaseIgnored) { Duration::from_hours(1) } else { lease };
         self.hold = Some(Hold::new(operation, hold, now.after(lease)));
         Ok(())
     }
@@ -328,7 +348,18 @@ impl Agent {
                 if header.epoch < *epoch {
                     refuse(Code::StaleEpoch, format!("{operation} is at epoch {epoch}, asked with {}", header.epoch))?;
                 }
+                if planted::is(Bug::SixteenOperationsAtMost) && self.operations.len() >= 16 {
+                    refuse(Code::Busy, format!("node {} knows 16 operations already", self.node))?;
+                }
+                if planted::is(Bug::OneOperationAtATime) {
+                    self.operations.retain(|known, _| *known == operation);
+                }
                 self.remember(operation, header.epoch);
+            }
+            (Request::Begin, Answer::Begun { start, .. }) => {
+                if let Some(known) = header.operation.and_then(|operation| self.operations.get_mut(&operation)) {
+                    known.begun = Some(*start);
+                }
             }
             (Request::Close { hold, .. }, Answer::Closed { life }) => self.standing(*hold)?.closed_in(*life)?,
             (Request::Drain { hold, .. }, _) => drop(self.standing(*hold)?),
@@ -338,7 +369,7 @@ impl Agent {
             }
             (Request::Pin { lease_ms }, Answer::Pinned { .. }) => {
                 if let Some(operation) = header.operation {
-                    self.pins.insert(operation, now.after(Duration::from_millis(*lease_ms)));
+                    self.pins.insert(operation, pinned_until(now, Duration::from_millis(*lease_ms)));
                 }
             }
             _ => {}
@@ -347,7 +378,7 @@ impl Agent {
     }
 
     fn remember(&mut self, operation: OperationId, epoch: Epoch) {
-        let known = self.operations.entry(operation).or_insert(Known { epoch, spent: None });
+        let known = self.operations.entry(operation).or_insert(Known { epoch, spent: None, begun: None });
         known.epoch = known.epoch.max(epoch);
         while self.operations.len() > OPERATIONS_MAX {
             // Ids sort by kind, then by time. A hold's own operation stays: forgetting it would let its `Close` back in.
@@ -360,6 +391,11 @@ impl Agent {
             self.operations.remove(&oldest);
         }
     }
+}
+
+/// Until when a pin is kept that is promised now, for so long.
+fn pinned_until(now: Moment, lease: Duration) -> Moment {
+    now.after(if planted::is(Bug::PinNeverExpires) { Duration::from_hours(24) } else { lease })
 }
 
 fn refuse<T>(code: Code, message: alloc::string::String) -> Result<T, Refusal> {

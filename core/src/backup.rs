@@ -10,6 +10,7 @@ use core::time::Duration;
 use crate::error::{Error, Result};
 use crate::format::catalog::{Cut, Guarantee, Method, ThreadCut};
 use crate::identity::{NodeId, OperationId, ThreadId};
+use crate::planted::{self, Bug};
 use crate::point::{Floor, unexpected};
 use crate::position::Position;
 use crate::refusal::{Code, Refusal};
@@ -307,7 +308,15 @@ impl Backup {
                     let Answer::Captured(captured) = answer else { return Err(unexpected(*node, answer)) };
                     self.evidence.captured.entry(*node).or_default().push(captured.clone());
                 }
-                self.ask_all(now, Phase::Ending, limits.checkpoint, &Request::End)
+                let step = self.next_round(now, Phase::Ending, limits.checkpoint, self.order.nodes.clone());
+                let starts =
+                    self.order.nodes.iter().map(|node| (*node, self.evidence.starts.get(&ThreadId::of(*node))));
+                let ends = starts.filter_map(|(node, start)| Some((node, Request::End { start: *start? })));
+                let asks: Vec<Effect> = ends.map(|(node, end)| Effect::Ask(step, node, end)).collect();
+                if asks.len() != self.order.nodes.len() {
+                    return Err(Error::Bug(format!("{} threads have a start", asks.len())));
+                }
+                asks
             }
             Phase::Ending => self.ended(now)?,
             Phase::Cutting => self.cut_alone(now)?,
@@ -333,7 +342,7 @@ impl Backup {
         }
         let limits = self.order.limits;
         Ok(match self.order.method {
-            Method::Fence => {
+            Method::Fence | Method::Scn => {
                 self.phase = Phase::Cutting;
                 self.deadline = None;
                 let (scn, stops) = (self.evidence.ended_scn, self.evidence.stops.clone());
@@ -417,7 +426,12 @@ impl Backup {
         self.phase = Phase::Aborting;
         self.deadline = None;
         self.why = Some(why.clone());
-        Vec::from([Effect::Abort(why)])
+        let mut effects = Vec::new();
+        if planted::is(Bug::UnpinBeforeOutcome) {
+            effects.extend(self.order.nodes.iter().map(|node| Effect::Ask(RENEWAL, *node, Request::Unpin)));
+        }
+        effects.push(Effect::Abort(why));
+        effects
     }
 
     fn settle(&mut self, now: Moment, settled: Result<()>) -> Vec<Effect> {

@@ -20,6 +20,26 @@ macro_rules! each_story {
             "anything-crashes-while-operations-run" anything_crashes_while_operations_run: chaos::spares_what_was_proven, sees [AckBeforeFlush];
             "refusals-change-nothing" refusals_change_nothing: refusals::change_nothing, sees [];
             "the-network-stalls-while-operations-run" the_network_stalls_while_operations_run: chaos::waits_out_a_network_that_stalls, sees [];
+            "commits-flow-within-the-lease-whoever-dies" commits_flow_within_the_lease_whoever_dies: operations::free_commits_whoever_dies, sees [LeaseIgnored];
+            "a-fence-opens-though-its-session-is-gone" a_fence_opens_though_its_session_is_gone: operations::open_a_fence_whose_session_is_gone, sees [LeaseIgnored];
+            "the-catalog-survives-a-crash-of-everything" the_catalog_survives_a_crash_of_everything: catalog::survives_a_crash_of_everything, sees [NoFsyncBeforeSeal];
+            "two-backups-keep-a-pin-each" two_backups_keep_a_pin_each: operations::keep_a_pin_each, sees [OnePinSlot];
+            "a-failed-point-leaves-a-running-backup-alone" a_failed_point_leaves_a_running_backup_alone: operations::leave_a_backup_alone_when_a_point_fails, sees [AbortTouchesOthers];
+            "a-lost-coordinator-leaves-no-fence-and-no-pin" a_lost_coordinator_leaves_no_fence_and_no_pin: operations::leave_nothing_of_a_lost_coordinator, sees [PinNeverExpires];
+            "every-request-is-answered" every_request_is_answered: catalog::answers_every_request, sees [RequestUnanswered];
+            "two-hundred-points-in-one-run" two_hundred_points_in_one_run: operations::take_two_hundred_points, sees [SixteenOperationsAtMost];
+            "points-during-a-long-backup-leave-it-alone" points_during_a_long_backup_leave_it_alone: operations::spare_a_long_backup, sees [OneOperationAtATime];
+            "a-coordinator-that-wakes-finds-its-outcome-taken" a_coordinator_that_wakes_finds_its_outcome_taken: operations::find_their_outcome_taken, sees [SealOverAbort];
+            "an-older-term-is-refused" an_older_term_is_refused: operations::obey_the_newer_term, sees [StaleEpochAccepted];
+            "pins-stay-until-the-outcome-is-decided" pins_stay_until_the_outcome_is_decided: operations::keep_pins_until_the_outcome, sees [UnpinBeforeOutcome];
+            "a-piece-shipped-short-is-continued" a_piece_shipped_short_is_continued: catalog::continues_a_piece_that_was_shipped_short, sees [ShortPieceRefused];
+            "two-candidates-for-one-name-have-one-winner" two_candidates_for_one_name_have_one_winner: catalog::has_one_winner_for_one_name, sees [NonceUnchecked];
+            "a-seal-is-whole-when-power-fails" a_seal_is_whole_when_power_fails: catalog::keeps_a_seal_when_power_fails, sees [NoFsyncBeforeSeal];
+            "other-members-are-refused" other_members_are_refused: catalog::refuses_other_members, sees [MembershipUnchecked];
+            "no-commit-waits-for-a-point-by-scn" no_commit_waits_for_a_point_by_scn: scn::holds_no_commit_back, sees [CutOffByOne];
+            "a-cut-by-scn-is-causal-for-sessions-that-carry-it" a_cut_by_scn_is_causal_for_sessions_that_carry_it: scn::is_causal_for_sessions_that_carry_it, sees [ScnNotObserved];
+            "nothing-is-stamped-below-a-published-cut" nothing_is_stamped_below_a_published_cut: scn::is_never_stamped_below_again, sees [CeilingIgnored, BarrierUnflushed];
+            "an-idle-thread-does-not-hold-the-archive-back" an_idle_thread_does_not_hold_the_archive_back: scn::reaches_on_past_an_idle_thread, sees [IdleWithoutBarrier];
         }
     };
 }

@@ -11,14 +11,15 @@ use sheetanchor_core::error::{Error, Result};
 use sheetanchor_core::format::catalog::{Ending, IncarnationObject, IncarnationState};
 use sheetanchor_core::format::keys;
 use sheetanchor_core::format::manifest::Plan;
-use sheetanchor_core::identity::{ContentHash, NodeId, OperationId, ThreadId};
+use sheetanchor_core::identity::{ContentHash, LifeId, NodeId, OperationId, ThreadId};
+use sheetanchor_core::planted::{self, Bug};
 use sheetanchor_core::position::{Lsn, Position};
 use sheetanchor_core::refusal::{Code, Refusal};
 use sheetanchor_core::request::{Answer, Description, Header, PinSeen, Progress, Request};
 use tokio::sync::watch;
 
 use super::Agent;
-use super::archive::read_piece;
+use super::archive::{ARCHIVE_PIN, read_piece};
 use super::capture::progress_of;
 use super::stage::other_restore;
 use super::state::{self, MarkerPhase};
@@ -42,7 +43,7 @@ impl Agent {
                 Ok(Answer::Begun { start: begun.start, scn: begun.scn })
             }
             Request::Capture => self.capture_once(operation()?).await,
-            Request::End => self.end(operation()?).await,
+            Request::End { .. } => self.end(operation()?).await,
             Request::Archive { through } => Ok(Answer::Archived { until: self.await_archive(through).await? }),
             Request::Close { hold, .. } => {
                 database.close(hold).await?;
@@ -57,12 +58,11 @@ impl Agent {
             Request::Release { hold } => database.release(hold).await.map(|()| Answer::Done),
             Request::Flush { life, through } => {
                 database.flush(through).await?;
-                let now = database.status().await?.life;
-                if now == life {
-                    return Ok(Answer::Done);
-                }
-                Err(Refusal::new(Code::LifeChanged, format!("cut in life {life}, the database is in life {now}"))
-                    .into())
+                self.still_in(life).await.map(|()| Answer::Done)
+            }
+            Request::Mark { life, scn, record } => {
+                let made = database.mark(scn, &record).await?;
+                self.still_in(life).await.map(|()| cut_made(made))
             }
             Request::Stage { plan } => self.stage_plan(operation()?, plan).await,
             Request::Recover { plan } => self.recover(operation()?, plan).await,
@@ -79,6 +79,15 @@ impl Agent {
                 Ok(Answer::Done)
             }
         }
+    }
+
+    /// Checks that the database is in the life that an operation speaks of.
+    async fn still_in(&self, life: LifeId) -> Result<()> {
+        let now = self.database.status().await?.life;
+        if now == life {
+            return Ok(());
+        }
+        Err(Refusal::new(Code::LifeChanged, format!("cut in life {life}, the database is in life {now}")).into())
     }
 
     async fn describe(&self) -> Result<Answer> {
@@ -104,6 +113,8 @@ impl Agent {
             archive_trouble: archive.trouble.map(|error| error.to_string()),
             fenced_by,
             progress,
+            stamped: capabilities.stamped,
+            frontier: status.frontier,
         }))
     }
 
@@ -140,7 +151,7 @@ impl Agent {
     }
 
     async fn pin(&self, operation: OperationId) -> Result<Answer> {
-        let from = self.database.pin(&operation.to_string()).await?;
+        let from = self.database.pin(&pin_of(operation)).await?;
         tracing::info!(target: "sheetanchor::agent", node = %self.config.node, pin = %operation, from = %from.lsn, "pinned");
         Ok(Answer::Pinned { from })
     }
@@ -151,8 +162,14 @@ impl Agent {
         self.captured.lock().await.remove(&operation);
         let name = operation.to_string();
         self.database.abandon_backup(&name).await?;
+        if planted::is(Bug::AbortTouchesOthers) {
+            for pin in self.database.pins().await?.into_iter().filter(|pin| pin.name != ARCHIVE_PIN) {
+                self.database.abandon_backup(&pin.name).await?;
+                self.database.unpin(&pin.name).await?;
+            }
+        }
         tracing::info!(target: "sheetanchor::agent", node = %self.config.node, pin = %operation, "unpinned");
-        self.database.unpin(&name).await
+        self.database.unpin(&pin_of(operation)).await
     }
 
     /// Captures once in a life: a repeated request waits for the first one, and gets the same answer.
@@ -322,6 +339,11 @@ impl Agent {
         state::unmark(&self.env, &self.config).await?;
         Ok(Answer::Done)
     }
+}
+
+/// The name of an operation's pin: its own, so that no operation's end ends the pin of another.
+fn pin_of(operation: OperationId) -> String {
+    if planted::is(Bug::OnePinSlot) { "backup".to_string() } else { operation.to_string() }
 }
 
 fn cut_made(made: CutMade) -> Answer {

@@ -253,9 +253,11 @@ mod tests {
         forge.restore_point("first");
         forge.switch();
         let (_, end) = forge.restore_point("second");
+        let (_, later) = forge.record(10, 0, 1, &[1; 50]);
         forge.switch();
         let folder = Folder::of("switched", &forge);
         prove_record(&folder.0, &place(0), "second", end).unwrap();
         assert_eq!(code(prove_record(&folder.0, &place(0), "first", end)), Code::LifeChanged);
+        assert_eq!(code(prove_record(&folder.0, &place(0), "second", later)), Code::LifeChanged, "it ends before");
     }
 }
