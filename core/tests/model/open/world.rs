@@ -325,10 +325,9 @@ impl State {
         });
         let refused = |code: Code| Err(Error::from(Refusal::new(code, "the number is taken")));
         let settled = match (opened, standing.opened) {
-            (true, true) if standing.restore == restore => Ok(()),
-            (true, false) if standing.restore == restore => refused(Code::Aborted),
+            (true, true) | (false, false) if standing.restore == restore => Ok(()),
+            (true, false) | (false, true) if standing.restore == restore => refused(Code::Aborted),
             (true, _) => refused(Code::IncarnationTaken),
-            (false, true) if standing.restore == restore => refused(Code::Aborted),
             (false, _) => Ok(()),
         };
         let lost_answer = Err(Error::Bug("the answer was lost".into()));
