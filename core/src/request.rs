@@ -1,6 +1,7 @@
 //! What a coordinator asks of an agent, and what it is told. Every request may be repeated and is always answered, with
 //! a refusal if need be. These are the wire's own types: [`crate::wire`] versions the whole set.
 
+use alloc::boxed::Box;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 
@@ -218,7 +219,7 @@ pub enum Answer {
     /// It is done, and there is nothing more to say.
     Done,
     /// To [`Request::Describe`].
-    Described(Description),
+    Described(Box<Description>),
     /// To [`Request::Enlist`] of a database that can do what is asked.
     Enlisted {
         /// This run of the database.
@@ -303,6 +304,8 @@ pub struct Description {
     pub shared: bool,
     /// Whether it can hold commits back.
     pub fence: bool,
+    /// What is missing for that, and what to do about it, where it could be had.
+    pub fence_missing: Option<String>,
     /// The highest SCN so far.
     pub scn: Scn,
     /// The end of WAL.

@@ -9,9 +9,10 @@ use sheetanchor_core::error::{Error, Result};
 use sheetanchor_core::format::catalog::{Cut, Ending, Guarantee, Method, Outcome, Point};
 use sheetanchor_core::identity::{OperationId, OperationKind, PointName};
 use sheetanchor_core::point::{Effect, Event, FencedPoint, Floor};
-use sheetanchor_core::refusal::{Code, Refusal};
+use sheetanchor_core::refusal::Code;
 
 use super::{Coordinator, Footing, Term};
+use crate::agent::without_fence;
 use crate::pump::{self, Perform, Performed};
 
 impl Coordinator {
@@ -32,8 +33,8 @@ impl Coordinator {
         match seen.values().find(|description| !description.fence) {
             None => Ok(()),
             Some(node) => {
-                let message = format!("node {} ({} {}) has no commit fence", node.node, node.engine, node.version);
-                Err(Refusal::new(Code::NotSupported, message).into())
+                let name = format!("node {} ({} {})", node.node, node.engine, node.version);
+                Err(without_fence(&name, node.fence_missing.as_deref()).into())
             }
         }
     }
