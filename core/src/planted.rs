@@ -14,6 +14,14 @@ pub enum Bug {
     CutOffByOne,
     /// A commit is acknowledged before its record is durable.
     AckBeforeFlush,
+    /// The SCN that a session carries from node to node is not observed.
+    ScnNotObserved,
+    /// A node's clock starts above the last record that it finds, and not above the ceiling that it had reserved.
+    CeilingIgnored,
+    /// The record that marks a cut by SCN is not made durable.
+    BarrierUnflushed,
+    /// An idle node logs no barriers.
+    IdleWithoutBarrier,
 }
 
 impl Bug {
@@ -24,6 +32,10 @@ impl Bug {
         ("no-pin", Self::NoPin),
         ("cut-off-by-one", Self::CutOffByOne),
         ("ack-before-flush", Self::AckBeforeFlush),
+        ("scn-not-observed", Self::ScnNotObserved),
+        ("ceiling-ignored", Self::CeilingIgnored),
+        ("barrier-unflushed", Self::BarrierUnflushed),
+        ("idle-without-barrier", Self::IdleWithoutBarrier),
     ];
 }
 

@@ -20,6 +20,10 @@ macro_rules! each_story {
             "anything-crashes-while-operations-run" anything_crashes_while_operations_run: chaos::spares_what_was_proven, sees [AckBeforeFlush];
             "refusals-change-nothing" refusals_change_nothing: refusals::change_nothing, sees [];
             "the-network-stalls-while-operations-run" the_network_stalls_while_operations_run: chaos::waits_out_a_network_that_stalls, sees [];
+            "no-commit-waits-for-a-point-by-scn" no_commit_waits_for_a_point_by_scn: scn::holds_no_commit_back, sees [CutOffByOne];
+            "a-cut-by-scn-is-causal-for-sessions-that-carry-it" a_cut_by_scn_is_causal_for_sessions_that_carry_it: scn::is_causal_for_sessions_that_carry_it, sees [ScnNotObserved];
+            "nothing-is-stamped-below-a-published-cut" nothing_is_stamped_below_a_published_cut: scn::is_never_stamped_below_again, sees [CeilingIgnored, BarrierUnflushed];
+            "an-idle-thread-does-not-hold-the-archive-back" an_idle_thread_does_not_hold_the_archive_back: scn::reaches_on_past_an_idle_thread, sees [IdleWithoutBarrier];
         }
     };
 }

@@ -5,3 +5,4 @@ pub mod chaos;
 pub mod point;
 pub mod refusals;
 pub mod restore;
+pub mod scn;

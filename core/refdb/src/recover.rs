@@ -1,6 +1,6 @@
 //! Recovery of staged files to a cut: all threads' records, merged, as one unit; and opening what was reached.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use sheetanchor_core::error::Result;
 use sheetanchor_core::identity::{NodeId, ThreadId};
@@ -74,6 +74,7 @@ async fn replay(file: &dyn DiskFile, recovery: &Recovery, wal: &dyn WalSource) -
     let mut readers: BTreeMap<ThreadId, Reader> =
         recovery.threads.iter().map(|(thread, range)| (*thread, Reader::new(*thread, range.start))).collect();
     let mut pages: BTreeMap<PageNo, Recovered> = BTreeMap::new();
+    let mut proven: BTreeSet<ThreadId> = BTreeSet::new();
     let mut records = 0;
     loop {
         match merge.step() {
@@ -83,7 +84,12 @@ async fn replay(file: &dyn DiskFile, recovery: &Recovery, wal: &dyn WalSource) -
                     None => None,
                 };
                 match next {
-                    Some((record, until)) => merge.feed(thread, record.scn, record.lsn, until, (record, until))?,
+                    Some((record, until)) => {
+                        if is_proof(recovery, thread, &record, until) {
+                            proven.insert(thread);
+                        }
+                        merge.feed(thread, record.scn, record.lsn, until, (record, until))?;
+                    }
                     None => merge.ended(thread)?,
                 }
             }
@@ -107,8 +113,30 @@ async fn replay(file: &dyn DiskFile, recovery: &Recovery, wal: &dyn WalSource) -
     if let Some((page, _)) = pages.iter().find(|(_, recovered)| recovered.chain.is_torn()) {
         return Err(Refusal::new(Code::RecoveryFailed, format!("{page} is torn and no image mends it")).into());
     }
+    for (thread, reader) in readers.iter_mut().filter(|(thread, _)| !proven.contains(*thread)) {
+        find_proof(recovery, *thread, reader, wal).await?;
+    }
     write_changed(file, &mut pages).await?;
     Ok(records)
+}
+
+/// Whether this is the record that proves the cut in its thread.
+fn is_proof(recovery: &Recovery, thread: ThreadId, record: &Record, until: Lsn) -> bool {
+    let ends_there = recovery.threads.get(&thread).is_some_and(|range| range.proof == until);
+    ends_there && matches!(&record.body, Body::RestorePoint { name } if *name == recovery.record)
+}
+
+/// Reads on to the record that proves the cut. A node that lost it after the point was published has reused its place.
+async fn find_proof(recovery: &Recovery, thread: ThreadId, reader: &mut Reader, wal: &dyn WalSource) -> Result<()> {
+    let proof = recovery.threads.get(&thread).map(|range| range.proof).unwrap_or_default();
+    while reader.at < proof {
+        let Some((record, until)) = reader.next(wal).await? else { break };
+        if is_proof(recovery, thread, &record, until) {
+            return Ok(());
+        }
+    }
+    let message = format!("thread {thread}: no record `{}` ends at {proof}: the cut is not proven", recovery.record);
+    Err(Refusal::new(Code::CutMissed, message).into())
 }
 
 /// Writes pages out, but for those that were torn: until all of their changes are there, the file must go on showing
