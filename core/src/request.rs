@@ -319,9 +319,7 @@ pub struct Description {
     /// Whether all nodes share one set of files.
     pub shared: bool,
     /// Whether it can hold commits back.
-    pub fence: bool,
-    /// What is missing for that, and what to do about it, where it could be had.
-    pub fence_missing: Option<String>,
+    pub fence: FenceSeen,
     /// The highest SCN so far.
     pub scn: Scn,
     /// The end of WAL.
@@ -339,6 +337,17 @@ pub struct Description {
     /// The node's durable frontier: every record that it has written, or will write, at or below this SCN is durable.
     /// Zero on engines without stamps.
     pub frontier: Scn,
+}
+
+/// Whether a node can hold commits back.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum FenceSeen {
+    /// It cannot, and never will.
+    Absent,
+    /// It can.
+    Ready,
+    /// It could: what is missing, and what to do about it.
+    Missing(String),
 }
 
 /// How far a capture or a staging is.

@@ -1,7 +1,9 @@
 //! The stories, by what they are about.
 
 pub mod backup;
+pub mod catalog;
 pub mod chaos;
+pub mod operations;
 pub mod point;
 pub mod refusals;
 pub mod restore;
