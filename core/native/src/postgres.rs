@@ -1,9 +1,9 @@
 //! The database port for one PostgreSQL server, versions 14 to 18.
 //!
 //! [`PostgresDatabase`] speaks to a server that its operator runs, and starts one only in a folder that was restored.
-//! Reading order: [`install`](mod@install) and [`postmaster`] (programs and processes), `session` (connections), `look`, `pins`,
-//! `backup`, `files`, `pages`, `wal`, `fence`, `marker` and `recovery`, and [`server`], which makes new servers for demonstrations
-//! and tests.
+//! Reading order: [`install`](mod@install) and [`postmaster`] (programs and processes), `session` (connections), `look`,
+//! `pins`, `backup`, `files`, `pages`, `wal`, [`wal_reader`], `wal_chain`, `fence`, `marker` and `recovery`, and [`server`],
+//! which makes new servers for demonstrations and tests.
 //!
 //! What it relies on, by the manual of PostgreSQL: "Making a Base Backup Using the Low Level API", "Recovery Target",
 //! "Replication Slots". The commit fence is an extension of the server, in `core/native/postgres/sheetanchor_fence`; without
@@ -24,5 +24,7 @@ mod recovery;
 pub mod server;
 mod session;
 mod wal;
+mod wal_chain;
+pub mod wal_reader;
 
 pub use database::{PostgresConfig, PostgresDatabase};

@@ -46,6 +46,8 @@ pub(super) struct Fence {
     standing: Mutex<Option<Standing>>,
     /// A session for the next fence: connecting takes longer than a fence.
     ready: Mutex<Option<Arc<Session>>>,
+    /// The newest cut: its timeline, record and end. It is read back once it is durable.
+    newest: Mutex<Option<(TimelineId, String, Lsn)>>,
     /// One proof at a time: whoever asks meanwhile waits for it.
     proving: Mutex<()>,
     proof: Flag<Proof>,
@@ -193,7 +195,14 @@ impl Fence {
         if let Some(standing) = self.standing.lock().await.as_mut().filter(|standing| standing.hold == hold) {
             standing.cut = Some((record.to_owned(), until));
         }
+        *self.newest.lock().await = Some((timeline, record.to_owned(), until));
         Ok((timeline, until))
+    }
+
+    /// The timeline and the record of the cut that ends at `until`, if that is the newest one.
+    pub(super) async fn cut_at(&self, until: Lsn) -> Option<(TimelineId, String)> {
+        let newest = self.newest.lock().await;
+        newest.as_ref().filter(|(_, _, end)| *end == until).map(|(timeline, record, _)| (*timeline, record.clone()))
     }
 
     /// Lets commits flow again. One that does not stand is no error.

@@ -12,3 +12,4 @@ mod bench;
 mod bridge;
 mod cluster;
 mod fence;
+mod wal;
