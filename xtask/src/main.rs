@@ -52,7 +52,11 @@ enum Chore {
         forwarded: Vec<String>,
     },
     /// Find PostgreSQL's servers and headers, or install them as root on Debian and Ubuntu.
-    Pg,
+    Pg {
+        /// Fetch PostgreSQL 17 and 18, too, and run the bridge's tests on them.
+        #[arg(long)]
+        releases: bool,
+    },
 }
 
 /// Parts of the run that a machine may lack.
@@ -79,9 +83,12 @@ fn run(chore: Chore) -> Result<ExitCode> {
         Chore::Tidy => tidy::run(&root),
         Chore::Sim { forwarded } => return programs::simulator(&root, "sim", &forwarded),
         Chore::Mutants { forwarded } => return programs::simulator(&root, "mutants", &forwarded),
-        Chore::Pg => postgres::ensure().map(|servers| {
+        Chore::Pg { releases } => postgres::ensure().and_then(|servers| {
             println!("{servers}");
-            true
+            if releases {
+                postgres::releases::test(&root)?;
+            }
+            Ok(true)
         }),
     }?;
     Ok(if done { ExitCode::SUCCESS } else { ExitCode::FAILURE })
