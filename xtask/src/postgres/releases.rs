@@ -40,7 +40,8 @@ fn ensure(house: &Path, package: &str, version: &str, major: u32) -> Result<Path
         return Ok(found);
     }
     let python = house.join("bin/python");
-    if !python.is_file() {
+    // It comes last: a folder without it was cut short.
+    if !house.join("bin/pip").is_file() {
         programs::run(Command::new("python3").args(["-m", "venv"]).arg(house))?;
     }
     let wanted = format!("{package}=={version}");
