@@ -12,6 +12,7 @@ use anyhow::{Context as _, Result};
 use clap::{Parser, Subcommand, ValueEnum};
 
 mod ci;
+mod fence;
 mod postgres;
 mod programs;
 mod tidy;
@@ -51,6 +52,13 @@ enum Chore {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         forwarded: Vec<String>,
     },
+    /// Run a failure again from its plan file or its seed; everything after `replay` goes to the runner.
+    #[command(disable_help_flag = true)]
+    Replay {
+        /// What the runner understands: `cargo xtask replay --help` asks it.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        forwarded: Vec<String>,
+    },
     /// Find PostgreSQL's servers and headers, or install them as root on Debian and Ubuntu.
     Pg {
         /// Fetch PostgreSQL 17 and 18, too, and run the bridge's tests on them.
@@ -83,8 +91,10 @@ fn run(chore: Chore) -> Result<ExitCode> {
         Chore::Tidy => tidy::run(&root),
         Chore::Sim { forwarded } => return programs::simulator(&root, "sim", &forwarded),
         Chore::Mutants { forwarded } => return programs::simulator(&root, "mutants", &forwarded),
+        Chore::Replay { forwarded } => return programs::simulator(&root, "replay", &forwarded),
         Chore::Pg { releases } => postgres::ensure().and_then(|servers| {
             println!("{servers}");
+            println!("{}", fence::ensure(&root, &servers)?);
             if releases {
                 postgres::releases::test(&root)?;
             }

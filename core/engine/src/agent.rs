@@ -31,6 +31,7 @@ use crate::frames;
 use crate::repository::Repository;
 use crate::watched::Watched;
 use archive::ArchiveState;
+pub(crate) use perform::without_fence;
 
 /// How an agent is set up.
 #[derive(Clone, Debug)]

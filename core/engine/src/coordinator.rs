@@ -181,7 +181,7 @@ impl Coordinator {
             return Err(Error::Bug(format!("node {node} described itself as {answer:?}")));
         };
         if description.node == node {
-            return Ok(description);
+            return Ok(*description);
         }
         let address = self.setup.addresses.get(&node).cloned().unwrap_or_default();
         let message = format!("the agent at {address} is of node {}, the cluster file says {node}", description.node);

@@ -1,5 +1,7 @@
 //! The port to the protocol: what backup, restore points and restore ask of one node.
 
+use core::time::Duration;
+
 use async_trait::async_trait;
 use sheetanchor_core::error::{Error, Fault, FaultKind, Result};
 use sheetanchor_core::identity::{ByteCount, HoldId, Incarnation, LifeId, ThreadId, TimelineId};
@@ -162,7 +164,7 @@ impl Database for Node {
         }
     }
 
-    async fn close(&self, hold: HoldId) -> Result<()> {
+    async fn close(&self, hold: HoldId, _lease: Duration) -> Result<()> {
         let running = self.shared.open()?;
         running.state().fence.close(hold)?;
         tracing::info!(target: "sheetanchor::refdb", node = %running.node(), %hold, "fence closed");

@@ -11,7 +11,7 @@ use sheetanchor_core::scn::Scn;
 use sheetanchor_engine::database::{Database, Joining, State};
 use sheetanchor_refdb::{Client, ClientError, Outcome, Session};
 use world::disk::Loss;
-use world::{CLUSTER, World, address, node, pause, run, transfer};
+use world::{CLUSTER, LEASE, World, address, node, pause, run, transfer};
 
 const ACCOUNTS: u64 = 30;
 
@@ -126,9 +126,12 @@ fn commits_wait_for_the_fence_and_reads_do_not() {
         world.ledger(1).create(4, 10).await.unwrap();
         let hold = HoldId::new(5);
         for database in world.nodes.values() {
-            database.close(hold).await.unwrap();
+            database.close(hold, LEASE).await.unwrap();
         }
-        assert_eq!(world.database(1).close(HoldId::new(6)).await.unwrap_err().refusal().unwrap().code, Code::Busy);
+        assert_eq!(
+            world.database(1).close(HoldId::new(6), LEASE).await.unwrap_err().refusal().unwrap().code,
+            Code::Busy
+        );
         let committed = std::cell::Cell::new(false);
         let commit = async {
             let mut client = Client::connect(&world.env(9), &address(2), Session::Plain, Scn::ZERO).await.unwrap();
