@@ -6,6 +6,7 @@ mod init;
 mod look;
 mod point;
 mod restore;
+mod schedule;
 
 use alloc::collections::BTreeMap;
 use alloc::format;
@@ -27,6 +28,7 @@ use sheetanchor_core::{backup as backup_machine, point as point_machine, restore
 pub use backup::Sealed;
 pub use look::{ClusterStatus, NodeStatus, Verified};
 pub use restore::{Planned, Restored};
+pub use schedule::{Every, Tick};
 
 use crate::caller::Caller;
 use crate::env::Env;

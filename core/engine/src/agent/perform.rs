@@ -54,11 +54,19 @@ impl Agent {
                 let (scn, end) = database.drain(hold).await?;
                 Ok(Answer::Drained { scn, end })
             }
-            Request::Cut { hold, scn, record, .. } => Ok(cut_made(database.cut(hold, scn, &record).await?)),
+            Request::Cut { hold, scn, record, .. } => {
+                let made = database.cut(hold, scn, &record).await?;
+                if planted::is(Bug::ArchiveUnderFence) {
+                    self.await_archive(Position { lsn: made.proof, ..made.until }).await?;
+                }
+                Ok(cut_made(made))
+            }
             Request::CutAlone { record } => Ok(cut_made(database.cut_alone(&record).await?)),
             Request::Release { hold } => database.release(hold).await.map(|()| Answer::Done),
             Request::Flush { life, through } => {
-                database.flush(through).await?;
+                if !planted::is(Bug::FlushNotAwaited) {
+                    database.flush(through).await?;
+                }
                 self.still_in(life).await.map(|()| Answer::Done)
             }
             Request::Mark { life, scn, record } => {
