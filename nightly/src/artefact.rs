@@ -24,6 +24,8 @@ mod nearest;
 
 mod page;
 
+pub use drawing::escaped;
+
 #[cfg(test)]
 mod sample;
 
