@@ -12,6 +12,7 @@ use anyhow::{Context as _, Result};
 use clap::{Parser, Subcommand, ValueEnum};
 
 mod ci;
+mod fence;
 mod postgres;
 mod programs;
 mod tidy;
@@ -66,7 +67,11 @@ enum Chore {
         forwarded: Vec<String>,
     },
     /// Find PostgreSQL's servers and headers, or install them as root on Debian and Ubuntu.
-    Pg,
+    Pg {
+        /// Fetch PostgreSQL 17 and 18, too, and run the bridge's tests on them.
+        #[arg(long)]
+        releases: bool,
+    },
 }
 
 /// Parts of the run that a machine may lack.
@@ -95,9 +100,13 @@ fn run(chore: Chore) -> Result<ExitCode> {
         Chore::Mutants { forwarded } => return programs::simulator(&root, "mutants", &forwarded),
         Chore::Nightly { forwarded } => return programs::simulator(&root, "nightly", &forwarded),
         Chore::Replay { forwarded } => return programs::simulator(&root, "replay", &forwarded),
-        Chore::Pg => postgres::ensure().map(|servers| {
+        Chore::Pg { releases } => postgres::ensure().and_then(|servers| {
             println!("{servers}");
-            true
+            println!("{}", fence::ensure(&root, &servers)?);
+            if releases {
+                postgres::releases::test(&root)?;
+            }
+            Ok(true)
         }),
     }?;
     Ok(if done { ExitCode::SUCCESS } else { ExitCode::FAILURE })

@@ -9,6 +9,8 @@ use anyhow::{Context as _, Result, bail};
 
 use crate::programs;
 
+pub mod releases;
+
 /// All that the tests and the demo run.
 const PROGRAMS: &[&str] =
     &["initdb", "postgres", "pg_ctl", "psql", "pgbench", "pg_amcheck", "pg_checksums", "pg_controldata", "pg_waldump"];
@@ -24,6 +26,18 @@ pub struct Servers {
     major: u32,
     programs: PathBuf,
     headers: PathBuf,
+}
+
+impl Servers {
+    /// The release.
+    pub fn major(&self) -> u32 {
+        self.major
+    }
+
+    /// The program that says where things are to be installed.
+    pub fn pg_config(&self) -> PathBuf {
+        self.programs.join("pg_config")
+    }
 }
 
 impl fmt::Display for Servers {
@@ -97,7 +111,7 @@ fn has_apt() -> bool {
     Path::new("/etc/debian_version").is_file() && programs::succeeds(Command::new("apt-get").arg("--version"))
 }
 
-fn is_root() -> Result<bool> {
+pub(crate) fn is_root() -> Result<bool> {
     Ok(programs::output(Command::new("id").arg("-u"))?.trim() == "0")
 }
 
