@@ -262,7 +262,7 @@ proptest! {
         }
         for ticket in waiting {
             let effects = agent.step(now, agent::Event::Performed(ticket, Ok(Answer::Done)));
-            answered += effects.iter().filter(|effect| matches!(effect, agent::Effect::Reply(..))).count() as u64;
+            answered += u64::from(effects.iter().any(|effect| matches!(effect, agent::Effect::Reply(..))));
         }
         prop_assert_eq!(asked, answered, "every request is answered once");
     }

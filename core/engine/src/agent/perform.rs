@@ -11,7 +11,7 @@ use sheetanchor_core::error::{Error, Result};
 use sheetanchor_core::format::catalog::{Ending, IncarnationObject, IncarnationState};
 use sheetanchor_core::format::keys;
 use sheetanchor_core::format::manifest::Plan;
-use sheetanchor_core::identity::{ContentHash, LifeId, NodeId, OperationId, ThreadId};
+use sheetanchor_core::identity::{ContentHash, LifeId, NodeId, OperationId, OperationKind, ThreadId};
 use sheetanchor_core::planted::{self, Bug};
 use sheetanchor_core::position::{Lsn, Position};
 use sheetanchor_core::refusal::{Code, Refusal};
