@@ -6,6 +6,7 @@ mod init;
 mod look;
 mod point;
 mod restore;
+mod schedule;
 
 use alloc::collections::BTreeMap;
 use alloc::format;
@@ -27,6 +28,7 @@ use sheetanchor_core::{backup as backup_machine, point as point_machine, restore
 pub use backup::Sealed;
 pub use look::{ClusterStatus, NodeStatus, Verified};
 pub use restore::{Planned, Restored};
+pub use schedule::{Every, Tick};
 
 use crate::caller::Caller;
 use crate::env::Env;
@@ -181,7 +183,7 @@ impl Coordinator {
             return Err(Error::Bug(format!("node {node} described itself as {answer:?}")));
         };
         if description.node == node {
-            return Ok(description);
+            return Ok(*description);
         }
         let address = self.setup.addresses.get(&node).cloned().unwrap_or_default();
         let message = format!("the agent at {address} is of node {}, the cluster file says {node}", description.node);
