@@ -14,6 +14,10 @@ pub enum Bug {
     CutOffByOne,
     /// A commit is acknowledged before its record is durable.
     AckBeforeFlush,
+    /// What an ancestor's branch holds beyond the place where a descendant left it passes for the descendant's past.
+    BranchCutIgnored,
+    /// An SCN that is no restore point is rounded to the newest one before it.
+    TargetRounded,
 }
 
 impl Bug {
@@ -24,6 +28,8 @@ impl Bug {
         ("no-pin", Self::NoPin),
         ("cut-off-by-one", Self::CutOffByOne),
         ("ack-before-flush", Self::AckBeforeFlush),
+        ("branch-cut-ignored", Self::BranchCutIgnored),
+        ("target-rounded", Self::TargetRounded),
     ];
 }
 

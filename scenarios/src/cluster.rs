@@ -95,6 +95,7 @@ pub fn operator(env: Env) -> Coordinator {
             open: Duration::from_mins(1),
         },
         retry: Duration::from_secs(10),
+        ..Limits::default()
     };
     Coordinator::new(env, Setup { name: "ledger".into(), addresses }, limits)
 }

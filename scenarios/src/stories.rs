@@ -2,6 +2,7 @@
 
 pub mod backup;
 pub mod chaos;
+pub mod lineage;
 pub mod point;
 pub mod refusals;
 pub mod restore;

@@ -11,7 +11,8 @@ use sheetanchor_core::format::catalog::{Ending, Method, Outcome, Seal};
 use sheetanchor_core::format::manifest::{Manifest, ThreadSpan, Unit};
 use sheetanchor_core::format::{self, keys};
 use sheetanchor_core::identity::{ContentHash, OperationId, OperationKind, PointName};
-use sheetanchor_core::plan::{Choice, threads};
+use sheetanchor_core::lineage::Way;
+use sheetanchor_core::plan::{Choice, replay};
 use sheetanchor_core::refusal::{Code, Refusal};
 
 use super::{Coordinator, Footing, Term, point};
@@ -147,8 +148,9 @@ impl BackupPerformer<'_> {
             guarantee: manifest.guarantee,
             incarnation: manifest.incarnation,
             resolved: format!("{}", manifest.operation),
+            sought: false,
         };
-        threads(manifest, &choice, &archive)?;
+        replay(manifest, &Way::within(manifest.incarnation), &choice, &archive)?;
         Ok(())
     }
 }
