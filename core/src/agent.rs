@@ -5,6 +5,7 @@ mod hold;
 
 use alloc::collections::BTreeMap;
 use alloc::format;
+use alloc::string::ToString;
 use alloc::vec::Vec;
 use core::time::Duration;
 
@@ -12,6 +13,7 @@ pub use hold::Hold;
 
 use crate::error::{Error, Result};
 use crate::identity::{ClusterId, Epoch, HoldId, Incarnation, Membership, NodeId, OperationId, OperationKind};
+use crate::position::Position;
 use crate::refusal::{Code, Refusal};
 use crate::request::{Answer, Header, Needs, Request};
 use crate::time::Moment;
@@ -67,6 +69,8 @@ struct Known {
     epoch: Epoch,
     /// The hold that this operation had once; a late repetition of its `Close` must not close again.
     spent: Option<HoldId>,
+    /// Where the backup that it has begun starts.
+    begun: Option<Position>,
 }
 
 /// One node's agent.
@@ -220,13 +224,13 @@ impl Agent {
                 self.pins.remove(&operation);
                 Ok(None)
             }
+            Request::End { start } => self.check_begun(operation, *start).map(|()| None),
             Request::Describe
             | Request::Join { .. }
             | Request::Enlist { .. }
             | Request::Pin { .. }
             | Request::Begin
             | Request::Capture
-            | Request::End
             | Request::Archive { .. }
             | Request::CutAlone { .. }
             | Request::Flush { .. }
@@ -236,7 +240,21 @@ impl Agent {
             | Request::Open { .. }
             | Request::Discard
             | Request::Pins
-            | Request::DropPin { .. } => Ok(None),
+            | Request::DropPin { .. }
+            | Request::Mark { .. } => Ok(None),
+        }
+    }
+
+    /// What is captured between a beginning and an end of two lives belongs to neither.
+    fn check_begun(&self, operation: OperationId, start: Position) -> Result<(), Refusal> {
+        match self.operations.get(&operation).and_then(|known| known.begun) {
+            Some(begun) if begun == start => Ok(()),
+            begun => {
+                let begun = begun.map_or_else(|| "nowhere".to_string(), |begun| begun.to_string());
+                let message =
+                    format!("{operation} has begun at {begun} in this life of node {}, not at {start}", self.node);
+                refuse(Code::LifeChanged, message)
+            }
         }
     }
 
@@ -330,6 +348,11 @@ impl Agent {
                 }
                 self.remember(operation, header.epoch);
             }
+            (Request::Begin, Answer::Begun { start, .. }) => {
+                if let Some(known) = header.operation.and_then(|operation| self.operations.get_mut(&operation)) {
+                    known.begun = Some(*start);
+                }
+            }
             (Request::Close { hold, .. }, Answer::Closed { life }) => self.standing(*hold)?.closed_in(*life)?,
             (Request::Drain { hold, .. }, _) => drop(self.standing(*hold)?),
             // The record is written; only a hold that stood until now makes it a cut.
@@ -347,7 +370,7 @@ impl Agent {
     }
 
     fn remember(&mut self, operation: OperationId, epoch: Epoch) {
-        let known = self.operations.entry(operation).or_insert(Known { epoch, spent: None });
+        let known = self.operations.entry(operation).or_insert(Known { epoch, spent: None, begun: None });
         known.epoch = known.epoch.max(epoch);
         while self.operations.len() > OPERATIONS_MAX {
             // Ids sort by kind, then by time. A hold's own operation stays: forgetting it would let its `Close` back in.

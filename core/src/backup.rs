@@ -307,7 +307,15 @@ impl Backup {
                     let Answer::Captured(captured) = answer else { return Err(unexpected(*node, answer)) };
                     self.evidence.captured.entry(*node).or_default().push(captured.clone());
                 }
-                self.ask_all(now, Phase::Ending, limits.checkpoint, &Request::End)
+                let step = self.next_round(now, Phase::Ending, limits.checkpoint, self.order.nodes.clone());
+                let starts =
+                    self.order.nodes.iter().map(|node| (*node, self.evidence.starts.get(&ThreadId::of(*node))));
+                let ends = starts.filter_map(|(node, start)| Some((node, Request::End { start: *start? })));
+                let asks: Vec<Effect> = ends.map(|(node, end)| Effect::Ask(step, node, end)).collect();
+                if asks.len() != self.order.nodes.len() {
+                    return Err(Error::Bug(format!("{} threads have a start", asks.len())));
+                }
+                asks
             }
             Phase::Ending => self.ended(now)?,
             Phase::Cutting => self.cut_alone(now)?,
@@ -333,7 +341,7 @@ impl Backup {
         }
         let limits = self.order.limits;
         Ok(match self.order.method {
-            Method::Fence => {
+            Method::Fence | Method::Scn => {
                 self.phase = Phase::Cutting;
                 self.deadline = None;
                 let (scn, stops) = (self.evidence.ended_scn, self.evidence.stops.clone());

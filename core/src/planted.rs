@@ -18,6 +18,14 @@ pub enum Bug {
     BranchCutIgnored,
     /// An SCN that is no restore point is rounded to the newest one before it.
     TargetRounded,
+    /// The SCN that a session carries from node to node is not observed.
+    ScnNotObserved,
+    /// A node's clock starts above the last record that it finds, and not above the ceiling that it had reserved.
+    CeilingIgnored,
+    /// The record that marks a cut by SCN is not made durable.
+    BarrierUnflushed,
+    /// An idle node logs no barriers.
+    IdleWithoutBarrier,
 }
 
 impl Bug {
@@ -30,6 +38,10 @@ impl Bug {
         ("ack-before-flush", Self::AckBeforeFlush),
         ("branch-cut-ignored", Self::BranchCutIgnored),
         ("target-rounded", Self::TargetRounded),
+        ("scn-not-observed", Self::ScnNotObserved),
+        ("ceiling-ignored", Self::CeilingIgnored),
+        ("barrier-unflushed", Self::BarrierUnflushed),
+        ("idle-without-barrier", Self::IdleWithoutBarrier),
     ];
 }
 

@@ -48,6 +48,39 @@ pub struct Floor {
     pub stops: BTreeMap<ThreadId, Position>,
 }
 
+impl Floor {
+    /// Checks that a node's cut lies in its own thread, at or after the stop of its backup.
+    ///
+    /// # Errors
+    /// `SA211` if it does not.
+    pub(crate) fn check_stop(&self, node: NodeId, until: Position) -> Result<()> {
+        let stop = self.stops.get(&until.thread);
+        if until.thread == ThreadId::of(node)
+            && stop.is_none_or(|stop| stop.timeline == until.timeline && until.lsn >= stop.lsn)
+        {
+            return Ok(());
+        }
+        let stop = stop.map_or_else(|| "nowhere".to_string(), ToString::to_string);
+        let message = format!("node {node} is cut at {until}, but its backup stopped at {stop}");
+        Err(Refusal::new(Code::NotMonotonic, message).into())
+    }
+}
+
+/// Checks that `cut` lies after the point before it.
+///
+/// # Errors
+/// `SA211` if it does not.
+pub(crate) fn after_floor(cut: &Cut, floor: &Floor) -> Result<()> {
+    match &floor.previous {
+        Some(previous) if !cut.is_after(previous) => {
+            let message =
+                format!("the cut at SCN {} does not lie after `{}` at SCN {}", cut.scn, previous.record, previous.scn);
+            Err(Refusal::new(Code::NotMonotonic, message).into())
+        }
+        Some(_) | None => Ok(()),
+    }
+}
+
 /// What happens to the coordinator.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Event {
@@ -269,14 +302,7 @@ impl FencedPoint {
     fn collect_cuts(&mut self) -> Result<()> {
         for (node, answer) in self.round.answers() {
             let Answer::CutMade { until, proof } = answer else { return Err(unexpected(*node, answer)) };
-            let stop = self.floor.stops.get(&until.thread);
-            if until.thread != ThreadId::of(*node)
-                || stop.is_some_and(|stop| stop.timeline != until.timeline || until.lsn < stop.lsn)
-            {
-                let stop = stop.map_or_else(|| "nowhere".to_string(), ToString::to_string);
-                let message = format!("node {node} is cut at {until}, but its backup stopped at {stop}");
-                return Err(Refusal::new(Code::NotMonotonic, message).into());
-            }
+            self.floor.check_stop(*node, *until)?;
             self.cuts.insert(until.thread, ThreadCut { proof: *proof, timeline: until.timeline, until: until.lsn });
         }
         Ok(())
@@ -284,12 +310,8 @@ impl FencedPoint {
 
     fn publish(&mut self, now: Moment) -> Vec<Effect> {
         let cut = Cut { record: self.record.clone(), scn: self.scn, threads: self.cuts.clone() };
-        if let Some(previous) = &self.floor.previous
-            && !cut.is_after(previous)
-        {
-            let message =
-                format!("the cut at SCN {} does not lie after `{}` at SCN {}", cut.scn, previous.record, previous.scn);
-            return self.undo(now, Refusal::new(Code::NotMonotonic, message).into());
+        if let Err(error) = after_floor(&cut, &self.floor) {
+            return self.undo(now, error);
         }
         self.phase = Phase::Deciding;
         self.deadline = None;

@@ -62,8 +62,12 @@ pub enum Request {
     Begin,
     /// Copy the data into the repository.
     Capture,
-    /// End the backup.
-    End,
+    /// End the backup that was begun there, and no other: a repeated [`Request::Begin`] may have begun another one in a
+    /// later life of the node.
+    End {
+        /// What [`Answer::Begun`] said.
+        start: Position,
+    },
     /// Say so once WAL has been archived through here.
     Archive {
         /// The end of the WAL that is wanted.
@@ -140,6 +144,16 @@ pub enum Request {
         /// The pin's name.
         name: String,
     },
+    /// Observe the SCN, and make a record durable that is stamped above it: from then on nothing at or below it can
+    /// follow in the thread. Holds nobody back.
+    Mark {
+        /// The life that the operation was enlisted in.
+        life: LifeId,
+        /// The cut.
+        scn: Scn,
+        /// The record's name, unique for ever.
+        record: String,
+    },
 }
 
 /// What must be known before a request is performed.
@@ -172,13 +186,14 @@ impl Request {
             | Self::Renew { .. }
             | Self::Begin
             | Self::Capture
-            | Self::End
+            | Self::End { .. }
             | Self::Archive { .. }
             | Self::Close { .. }
             | Self::Drain { .. }
             | Self::Cut { .. }
             | Self::CutAlone { .. }
-            | Self::Flush { .. } => Needs::KnownOperation,
+            | Self::Flush { .. }
+            | Self::Mark { .. } => Needs::KnownOperation,
         }
     }
 
@@ -193,7 +208,7 @@ impl Request {
             Self::Unpin => "unpin",
             Self::Begin => "begin",
             Self::Capture => "capture",
-            Self::End => "end",
+            Self::End { .. } => "end",
             Self::Archive { .. } => "archive",
             Self::Close { .. } => "close",
             Self::Drain { .. } => "drain",
@@ -208,6 +223,7 @@ impl Request {
             Self::Discard => "discard",
             Self::Pins => "pins",
             Self::DropPin { .. } => "drop-pin",
+            Self::Mark { .. } => "mark",
         }
     }
 }
@@ -266,7 +282,7 @@ pub enum Answer {
         /// The end of WAL.
         end: Position,
     },
-    /// To [`Request::Cut`] and [`Request::CutAlone`].
+    /// To [`Request::Cut`], [`Request::CutAlone`] and [`Request::Mark`].
     CutMade {
         /// The end, exclusive, of what belongs to the cut in this thread.
         until: Position,
@@ -317,6 +333,11 @@ pub struct Description {
     pub fenced_by: Option<OperationId>,
     /// How far the copying is that the agent is busy with.
     pub progress: Option<Progress>,
+    /// Whether every WAL record carries an SCN.
+    pub stamped: bool,
+    /// The node's durable frontier: every record that it has written, or will write, at or below this SCN is durable.
+    /// Zero on engines without stamps.
+    pub frontier: Scn,
 }
 
 /// How far a capture or a staging is.

@@ -206,6 +206,22 @@ fn every_promise_is_shown_by_something_that_exists() {
     }
 }
 
+/// The tests that `models.md` names are there, and it names all of them.
+#[test]
+fn every_model_is_explained() {
+    let page = text("docs/models.md");
+    let models: Vec<String> = sources("core/tests/model");
+    let mut seen = 0;
+    for name in
+        models.iter().flat_map(|source| source.split("#[test]\nfn ").skip(1)).filter_map(|rest| rest.split('(').next())
+    {
+        assert!(page.contains(&format!("`{name}`")), "models.md does not name the test `{name}`");
+        seen += 1;
+    }
+    let named = page.split('`').skip(1).step_by(2).filter(|name| name.matches('_').count() >= 3);
+    assert_eq!(named.count(), seen, "models.md names a test that is not there");
+}
+
 #[test]
 fn the_layouts_of_refdb_are_those_of_its_sources() {
     let page = text("docs/format/refdb.md");

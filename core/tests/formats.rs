@@ -62,6 +62,7 @@ fn manifest() -> Manifest {
         begun_scn: Scn::new(77),
         cluster: ClusterId::new(0xFEED),
         cut: cut(),
+        durable_scn: cut().scn.next(),
         engine: "refdb".into(),
         guarantee: Guarantee::Atomic,
         incarnation: Incarnation::new(1),

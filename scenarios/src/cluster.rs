@@ -49,6 +49,7 @@ fn database_config(node: u16) -> Config {
     config.segment_bytes = 8 << 10;
     config.data_pages = 3 * PAGE_KINDS;
     config.checkpoint_interval = Duration::from_millis(400);
+    config.barrier_interval = Duration::from_secs(1);
     config
 }
 

@@ -23,6 +23,10 @@ macro_rules! each_story {
             "a-restored-cluster-needs-no-new-backup" a_restored_cluster_needs_no_new_backup: lineage::needs_no_new_backup, sees [CutOffByOne];
             "an-incarnations-past-is-opened-again" an_incarnations_past_is_opened_again: lineage::is_opened_again_from_its_past, sees [BranchCutIgnored];
             "any-archived-scn-is-a-target" any_archived_scn_is_a_target: lineage::reaches_any_archived_scn, sees [TargetRounded, CutOffByOne];
+            "no-commit-waits-for-a-point-by-scn" no_commit_waits_for_a_point_by_scn: scn::holds_no_commit_back, sees [CutOffByOne];
+            "a-cut-by-scn-is-causal-for-sessions-that-carry-it" a_cut_by_scn_is_causal_for_sessions_that_carry_it: scn::is_causal_for_sessions_that_carry_it, sees [ScnNotObserved];
+            "nothing-is-stamped-below-a-published-cut" nothing_is_stamped_below_a_published_cut: scn::is_never_stamped_below_again, sees [CeilingIgnored, BarrierUnflushed];
+            "an-idle-thread-does-not-hold-the-archive-back" an_idle_thread_does_not_hold_the_archive_back: scn::reaches_on_past_an_idle_thread, sees [IdleWithoutBarrier];
         }
     };
 }

@@ -9,13 +9,13 @@ use std::time::Duration;
 use sheetanchor_core::error::Result as Outcome;
 use sheetanchor_core::format::catalog::{Method, Point};
 use sheetanchor_core::identity::{OperationId, PointName};
-use sheetanchor_core::plan::Aim;
+use sheetanchor_core::plan::{Aim, Target};
 use sheetanchor_core::refusal::Code;
 use sheetanchor_core::scn::Scn;
 use sheetanchor_engine::coordinator::{ClusterStatus, Coordinator, Planned, Restored, Sealed};
 use sheetanchor_sim::chance::Chance;
 use sheetanchor_sim::oracle::Violation;
-use sheetanchor_sim::oracle::ledger::{History, LedgerState, Recorder, check_restored};
+use sheetanchor_sim::oracle::ledger::{History, LedgerState, Recorder, check_restored, check_restored_by_scn};
 use sheetanchor_sim::plan::CrashPolicy;
 use sheetanchor_sim::world::{Failure, Promise, World};
 
@@ -27,6 +27,9 @@ pub const CLIENTS: &str = "clients";
 
 /// Longer than any operation may take once nothing goes wrong any more.
 const BOUND: Duration = Duration::from_mins(3);
+
+/// Judges what a restored database holds, against the history and the cut.
+type Check = fn(&History, Scn, &LedgerState) -> Result<(), Violation>;
 
 /// What a story is told on.
 pub struct Stage {
@@ -132,6 +135,11 @@ impl Stage {
         Ok(())
     }
 
+    /// Waits until every node's agent listens in its present life.
+    pub fn nodes_are_back(&mut self) -> Result<(), Failure> {
+        NODES.iter().try_for_each(|node| self.is_listening(*node))
+    }
+
     /// Clients begin to transfer.
     pub fn transfers_begin(&mut self) {
         self.stop = Arc::new(AtomicBool::new(false));
@@ -180,6 +188,21 @@ impl Stage {
             let name = name.clone();
             async move { operator.create_point(name?).await }
         })
+    }
+
+    /// An operator begins a restore point by SCN.
+    pub fn begin_point_by_scn(&mut self, name: &str) -> Begun<(OperationId, Point)> {
+        let name: Result<PointName, _> = name.parse();
+        self.operate(move |operator| {
+            let name = name.clone();
+            async move { operator.create_point_by(name?, Method::Scn).await }
+        })
+    }
+
+    /// A restore point is taken by SCN.
+    pub fn a_point_is_taken_by_scn(&mut self, name: &str) -> Result<Point, Failure> {
+        let begun = self.begin_point_by_scn(name);
+        Ok(self.succeeds("a restore point by SCN succeeds", &begun)?.1)
     }
 
     /// An operator begins a restore.
@@ -325,13 +348,26 @@ impl Stage {
         Ok(restored)
     }
 
+    /// Then: a restore to a cut by SCN ends there, and the database holds what had been committed; what sessions that carry
+    /// nothing tied together is not asked for.
+    pub fn is_restored_by_scn(&mut self, target: Target) -> Result<Restored, Failure> {
+        let begun = self.begin_restore(target);
+        let restored = self.succeeds("a restore without faults succeeds", &begun)?;
+        self.holds_the_history(restored.plan.cut.scn, check_restored_by_scn)?;
+        Ok(restored)
+    }
+
     /// Then: read through every node, the database is the committed history up to the cut.
     pub fn holds_exactly_the_history_up_to(&mut self, cut: Scn) -> Result<(), Failure> {
+        self.holds_the_history(cut, check_restored)
+    }
+
+    fn holds_the_history(&mut self, cut: Scn, check: Check) -> Result<(), Failure> {
         for node in NODES {
             let state = self.world.launch(CLIENTS, move |env| read_back(env, node));
             let state = self.world.finish(&state, BOUND)?;
             let state: LedgerState = self.expect("the restored database is read", state)?;
-            let verdict = check_restored(&self.history(), cut, &state);
+            let verdict = check(&self.history(), cut, &state);
             self.world.note(format!("node {node} holds {} transfers at cut {cut}", state.transfers.len()));
             self.world.judge(verdict)?;
             self.read = Some((cut, state));

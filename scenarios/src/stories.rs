@@ -6,3 +6,4 @@ pub mod lineage;
 pub mod point;
 pub mod refusals;
 pub mod restore;
+pub mod scn;

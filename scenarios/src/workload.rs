@@ -9,6 +9,7 @@ use std::time::Duration;
 use futures_util::future::join_all;
 use sheetanchor_core::error::Error;
 use sheetanchor_core::refusal::{Code, Refusal};
+use sheetanchor_core::scn::Scn;
 use sheetanchor_engine::env::Env;
 use sheetanchor_refdb::{ClientError, Ledger, Outcome, Session, Transfer};
 use sheetanchor_sim::oracle::ledger::{LedgerState, Recorder, Transfer as Recorded};
@@ -44,19 +45,28 @@ pub struct Load {
     /// How many sessions there are that go from node to node in turn, on rows that only that node touches, and carry
     /// nothing: what they do on two nodes is tied together by nothing but time.
     pub hopping: u64,
+    /// Whether those sessions carry the SCN that they have seen after all.
+    pub hopping_carries: bool,
     /// The longest pause of a session between two transfers.
     pub pause_ms_max: u64,
 }
 
 impl Load {
     /// Accounts spread over the pages.
-    pub const SPREAD: Self = Self { accounts: 24, roaming: 4, at_home: true, hopping: 0, pause_ms_max: 40 };
+    pub const SPREAD: Self =
+        Self { accounts: 24, roaming: 4, at_home: true, hopping: 0, hopping_carries: false, pause_ms_max: 40 };
     /// The same at leisure, for long stories: a page of rows holds 26 of them, and then it is full.
-    pub const CALM: Self = Self { accounts: 24, roaming: 3, at_home: true, hopping: 0, pause_ms_max: 500 };
+    pub const CALM: Self =
+        Self { accounts: 24, roaming: 3, at_home: true, hopping: 0, hopping_carries: false, pause_ms_max: 500 };
     /// Three accounts that every node writes all the time.
-    pub const CROWDED: Self = Self { accounts: 3, roaming: 4, at_home: false, hopping: 0, pause_ms_max: 10 };
+    pub const CROWDED: Self =
+        Self { accounts: 3, roaming: 4, at_home: false, hopping: 0, hopping_carries: false, pause_ms_max: 10 };
     /// Sessions whose commits on different nodes no message connects.
-    pub const HOPPING: Self = Self { accounts: 24, roaming: 0, at_home: false, hopping: 4, pause_ms_max: 3 };
+    pub const HOPPING: Self =
+        Self { accounts: 24, roaming: 0, at_home: false, hopping: 4, hopping_carries: false, pause_ms_max: 3 };
+
+    /// One session that goes from node to node and tells each what it has seen: every commit follows from the one before.
+    pub const CARRYING: Self = Self { hopping: 1, hopping_carries: true, ..Self::HOPPING };
 
     /// The balances at the start.
     pub fn opening(self) -> BTreeMap<u64, i64> {
@@ -133,7 +143,8 @@ impl Habits {
 
     fn hopping(load: Load) -> Self {
         let places = NODES.iter().map(|node| Place::home(load, *node)).collect();
-        Self { places, in_turn: true, session: Session::Plain, pause_ms_max: load.pause_ms_max }
+        let session = if load.hopping_carries { Session::Causal } else { Session::Plain };
+        Self { places, in_turn: true, session, pause_ms_max: load.pause_ms_max }
     }
 
     async fn transfer(&self, env: &Env, first_id: u64, recorder: &Recorder, stop: &AtomicBool) {
@@ -147,7 +158,7 @@ impl Habits {
             .iter()
             .map(|place| Ledger::new(env, &database_address(place.node), self.session, BUDGET))
             .collect();
-        let (mut next_id, mut turn) = (first_id, 0);
+        let (mut next_id, mut turn, mut seen) = (first_id, 0, Scn::ZERO);
         while !stop.load(Ordering::SeqCst) {
             turn = if self.in_turn { turn + 1 } else { below(self.places.len()) } % self.places.len();
             let (Some(place), Some(ledger)) = (self.places.get(turn), ledgers.get_mut(turn)) else { return };
@@ -160,8 +171,12 @@ impl Habits {
             };
             next_id = id + 1;
             let transfer = Transfer { id, from: *from, to: *to, amount: 1 + env.entropy.word() % 9 };
+            // A session is one, whichever of its connections it uses.
+            ledger.saw(seen);
             recorder.began(recorded(&transfer));
-            match ledger.transfer(transfer).await {
+            let outcome = ledger.transfer(transfer).await;
+            seen = seen.max(ledger.seen());
+            match outcome {
                 Outcome::Acknowledged(scn) => recorder.acknowledged(id, scn),
                 Outcome::Failed(_) => recorder.failed(id),
                 Outcome::Unknown(_) => {}

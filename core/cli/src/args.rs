@@ -109,6 +109,17 @@ pub enum CutArgument {
     Fence,
     /// Each node by itself: nothing is said about the nodes together
     PerNode,
+    /// All at one SCN, on engines that stamp their WAL: no commit waits
+    Scn,
+}
+
+/// How the nodes of a restore point are cut.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum MethodArgument {
+    /// Under a fence that holds commits back
+    Fence,
+    /// At one SCN, on engines that stamp their WAL: no commit waits, and sessions that carry no SCN are not covered
+    Scn,
 }
 
 /// Of `restore-point`.
@@ -118,6 +129,10 @@ pub enum PointCommand {
     Create {
         /// A name that was never used in this cluster
         name: String,
+
+        /// How the nodes are cut
+        #[arg(long, value_name = "HOW", default_value = "fence")]
+        method: MethodArgument,
     },
     /// Show the restore points of the incarnation in force
     List,

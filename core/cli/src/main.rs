@@ -61,7 +61,9 @@ async fn dispatch(arguments: &Arguments, screen: &Screen) -> Result<()> {
         Command::Init => upkeep::init(file, screen).await,
         Command::Agent(agent) => agent::serve(file, screen, agent).await,
         Command::Backup(backup) => backup::run(file, screen, backup).await,
-        Command::RestorePoint(PointCommand::Create { name }) => point::create(file, screen, name).await,
+        Command::RestorePoint(PointCommand::Create { name, method }) => {
+            point::create(file, screen, name, *method).await
+        }
         Command::RestorePoint(PointCommand::List) => point::list(file, screen).await,
         Command::Restore(restore) => restore::run(file, screen, restore).await,
         Command::Status => status::show(file, screen).await,

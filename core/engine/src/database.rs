@@ -3,6 +3,7 @@
 
 use alloc::boxed::Box;
 use alloc::collections::BTreeMap;
+use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
 
@@ -10,6 +11,7 @@ use async_trait::async_trait;
 use sheetanchor_core::error::Result;
 use sheetanchor_core::identity::{ByteCount, ClusterId, HoldId, Incarnation, LifeId, NodeId, ThreadId, TimelineId};
 use sheetanchor_core::position::{Lsn, Position};
+use sheetanchor_core::refusal::{Code, Refusal};
 use sheetanchor_core::scn::Scn;
 
 /// Where an engine keeps its data.
@@ -68,6 +70,8 @@ pub struct Status {
     pub life: LifeId,
     /// The highest SCN that it has issued or seen. Zero on engines without one.
     pub scn: Scn,
+    /// Every record at or below this SCN, written or to come, is durable. Zero on engines without stamps.
+    pub frontier: Scn,
     /// The end of its WAL.
     pub end: Position,
     /// The incarnation that it was opened in, where it knows.
@@ -322,6 +326,15 @@ pub trait Database: Send + Sync {
 
     /// For engines without a fence: writes a record named `record` now and makes it durable. A cut of this node alone.
     async fn cut_alone(&self, record: &str) -> Result<CutMade>;
+
+    /// For engines that stamp every record: observes `scn`, and makes a record named `record` durable that is stamped
+    /// above it. What lies at or below `scn` is the cut, and nothing of it can follow. Holds nobody back. `0A000` without
+    /// stamps; `SA209` if the node has forgotten where the SCN lies in its thread: take the next point at a newer one.
+    async fn mark(&self, scn: Scn, record: &str) -> Result<CutMade> {
+        let message =
+            format!("SCN {scn} cannot be marked as `{record}`: the engine's WAL records carry no SCN (stamped)");
+        Err(Refusal::new(Code::NotSupported, message).into())
+    }
 
     /// Returns once WAL up to `until` is durable.
     async fn flush(&self, until: Lsn) -> Result<()>;

@@ -9,7 +9,7 @@ use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesUnordered;
 use sheetanchor_core::identity::OperationId;
 use sheetanchor_core::time::Moment;
-use sheetanchor_core::{backup, point, restore};
+use sheetanchor_core::{backup, by_scn, point, restore};
 
 use crate::env::Env;
 use crate::watched::Watched;
@@ -61,7 +61,7 @@ macro_rules! machines {
     )+};
 }
 
-machines!(point::FencedPoint, backup::Backup, restore::Restore);
+machines!(point::FencedPoint, by_scn::ScnPoint, backup::Backup, restore::Restore);
 
 /// What performing an effect came to.
 #[derive(Debug)]

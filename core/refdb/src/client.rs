@@ -91,6 +91,11 @@ impl Client {
         self.seen
     }
 
+    /// The session has seen `scn` elsewhere.
+    pub(crate) fn saw(&mut self, scn: Scn) {
+        self.seen = self.seen.max(scn);
+    }
+
     /// Starts a transaction.
     ///
     /// # Errors

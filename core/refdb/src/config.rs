@@ -28,6 +28,8 @@ pub struct Config {
     pub drift_max: Duration,
     /// How far ahead of the clock a node reserves stamps. A restart may put it that far ahead of its wall clock.
     pub reserve: Duration,
+    /// A node that has logged nothing for so long logs a barrier, so that the archive's reach moves on.
+    pub barrier_interval: Duration,
     /// How long one request to another node may take.
     pub call_timeout: Duration,
     /// How long one statement may take, waiting for pages included.
@@ -58,6 +60,7 @@ impl Config {
             checkpoint_interval: Duration::from_secs(5),
             drift_max: Duration::from_mins(1),
             reserve: Duration::from_secs(2),
+            barrier_interval: Duration::from_secs(5),
             call_timeout: Duration::from_secs(1),
             statement_timeout: Duration::from_secs(3),
             commit_timeout: Duration::from_secs(10),

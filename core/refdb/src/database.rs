@@ -55,6 +55,7 @@ impl Database for Node {
                 state: State::Open,
                 life: running.life_id(),
                 scn: state.clock.last(),
+                frontier: state.log.frontier(state.clock.last()),
                 end: running.position(state.log.end()),
                 incarnation: Some(running.incarnation),
             });
@@ -69,7 +70,8 @@ impl Database for Node {
         let incarnation = control.map(|control| control.incarnation);
         let end = self.position_at_rest(own.as_ref(), incarnation);
         let scn = own.map_or(Scn::ZERO, |own| own.ceiling);
-        Ok(Status { state, life: LifeId::default(), scn, end, incarnation })
+        // At rest everything is on disk, and the next life stamps above the ceiling.
+        Ok(Status { state, life: LifeId::default(), scn, frontier: scn, end, incarnation })
     }
 
     async fn join(&self, joining: &Joining) -> Result<()> {
@@ -187,9 +189,7 @@ impl Database for Node {
     }
 
     async fn cut(&self, hold: HoldId, scn: Scn, record: &str) -> Result<CutMade> {
-        if record.is_empty() || record.len() > RECORD_NAME_MAX {
-            return Err(Refusal::new(Code::BadName, format!("a record's name of {} bytes", record.len())).into());
-        }
+        check_record_name(record)?;
         let running = self.shared.open()?;
         running.ready_to_stamp(running.statement_deadline()).await?;
         let now = running.now();
@@ -220,6 +220,11 @@ impl Database for Node {
     async fn cut_alone(&self, _record: &str) -> Result<CutMade> {
         let message = "nodes on shared storage have no state apart from each other: cut them together, under the fence";
         Err(Refusal::new(Code::NotSupported, message).into())
+    }
+
+    async fn mark(&self, scn: Scn, record: &str) -> Result<CutMade> {
+        check_record_name(record)?;
+        self.shared.open()?.mark(scn, record).await
     }
 
     async fn flush(&self, until: Lsn) -> Result<()> {
@@ -258,6 +263,13 @@ impl Node {
             lsn: own.map_or_else(Lsn::default, |own| own.redo),
         }
     }
+}
+
+fn check_record_name(record: &str) -> Result<(), Refusal> {
+    if (1..=RECORD_NAME_MAX).contains(&record.len()) {
+        return Ok(());
+    }
+    Err(Refusal::new(Code::BadName, format!("a record's name of {} bytes", record.len())))
 }
 
 /// A piece of WAL is asked of the node that has it.

@@ -85,6 +85,14 @@ impl Ledger {
         self.seen
     }
 
+    /// The session has seen `scn` over another connection; with [`Session::Causal`] its next request says so.
+    pub fn saw(&mut self, scn: Scn) {
+        self.seen = self.seen.max(scn);
+        if let Some(client) = &mut self.client {
+            client.saw(scn);
+        }
+    }
+
     /// Gives each of the accounts `0..accounts` the same balance. Returns the SCN of the last commit.
     ///
     /// # Errors

@@ -40,6 +40,7 @@ mod fence;
 mod pages;
 mod state;
 
+mod barrier;
 mod checkpoint;
 mod frame;
 mod links;

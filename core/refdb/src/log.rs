@@ -18,6 +18,10 @@ pub(crate) struct Log {
     end: Lsn,
     durable: Lsn,
     last: Scn,
+    /// Stamp and end of the newest records, in order.
+    recent: VecDeque<(Scn, Lsn)>,
+    /// The same of what came before those: no record that ends there or earlier is stamped above it.
+    before_recent: (Scn, Lsn),
     pending: VecDeque<Chunk>,
 }
 
@@ -39,11 +43,24 @@ impl Chunk {
 }
 
 impl Log {
-    /// A log whose durable end is `end` in the last of `segments`.
+    /// Records whose place is remembered.
+    const RECENT_MAX: usize = 65_536;
+
+    /// A log whose durable end is `end` in the last of `segments`. No record in it is stamped above `last`.
     pub(crate) fn new(segments: BTreeSet<Lsn>, end: Lsn, last: Scn, segment_bytes: u64) -> Self {
         let current = segments.last().copied().unwrap_or(end);
         assert!(current <= end, "the last segment starts at {current}, after the end {end}");
-        Self { segments, current, segment_bytes, end, durable: end, last, pending: VecDeque::new() }
+        Self {
+            segments,
+            current,
+            segment_bytes,
+            end,
+            durable: end,
+            last,
+            recent: VecDeque::new(),
+            before_recent: (last, end),
+            pending: VecDeque::new(),
+        }
     }
 
     /// Where the next record goes.
@@ -79,7 +96,32 @@ impl Log {
         assert!(until.is_some(), "a thread has fewer than 2^64 bytes");
         self.end = until.unwrap_or(self.end);
         self.last = scn;
+        self.recent.push_back((scn, self.end));
+        if self.recent.len() > Self::RECENT_MAX
+            && let Some(oldest) = self.recent.pop_front()
+        {
+            self.before_recent = oldest;
+        }
         self.end
+    }
+
+    /// The end of the last record stamped at or below `scn`; `None` if that is too long ago to be remembered.
+    pub(crate) fn place_of(&self, scn: Scn) -> Option<Lsn> {
+        let at_or_below = self.recent.partition_point(|(stamp, _)| *stamp <= scn);
+        match at_or_below.checked_sub(1) {
+            Some(place) => self.recent.get(place).map(|(_, end)| *end),
+            None => Some(self.before_recent).filter(|(stamp, _)| *stamp <= scn).map(|(_, end)| end),
+        }
+    }
+
+    /// Every record here that is stamped at or below this is durable, and so is every one to come: the next stamp lies
+    /// above `clock`, the highest SCN that was issued or seen.
+    pub(crate) fn frontier(&self, clock: Scn) -> Scn {
+        let durable = self.recent.partition_point(|(_, end)| *end <= self.durable);
+        match self.recent.get(durable) {
+            None => clock,
+            Some((pending, _)) => Scn::new(pending.get().saturating_sub(1)),
+        }
     }
 
     /// Takes what waits to be written, in order.
@@ -149,6 +191,33 @@ mod tests {
             }
         }
         assert_eq!(read, ends);
+    }
+
+    #[test]
+    fn a_place_is_that_of_the_last_record_at_or_below_an_scn() {
+        let mut log = Log::new(BTreeSet::new(), Lsn::new(500), Scn::new(5), 200);
+        assert_eq!((log.place_of(Scn::new(4)), log.place_of(Scn::new(5))), (None, Some(Lsn::new(500))));
+        let ends: Vec<Lsn> = [10, 20].map(|scn| log.append(Scn::new(scn), point(scn))).to_vec();
+        for (scn, place) in [(9, Lsn::new(500)), (10, ends[0]), (19, ends[0]), (20, ends[1]), (99, ends[1])] {
+            assert_eq!(log.place_of(Scn::new(scn)), Some(place), "{scn}");
+        }
+        for number in 0..Log::RECENT_MAX as u64 {
+            log.append(Scn::new(100 + number), point(number));
+        }
+        assert_eq!((log.place_of(Scn::new(19)), log.place_of(Scn::new(20))), (None, Some(ends[1])));
+    }
+
+    #[test]
+    fn the_frontier_lies_right_below_the_first_record_that_is_not_durable() {
+        let mut log = log(200);
+        assert_eq!(log.frontier(Scn::new(7)), Scn::new(7), "nothing waits, and the next stamp lies above the clock");
+        let first = log.append(Scn::new(10), point(1));
+        log.append(Scn::new(20), point(2));
+        assert_eq!(log.frontier(Scn::new(20)), Scn::new(9));
+        log.made_durable(first);
+        assert_eq!(log.frontier(Scn::new(20)), Scn::new(19));
+        log.made_durable(log.end());
+        assert_eq!(log.frontier(Scn::new(30)), Scn::new(30));
     }
 
     #[test]

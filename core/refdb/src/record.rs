@@ -47,6 +47,8 @@ pub(crate) enum Body {
     Released { page: PageNo, version: Scn },
     /// A cut was made here.
     RestorePoint { name: String },
+    /// Nothing happened: the thread shows that it has come this far.
+    Barrier,
 }
 
 /// What changed on a page.
@@ -213,6 +215,7 @@ mod tests {
                 Body::Changed { page, previous: Scn::ZERO, change: Change::Patch { offset: 7, bytes } },
                 Body::Released { page, version: Scn::new(word) },
                 Body::RestorePoint { name },
+                Body::Barrier,
             ] {
                 let record = Record { lsn: Lsn::new(3), scn: Scn::new(word), durable: Lsn::new(2), body };
                 let encoded = record.encode();

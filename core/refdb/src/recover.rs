@@ -1,6 +1,6 @@
 //! Recovery of staged files to a cut: all threads' records, merged, as one unit; and opening what was reached.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use sheetanchor_core::error::Result;
 use sheetanchor_core::identity::{NodeId, ThreadId};
@@ -84,6 +84,7 @@ async fn replay(file: &dyn DiskFile, recovery: &Recovery, wal: &dyn WalSource) -
     let mut readers: BTreeMap<ThreadId, Reader> =
         recovery.threads.iter().map(|(thread, range)| (*thread, Reader::new(*thread, &range.spans))).collect();
     let mut pages: BTreeMap<PageNo, Recovered> = BTreeMap::new();
+    let mut proven: BTreeSet<ThreadId> = BTreeSet::new();
     let mut replayed = Replayed::default();
     loop {
         match merge.step() {
@@ -94,6 +95,9 @@ async fn replay(file: &dyn DiskFile, recovery: &Recovery, wal: &dyn WalSource) -
                 };
                 match next {
                     Some(Next::Record(record, until)) => {
+                        if is_proof(recovery, thread, &record, until) {
+                            proven.insert(thread);
+                        }
                         merge.feed(thread, record.scn, record.lsn, until, (record, until))?;
                     }
                     Some(Next::BeyondBranch(until)) => {
@@ -124,8 +128,33 @@ async fn replay(file: &dyn DiskFile, recovery: &Recovery, wal: &dyn WalSource) -
     if let Some((page, _)) = pages.iter().find(|(_, recovered)| recovered.chain.is_torn()) {
         return Err(Refusal::new(Code::RecoveryFailed, format!("{page} is torn and no image mends it")).into());
     }
+    // A cut that is sought has no record of its own: the first one above it, which the merge has seen, is its proof.
+    let unproven = readers.iter_mut().filter(|(thread, _)| !recovery.sought && !proven.contains(*thread));
+    for (thread, reader) in unproven {
+        find_proof(recovery, *thread, reader, wal).await?;
+    }
     write_changed(file, &mut pages).await?;
     Ok(replayed)
+}
+
+/// Whether this is the record that proves the cut in its thread.
+fn is_proof(recovery: &Recovery, thread: ThreadId, record: &Record, until: Lsn) -> bool {
+    let ends_there = recovery.threads.get(&thread).is_some_and(|range| range.proof == until);
+    ends_there && matches!(&record.body, Body::RestorePoint { name } if *name == recovery.record)
+}
+
+/// Reads on to the record that proves the cut. A node that lost it after the point was published has reused its place.
+async fn find_proof(recovery: &Recovery, thread: ThreadId, reader: &mut Reader, wal: &dyn WalSource) -> Result<()> {
+    let proof = recovery.threads.get(&thread).map(|range| range.proof).unwrap_or_default();
+    while reader.at < proof {
+        match reader.next(wal).await? {
+            Some(Next::Record(record, until)) if is_proof(recovery, thread, &record, until) => return Ok(()),
+            Some(Next::Record(..) | Next::BeyondBranch(_)) => {}
+            None => break,
+        }
+    }
+    let message = format!("thread {thread}: no record `{}` ends at {proof}: the cut is not proven", recovery.record);
+    Err(Refusal::new(Code::CutMissed, message).into())
 }
 
 /// Writes pages out, but for those that were torn: until all of their changes are there, the file must go on showing

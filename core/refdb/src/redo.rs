@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex};
 use sheetanchor_core::error::{Error, Result};
 use sheetanchor_core::identity::NodeId;
 use sheetanchor_core::merge::{Chain, Verdict};
+use sheetanchor_core::planted::{self, Bug};
 use sheetanchor_core::position::Lsn;
 use sheetanchor_core::refusal::{Code, Refusal};
 use sheetanchor_core::scn::Scn;
@@ -14,6 +15,7 @@ use sheetanchor_engine::watched::Watched;
 use tokio::sync::Notify;
 
 use crate::backups::Backups;
+use crate::barrier::{Marks, barriers_forever};
 use crate::checkpoint::{checkpoint_forever, first_ceiling, reserve_forever};
 use crate::config::Config;
 use crate::control::{Control, Folder, NodeControl, Pins, load, seal};
@@ -144,11 +146,12 @@ pub(crate) async fn start(env: &Env, config: &Config, control: &Control) -> Resu
     let next = Running::first_unused(&*pages_file, &layout, node).await?;
 
     let last = scan.records.last().map_or(Scn::ZERO, |record| record.scn);
-    let mut stamps = wait_for_the_clock(env, config, own.ceiling.max(last), own.offset_ms).await?;
+    let floor = if planted::is(Bug::CeilingIgnored) { last } else { own.ceiling.max(last) };
+    let mut stamps = wait_for_the_clock(env, config, floor, own.offset_ms).await?;
     own.life = own.life.saturating_add(1);
     own.redo = scan.end;
     own.durable = scan.end;
-    own.ceiling = first_ceiling(own.ceiling.max(last), stamps.ceiling_wanted(now(env)));
+    own.ceiling = first_ceiling(own.ceiling.max(floor), stamps.ceiling_wanted(now(env)));
     env.disk.replace(&folder.node_control(node), seal(&own)).await?;
     stamps.reserved(own.ceiling);
     let pins = load_pins(env, &folder, node, &own).await?;
@@ -157,7 +160,7 @@ pub(crate) async fn start(env: &Env, config: &Config, control: &Control) -> Resu
         target: "sheetanchor::refdb", %node, incarnation = %own.incarnation, end = %scan.end, records = scan.records.len(),
         pages = repeated, "opened"
     );
-    let state = state_at(config, &layout, &scan, life, next, last, stamps, pins);
+    let state = state_at(config, &layout, &scan, life, next, stamps, pins);
     Ok(Arc::new(Running {
         env: env.clone(),
         config: config.clone(),
@@ -181,25 +184,25 @@ pub(crate) async fn start(env: &Env, config: &Config, control: &Control) -> Resu
     }))
 }
 
-#[allow(clippy::too_many_arguments, reason = "the parts of a state, each from another source")]
 fn state_at(
     config: &Config,
     layout: &Layout,
     scan: &Scan,
     life: LifeNo,
     next: u64,
-    last: Scn,
     clock: Stamps,
     pins: BTreeMap<String, Lsn>,
 ) -> State {
     let peers = layout.nodes.iter().copied().filter(|peer| *peer != config.node);
     State {
+        // The clock starts above all that this node may have stamped.
+        log: Log::new(scan.segments.clone(), scan.end, clock.last(), config.segment_bytes),
         clock,
-        log: Log::new(scan.segments.clone(), scan.end, last, config.segment_bytes),
         pages: Pages::new(scan.end),
         directory: Directory::new(Owner { node: config.node, life }, peers),
         transactions: Transactions::new(next),
         fence: Fence::default(),
+        marks: Marks::default(),
         backups: Backups::default(),
         pins,
         failed: None,
@@ -213,6 +216,7 @@ pub(crate) fn tasks(running: &Arc<Running>) -> TaskGroup {
     group.add(tasks.spawn("refdb flusher", Box::pin(flush_forever(Arc::clone(running)))));
     group.add(tasks.spawn("refdb reserver", Box::pin(reserve_forever(Arc::clone(running)))));
     group.add(tasks.spawn("refdb checkpointer", Box::pin(checkpoint_forever(Arc::clone(running)))));
+    group.add(tasks.spawn("refdb barriers", Box::pin(barriers_forever(Arc::clone(running)))));
     for peer in running.layout.nodes.iter().copied().filter(|peer| *peer != running.node()) {
         group.add(tasks.spawn("refdb registrar", Box::pin(register_at(Arc::clone(running), peer))));
     }

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use sheetanchor_core::error::Error;
 use sheetanchor_core::identity::NodeId;
+use sheetanchor_core::planted::{self, Bug};
 use sheetanchor_core::refusal::{Code, Refusal};
 use sheetanchor_core::scn::Scn;
 use sheetanchor_engine::env::{Listener, Stream, TaskGroup};
@@ -84,7 +85,9 @@ async fn carry_out(
 ) -> Option<Reply> {
     // The frame is whole and of this cluster: its SCN may be believed, if it is within the drift bound.
     let now = running.now();
-    let observed = running.state().clock.observe(envelope.scn, now);
+    let forgets = planted::is(Bug::ScnNotObserved) && matches!(request, Request::Statement(_));
+    let seen = if forgets { Scn::ZERO } else { envelope.scn };
+    let observed = running.state().clock.observe(seen, now);
     if let Err(refusal) = observed {
         return Some(Reply::Failed { code: Some(refusal.code.as_str().into()), message: refusal.message });
     }

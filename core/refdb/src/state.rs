@@ -10,6 +10,7 @@ use sheetanchor_core::scn::{Scn, ScnClock};
 use sheetanchor_core::time::{Moment, WallMillis};
 
 use crate::backups::Backups;
+use crate::barrier::Marks;
 use crate::directory::Directory;
 use crate::failure::Failure;
 use crate::fence::Fence;
@@ -35,6 +36,7 @@ pub(crate) struct State {
     pub(crate) directory: Directory,
     pub(crate) transactions: Transactions,
     pub(crate) fence: Fence,
+    pub(crate) marks: Marks,
     pub(crate) backups: Backups,
     pub(crate) pins: BTreeMap<String, Lsn>,
     /// Why this life of the node is over, if it is.

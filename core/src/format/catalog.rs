@@ -165,6 +165,9 @@ pub enum Method {
     Fence,
     /// Each node by itself.
     Alone,
+    /// Every record at or below one SCN, on engines that stamp their records; no commit waited. Its guarantee covers what
+    /// travels through the database and sessions that carry the SCN, and not what is tied together outside of it.
+    Scn,
 }
 
 /// What a cut says about the nodes together. Never overstated.

@@ -28,6 +28,9 @@ pub struct Manifest {
     pub cluster: ClusterId,
     /// The cut that restoring the backup itself ends at.
     pub cut: Cut,
+    /// The durable peak: when the backup was sealed every record of every thread at or below this SCN was in the archive.
+    /// Never below the cut's own.
+    pub durable_scn: Scn,
     /// The kind of engine.
     pub engine: String,
     /// What the cut says about the nodes together.
@@ -134,6 +137,9 @@ impl Manifest {
         let units_fit = if self.shared { self.units.len() == 1 } else { self.units.keys().eq(self.nodes.keys()) };
         if !units_fit || self.units.values().any(|unit| unit.lists.is_empty()) {
             return bad("its units are not those of its storage".to_string());
+        }
+        if self.durable_scn < self.cut.scn {
+            return bad(format!("it is durable up to {} only, and its cut is at {}", self.durable_scn, self.cut.scn));
         }
         if self.method == Method::Alone && self.guarantee != Guarantee::Node {
             return bad("its guarantee is more than its method gives".to_string());

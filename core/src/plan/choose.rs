@@ -6,7 +6,7 @@ use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 
 use super::{Aim, Catalog, Choice, Target};
-use crate::format::catalog::{Cut, Guarantee, Point, Seal};
+use crate::format::catalog::{Cut, Point, Seal};
 use crate::identity::{Incarnation, OperationId, PointName};
 use crate::lineage::{Lineage, Way};
 use crate::planted::{self, Bug};

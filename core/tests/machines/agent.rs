@@ -63,6 +63,7 @@ impl Asking {
                 answer_point(NodeId::new(1), request)
             }
             Request::Pin { .. } => Answer::Pinned { from: place(NodeId::new(1), 0) },
+            Request::Begin => Answer::Begun { start: place(NodeId::new(1), 10 * self.ticket), scn: Scn::new(1) },
             _ => Answer::Done,
         };
         let effects = self.agent.step(done, agent::Event::Performed(ticket, Ok(answer)));
@@ -181,4 +182,19 @@ fn a_pin_is_renewed_or_expires_and_says_so() {
     let found = agent::Event::FoundPins(vec![backup], Duration::from_millis(50));
     assert_eq!(asking.agent.step(ms(2_000), found), []);
     assert_eq!(asking.agent.step(ms(2_050), agent::Event::Elapsed), [agent::Effect::DropPin(backup)]);
+}
+
+#[test]
+fn only_the_very_backup_that_was_begun_is_ended() {
+    let mut asking = Asking::new();
+    let backup = operation(OperationKind::Backup);
+    asking.ask(ms(0), header(backup, 1), Request::Enlist { fence: true }).unwrap();
+    let end = |start| Request::End { start };
+    assert_eq!(code(&asking.ask(ms(0), header(backup, 1), end(place(NodeId::new(1), 10)))), "SA204", "never begun");
+    let Answer::Begun { start, .. } = asking.ask(ms(0), header(backup, 1), Request::Begin).unwrap() else { panic!() };
+    asking.ask(ms(0), header(backup, 1), end(start)).unwrap();
+    let mut next_life = Asking { agent: Agent::new(NodeId::new(1), Some(belonging())), ticket: 7 };
+    next_life.ask(ms(0), header(backup, 1), Request::Enlist { fence: true }).unwrap();
+    next_life.ask(ms(0), header(backup, 1), Request::Begin).unwrap();
+    assert_eq!(code(&next_life.ask(ms(0), header(backup, 1), end(start))), "SA204", "a repetition has begun another");
 }

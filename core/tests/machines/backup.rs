@@ -30,7 +30,8 @@ fn answer_backup(node: NodeId, request: &Request) -> Answer {
         Request::Pin { .. } => Answer::Pinned { from: place(node, 0) },
         Request::Begin => Answer::Begun { start: place(node, 10), scn: Scn::new(10 + u64::from(node.get())) },
         Request::Capture => Answer::Captured(captured),
-        Request::End => {
+        Request::End { start } => {
+            assert_eq!(*start, place(node, 10), "what the node has begun, and nothing else, is ended");
             Answer::Ended { stop: place(node, 50), scn: Scn::new(100 + u64::from(node.get())), extra: None }
         }
         Request::CutAlone { .. } => Answer::CutMade { until: place(node, 60), proof: Lsn::new(70) },

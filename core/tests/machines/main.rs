@@ -12,6 +12,7 @@
 
 mod agent;
 mod backup;
+mod by_scn;
 mod point;
 mod restore;
 

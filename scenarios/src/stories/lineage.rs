@@ -130,7 +130,7 @@ pub fn reaches_any_archived_scn(stage: &mut Stage) -> Result<(), Failure> {
     stage.succeeds("the very SCN of the backup's cut is a target", &very)?;
 
     stage.everything_is_lost()?;
-    let restored = stage.is_restored(target)?;
+    let restored = stage.is_restored_by_scn(target)?;
     let plan = &restored.plan;
     let good = plan.cut.scn == reached && plan.resolved.sought;
     let detail = format!("asked for {}, which is {reached}; restored to {:?}", plan.target, plan.cut);

@@ -211,6 +211,17 @@ pub fn check_restored(history: &History, cut: Scn, state: &LedgerState) -> Resul
     check_balances(history, state)
 }
 
+/// The same, but for what sessions that carry nothing tie together: of a cut by SCN it is not promised that a transfer is
+/// there if another one is that began after its acknowledgement, on a node whose clock is behind.
+///
+/// # Errors
+/// The first invariant that does not hold.
+pub fn check_restored_by_scn(history: &History, cut: Scn, state: &LedgerState) -> Result<(), Violation> {
+    let present = check_present(history, cut, state)?;
+    check_acknowledged(history, cut, &present)?;
+    check_balances(history, state)
+}
+
 /// Every transfer that is there was asked for, is unchanged, is there once, did not fail, and lies within the cut.
 fn check_present(history: &History, cut: Scn, state: &LedgerState) -> Result<BTreeMap<u64, Asked>, Violation> {
     let mut present = BTreeMap::new();

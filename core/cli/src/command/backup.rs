@@ -21,6 +21,7 @@ pub async fn run(file: &Path, screen: &Screen, arguments: &BackupArguments) -> R
     let method = match arguments.cut {
         CutArgument::Fence => Method::Fence,
         CutArgument::PerNode => Method::Alone,
+        CutArgument::Scn => Method::Scn,
     };
     let connected = Connected::new(file, screen)?;
     let sealed = connected.watched(connected.coordinator.backup(label, method)).await?;
@@ -66,13 +67,20 @@ pub fn describe(sealed: &Sealed) -> String {
 
 /// What a cut is worth, in words.
 pub fn promise(method: Method, guarantee: Guarantee) -> String {
-    let method = method_word(method);
-    let meaning = match guarantee {
+    let covered = match method {
+        Method::Scn => "; what sessions that carry no SCN tie together outside of the database is not covered",
+        Method::Fence | Method::Alone => "",
+    };
+    format!("method {}, guarantee {}: {}{covered}", method_word(method), guarantee.word(), meaning(guarantee))
+}
+
+/// What a guarantee is, in words.
+pub const fn meaning(guarantee: Guarantee) -> &'static str {
+    match guarantee {
         Guarantee::Node => "each node by itself is consistent; nothing is said about the nodes together",
         Guarantee::Causal => "no effect without its cause on any node",
         Guarantee::Atomic => "no effect without its cause, and each transaction on all nodes or on none",
-    };
-    format!("method {method}, guarantee {}: {meaning}", guarantee.word())
+    }
 }
 
 /// The word for a method on the screen: the one that is typed.
@@ -80,5 +88,6 @@ pub const fn method_word(method: Method) -> &'static str {
     match method {
         Method::Fence => "fence",
         Method::Alone => "per-node",
+        Method::Scn => "scn",
     }
 }

@@ -3,10 +3,11 @@
 use std::path::Path;
 
 use serde_json::{Value, json};
-use sheetanchor_core::format::catalog::Point;
+use sheetanchor_core::format::catalog::{Method, Point};
 use sheetanchor_core::identity::OperationId;
 
 use super::backup::{method_word, promise};
+use crate::args::MethodArgument;
 use crate::connect::Connected;
 use crate::report::Result;
 use crate::screen::{Screen, Table, time};
@@ -15,10 +16,14 @@ use crate::screen::{Screen, Table, time};
 ///
 /// # Errors
 /// `SA106` for a bad name; the restore point's own.
-pub async fn create(file: &Path, screen: &Screen, name: &str) -> Result<()> {
+pub async fn create(file: &Path, screen: &Screen, name: &str, method: MethodArgument) -> Result<()> {
     let name = name.parse()?;
+    let method = match method {
+        MethodArgument::Fence => Method::Fence,
+        MethodArgument::Scn => Method::Scn,
+    };
     let connected = Connected::new(file, screen)?;
-    let (operation, point) = connected.watched(connected.coordinator.create_point(name)).await?;
+    let (operation, point) = connected.watched(connected.coordinator.create_point_by(name, method)).await?;
     let mut threads = Table::new(["thread", "cut", "proof"]);
     for (thread, cut) in &point.cut.threads {
         threads.row([thread.to_string(), cut.until.to_string(), cut.proof.to_string()]);

@@ -3,12 +3,11 @@
 use std::path::Path;
 
 use serde_json::json;
-use sheetanchor_core::format::catalog::{Guarantee, Method};
 use sheetanchor_core::format::manifest::Plan;
 use sheetanchor_core::identity::ByteCount;
 use sheetanchor_engine::coordinator::{Planned, Restored};
 
-use super::backup::promise;
+use super::backup::meaning;
 use crate::args::RestoreArguments;
 use crate::connect::Connected;
 use crate::report::Result;
@@ -65,10 +64,9 @@ pub fn describe(restored: &Restored) -> String {
     )
 }
 
-/// A plan names its guarantee; only a cut of each node by itself has the guarantee `node`.
+/// A plan names its guarantee; `restore-point list` says how its cut was taken.
 fn guarantee(plan: &Plan) -> String {
-    let method = if plan.guarantee == Guarantee::Node { Method::Alone } else { Method::Fence };
-    promise(method, plan.guarantee)
+    format!("guarantee {}: {}", plan.guarantee.word(), meaning(plan.guarantee))
 }
 
 fn steps(plan: &Plan) -> String {

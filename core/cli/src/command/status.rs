@@ -43,7 +43,7 @@ fn text(status: &ClusterStatus, points: &[Listed]) -> String {
     let points = point::table(points.iter().map(|(id, point, reached)| (*id, point, Some(reached.is_ok()))));
     let unfinished = lines(status.unfinished.iter().map(|operation| format!("  {operation}")));
     text += &part("troubles", lines(troubles));
-    text += &part("backups of this incarnation", unless_empty(&backups(&status.backups)));
+    text += &part("backups of this incarnation", unless_empty(&backups(&status.backups, &status.points)));
     text += &part("restore points of this incarnation", unless_empty(&points));
     text += &part("incarnations", tree(&status.incarnations));
     text += &part("without an outcome yet (`sheetanchor abort ID` ends one whose coordinator is gone)", unfinished);
@@ -91,10 +91,11 @@ fn trouble(node: &NodeStatus) -> Option<String> {
     }
 }
 
-fn backups(backups: &[(OperationId, Seal)]) -> Table {
+fn backups(backups: &[(OperationId, Seal)], points: &[(OperationId, Point)]) -> Table {
     let mut table = Table::new(["backup", "scn", "sealed", "method", "guarantee"]);
     for (operation, seal) in backups {
-        let method = if seal.point.is_some() { Method::Fence } else { Method::Alone };
+        let point = points.iter().find(|(id, _)| Some(*id) == seal.point);
+        let method = point.map_or(Method::Alone, |(_, point)| point.method);
         table.row([
             operation.to_string(),
             seal.cut.scn.to_string(),

@@ -11,7 +11,7 @@ use sheetanchor_core::error::{Error, Result};
 use sheetanchor_core::format::catalog::{Ending, IncarnationObject, IncarnationState};
 use sheetanchor_core::format::keys;
 use sheetanchor_core::format::manifest::Plan;
-use sheetanchor_core::identity::{ContentHash, NodeId, OperationId, ThreadId};
+use sheetanchor_core::identity::{ContentHash, LifeId, NodeId, OperationId, ThreadId};
 use sheetanchor_core::position::Position;
 use sheetanchor_core::refusal::{Code, Refusal};
 use sheetanchor_core::request::{Answer, Description, Header, PinSeen, Progress, Request};
@@ -42,7 +42,7 @@ impl Agent {
                 Ok(Answer::Begun { start: begun.start, scn: begun.scn })
             }
             Request::Capture => self.capture_once(operation()?).await,
-            Request::End => self.end(operation()?).await,
+            Request::End { .. } => self.end(operation()?).await,
             Request::Archive { through } => Ok(Answer::Archived { until: self.await_archive(through).await? }),
             Request::Close { hold, .. } => {
                 database.close(hold).await?;
@@ -57,12 +57,11 @@ impl Agent {
             Request::Release { hold } => database.release(hold).await.map(|()| Answer::Done),
             Request::Flush { life, through } => {
                 database.flush(through).await?;
-                let now = database.status().await?.life;
-                if now == life {
-                    return Ok(Answer::Done);
-                }
-                Err(Refusal::new(Code::LifeChanged, format!("cut in life {life}, the database is in life {now}"))
-                    .into())
+                self.still_in(life).await.map(|()| Answer::Done)
+            }
+            Request::Mark { life, scn, record } => {
+                let made = database.mark(scn, &record).await?;
+                self.still_in(life).await.map(|()| cut_made(made))
             }
             Request::Stage { plan } => self.stage_plan(operation()?, plan).await,
             Request::Recover { plan } => self.recover(operation()?, plan).await,
@@ -79,6 +78,15 @@ impl Agent {
                 Ok(Answer::Done)
             }
         }
+    }
+
+    /// Checks that the database is in the life that an operation speaks of.
+    async fn still_in(&self, life: LifeId) -> Result<()> {
+        let now = self.database.status().await?.life;
+        if now == life {
+            return Ok(());
+        }
+        Err(Refusal::new(Code::LifeChanged, format!("cut in life {life}, the database is in life {now}")).into())
     }
 
     async fn describe(&self) -> Result<Answer> {
@@ -104,6 +112,8 @@ impl Agent {
             archive_trouble: archive.trouble.map(|error| error.to_string()),
             fenced_by,
             progress,
+            stamped: capabilities.stamped,
+            frontier: status.frontier,
         }))
     }
 

@@ -12,8 +12,9 @@ use sheetanchor_core::format::manifest::{Manifest, ThreadSpan, Unit};
 use sheetanchor_core::format::{self, keys};
 use sheetanchor_core::identity::{ContentHash, OperationId, OperationKind, PointName};
 use sheetanchor_core::lineage::Way;
-use sheetanchor_core::plan::{Choice, replay};
+use sheetanchor_core::plan::{Choice, Reach, replay};
 use sheetanchor_core::refusal::{Code, Refusal};
+use sheetanchor_core::scn::Scn;
 
 use super::{Coordinator, Footing, Term, point};
 use crate::agent::stage::entries;
@@ -38,13 +39,7 @@ impl Coordinator {
     /// the nodes refuse with. Then nothing was published, and no pin outlives its lease.
     pub async fn backup(&self, label: Option<PointName>, method: Method) -> Result<Sealed> {
         let footing = self.footing().await?;
-        if method == Method::Fence {
-            self.check_fence(&footing).await?;
-        } else if footing.members.shared {
-            let message = "the nodes share one set of files, which has no state of one node by itself";
-            return Err(Refusal::new(Code::NotSupported, message).into());
-        }
-        let seen = self.survey(&footing).await?;
+        let seen = self.check_primitive(&footing, method).await?;
         if let Some(node) = seen.values().find(|description| description.state != "open") {
             return Err(Refusal::new(
                 Code::DatabaseDown,
@@ -94,10 +89,11 @@ impl BackupPerformer<'_> {
             let stop = evidence.stops.get(thread)?;
             Some((*thread, ThreadSpan { start: start.lsn, stop: stop.lsn, timeline: start.timeline }))
         });
-        let manifest = Manifest {
+        let mut manifest = Manifest {
             begun_scn: evidence.begun_scn,
             cluster: self.footing.cluster.id,
             cut: cut.clone(),
+            durable_scn: cut.scn,
             engine: self.footing.members.engine.clone(),
             guarantee,
             incarnation: self.footing.incarnation,
@@ -112,7 +108,7 @@ impl BackupPerformer<'_> {
             units: evidence.captured.iter().map(|(node, captured)| (*node, Unit::of(captured))).collect(),
         };
         manifest.validate()?;
-        self.check_repository(&manifest).await?;
+        manifest.durable_scn = manifest.durable_scn.max(self.check_repository(&manifest).await?);
         let body = format::write(&manifest);
         let hash = ContentHash::of(&body);
         repository.put_hashed(&keys::manifest(self.term.operation, hash), body).await?;
@@ -129,7 +125,8 @@ impl BackupPerformer<'_> {
     }
 
     /// Reads back what the manifest names: every list, every pack's presence, and WAL without a gap from start to cut.
-    async fn check_repository(&self, manifest: &Manifest) -> Result<()> {
+    /// Answers the SCN up to which every thread is archived, the least of their last stamps.
+    async fn check_repository(&self, manifest: &Manifest) -> Result<Scn> {
         let repository = &self.coordinator.repository;
         for unit in manifest.units.values() {
             let mut packs: Vec<_> = entries(repository, unit).await?.into_iter().map(|staged| staged.packs).collect();
@@ -151,7 +148,12 @@ impl BackupPerformer<'_> {
             sought: false,
         };
         replay(manifest, &Way::within(manifest.incarnation), &choice, &archive)?;
-        Ok(())
+        let last = |thread, start| {
+            let pieces = archive.get(&(manifest.incarnation, thread)).cloned().unwrap_or_default();
+            Reach::from(start, pieces).pieces.iter().rev().find_map(|(_, header)| header.scn_last)
+        };
+        let lasts = manifest.threads.iter().map(|(thread, span)| last(*thread, span.start).unwrap_or_default());
+        Ok(lasts.min().unwrap_or_default())
     }
 }
 
@@ -165,7 +167,8 @@ impl Perform<Backup, Result<()>> for BackupPerformer<'_> {
                     Performed::Event(Event::Answered(step, node, answer))
                 }
                 Effect::TakePoint(floor) => {
-                    let taken = self.coordinator.take_point(self.footing, None, &floor, point::is_passing).await;
+                    let taken =
+                        self.coordinator.take_point(self.footing, None, self.method, &floor, point::is_passing).await;
                     let taken = taken.map(|(point, taken)| Taken { point, cut: taken.cut, guarantee: taken.guarantee });
                     Performed::Event(Event::PointTaken(taken))
                 }

@@ -1,41 +1,80 @@
 //! Runs a restore point.
 
 use alloc::boxed::Box;
+use alloc::collections::BTreeMap;
 use alloc::format;
+use alloc::string::ToString;
 use core::time::Duration;
 
 use futures_util::future::BoxFuture;
+use sheetanchor_core::by_scn::ScnPoint;
 use sheetanchor_core::error::{Error, Result};
 use sheetanchor_core::format::catalog::{Cut, Ending, Guarantee, Method, Outcome, Point};
-use sheetanchor_core::identity::{OperationId, OperationKind, PointName};
+use sheetanchor_core::identity::{NodeId, OperationId, OperationKind, PointName};
 use sheetanchor_core::point::{Effect, Event, FencedPoint, Floor};
 use sheetanchor_core::refusal::{Code, Refusal};
+use sheetanchor_core::request::Description;
+use sheetanchor_core::scn::Scn;
 
 use super::{Coordinator, Footing, Term};
-use crate::pump::{self, Perform, Performed};
+use crate::pump::{self, Machine, Perform, Performed};
 
 impl Coordinator {
-    /// Takes a cluster-wide restore point named `name`.
+    /// Takes a cluster-wide restore point named `name`, under a fence.
     ///
     /// # Errors
     /// `0A000` if the engine has no fence, `SA213` if the name is taken, and whatever the nodes refuse with. Then the
     /// point does not exist, and commits flow again within the lease.
     pub async fn create_point(&self, name: PointName) -> Result<(OperationId, Point)> {
-        let footing = self.footing().await?;
-        self.check_fence(&footing).await?;
-        self.take_point(&footing, Some(name), &Floor::default(), is_busy).await
+        self.create_point_by(name, Method::Fence).await
     }
 
-    /// Refuses at once what no node can do, before anything is registered.
-    pub(super) async fn check_fence(&self, footing: &Footing) -> Result<()> {
-        let seen = self.survey(footing).await?;
-        match seen.values().find(|description| !description.fence) {
-            None => Ok(()),
-            Some(node) => {
-                let message = format!("node {} ({} {}) has no commit fence", node.node, node.engine, node.version);
-                Err(Refusal::new(Code::NotSupported, message).into())
-            }
+    /// Takes a cluster-wide restore point named `name`, as `method` says. By SCN it holds everything that was acknowledged
+    /// before this was called, and no commit waits.
+    ///
+    /// # Errors
+    /// `0A000` if the engine lacks what the method needs; else as [`Coordinator::create_point`].
+    pub async fn create_point_by(&self, name: PointName, method: Method) -> Result<(OperationId, Point)> {
+        let footing = self.footing().await?;
+        if method == Method::Alone {
+            let message = "each node by itself is no state of the cluster: a restore point is taken by fence or by scn";
+            return Err(Refusal::new(Code::NotSupported, message).into());
         }
+        self.check_primitive(&footing, method).await?;
+        self.take_point(&footing, Some(name), method, &Floor::default(), is_busy).await
+    }
+
+    /// Refuses at once what some node cannot do, before anything is registered; answers every node's description.
+    pub(super) async fn check_primitive(
+        &self,
+        footing: &Footing,
+        method: Method,
+    ) -> Result<BTreeMap<NodeId, Description>> {
+        let seen = self.survey(footing).await?;
+        let lacks = |has: fn(&Description) -> bool, what: &str| {
+            seen.values()
+                .find(|description| !has(description))
+                .map(|node| format!("node {} ({} {}) has no {what}", node.node, node.engine, node.version))
+        };
+        let lacking = match method {
+            Method::Fence => lacks(|node| node.fence, "commit fence"),
+            Method::Scn => lacks(|node| node.stamped, "SCN in its WAL records (stamped)"),
+            Method::Alone => footing
+                .members
+                .shared
+                .then(|| "the nodes share one set of files, which has no state of one node by itself".to_string()),
+        };
+        match lacking {
+            None => Ok(seen),
+            Some(message) => Err(Refusal::new(Code::NotSupported, message).into()),
+        }
+    }
+
+    /// The SCN of a point by SCN: the highest that any node reports now, or that this coordinator has seen. Whatever was
+    /// acknowledged before now lies at or below it.
+    async fn choose_scn(&self, footing: &Footing, floor: Scn) -> Result<Scn> {
+        let seen = self.survey(footing).await?;
+        Ok(seen.values().map(|node| node.scn).fold(floor.max(self.caller.scn()), Scn::max))
     }
 
     /// Takes a point; one that fails in a way that `again` knows is taken anew, as another operation, with jitter, within
@@ -44,12 +83,13 @@ impl Coordinator {
         &self,
         footing: &Footing,
         name: Option<PointName>,
+        method: Method,
         floor: &Floor,
         again: fn(&Error) -> bool,
     ) -> Result<(OperationId, Point)> {
         let until = self.env.clock.now().after(self.limits.retry);
         loop {
-            let outcome = self.take_point_once(footing, name.clone(), floor.clone()).await;
+            let outcome = self.take_point_once(footing, name.clone(), method, floor.clone()).await;
             match outcome {
                 Err(error) if again(&error) && self.env.clock.now() < until && !self.cancel.get() => {
                     tracing::info!(target: "sheetanchor::phase", %error, phase = "retried");
@@ -64,6 +104,7 @@ impl Coordinator {
         &self,
         footing: &Footing,
         name: Option<PointName>,
+        method: Method,
         mut floor: Floor,
     ) -> Result<(OperationId, Point)> {
         let term = self.register(footing, OperationKind::Point, footing.incarnation, name.clone()).await?;
@@ -71,10 +112,12 @@ impl Coordinator {
             if let Some(name) = &name {
                 self.repository.claim_name(name, term.operation, term.nonce).await?;
             }
-            Ok(self.repository.newest_point(footing.incarnation).await?.map(|point| point.cut))
+            let previous = self.repository.newest_point(footing.incarnation).await?.map(|point| point.cut);
+            let scn = if method == Method::Scn { self.choose_scn(footing, floor.scn).await? } else { floor.scn };
+            Ok((previous, scn))
         };
-        floor.previous = match prepared.await {
-            Ok(previous) => previous,
+        (floor.previous, floor.scn) = match prepared.await {
+            Ok(prepared) => prepared,
             Err(error) => {
                 self.abort_outcome(term, &error).await?;
                 return Err(error);
@@ -82,10 +125,13 @@ impl Coordinator {
         };
         let nodes = footing.members.nodes.keys().copied().collect();
         let record = format!("sa-{}", term.operation);
-        let mut machine = FencedPoint::new(nodes, record, self.hold(), self.limits.point, floor);
-        let performer = PointPerformer { coordinator: self, footing, term, name: name.clone() };
-        let cut: Result<Cut> =
-            pump::run(&self.env, term.operation, &mut machine, &performer, &self.cancel, self.watcher.as_deref()).await;
+        let performer = PointPerformer { coordinator: self, footing, term, method, name: name.clone() };
+        let limits = self.limits.point;
+        let cut: Result<Cut> = if method == Method::Scn {
+            performer.run(ScnPoint::new(nodes, record, limits, floor)).await
+        } else {
+            performer.run(FencedPoint::new(nodes, record, self.hold(), limits, floor)).await
+        };
         cut?;
         match self.repository.outcome(term.operation).await? {
             Some(Outcome { result: Ending::Published(point), .. }) => {
@@ -111,25 +157,32 @@ struct PointPerformer<'a> {
     coordinator: &'a Coordinator,
     footing: &'a Footing,
     term: Term,
+    method: Method,
     name: Option<PointName>,
 }
 
 impl PointPerformer<'_> {
+    async fn run<M: Machine<Event = Event, Effect = Effect>>(&self, mut machine: M) -> Result<Cut> {
+        let Coordinator { env, cancel, watcher, .. } = self.coordinator;
+        pump::run(env, self.term.operation, &mut machine, self, cancel, watcher.as_deref()).await
+    }
+
     fn point(&self, cut: Cut) -> Point {
         Point {
             cut,
             ended_ms: self.coordinator.env.clock.wall(),
-            // Shared storage has one commit record per transaction: it is there, or it is not.
+            // Shared storage has one commit record per transaction: it is there, or it is not. How far causality reaches is
+            // the method's to say.
             guarantee: if self.footing.members.shared { Guarantee::Atomic } else { Guarantee::Causal },
             incarnation: self.footing.incarnation,
             membership: self.footing.members.membership,
-            method: Method::Fence,
+            method: self.method,
             name: self.name.clone(),
         }
     }
 }
 
-impl Perform<FencedPoint, Result<Cut>> for PointPerformer<'_> {
+impl<M: Machine<Event = Event, Effect = Effect>> Perform<M, Result<Cut>> for PointPerformer<'_> {
     fn perform(&self, effect: Effect) -> BoxFuture<'_, Performed<Event, Result<Cut>>> {
         Box::pin(async move {
             match effect {

@@ -216,7 +216,7 @@ impl PostgresDatabase {
 
     fn status_of(&self, state: State, end: Lsn) -> Status {
         let end = self.position(TimelineId::new(0), end);
-        Status { state, life: LifeId::new(0), scn: self.scn_seen(), end, incarnation: None }
+        Status { state, life: LifeId::new(0), scn: self.scn_seen(), frontier: Scn::ZERO, end, incarnation: None }
     }
 
     /// What a server says that is not open yet.

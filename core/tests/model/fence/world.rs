@@ -2,14 +2,11 @@
 //! that loses, repeats and reorders, and a client whose every commit depends on the one before.
 
 use std::collections::BTreeMap;
-use std::hash::{DefaultHasher, Hash, Hasher};
 
-use sheetanchor_core::agent::{self, Agent, Belonging};
+use sheetanchor_core::agent::{self, Agent};
 use sheetanchor_core::error::Result;
 use sheetanchor_core::format::catalog::Cut;
-use sheetanchor_core::identity::{
-    ClusterId, Epoch, HoldId, Incarnation, LifeId, Membership, NodeId, OperationId, OperationKind, ThreadId, TimelineId,
-};
+use sheetanchor_core::identity::{Epoch, HoldId, LifeId, NodeId, OperationId, OperationKind, ThreadId, TimelineId};
 use sheetanchor_core::point::{self, FencedPoint, Floor, Limits};
 use sheetanchor_core::position::{Lsn, Position};
 use sheetanchor_core::refusal::{Code, Refusal};
@@ -17,6 +14,8 @@ use sheetanchor_core::request::{Answer, Header, Request};
 use sheetanchor_core::round::Step;
 use sheetanchor_core::scn::Scn;
 use sheetanchor_core::time::Moment;
+
+use crate::{belonging, name_of};
 
 const HOLD: HoldId = HoldId::new(5);
 
@@ -30,10 +29,19 @@ pub enum Fault {
     None,
     /// The fence of the second node does not hold commits back.
     FenceOpen,
-    /// Flushing is confirmed in whatever life the node is: schedule D4 of a node that cuts and crashes unflushed.
-    FlushInAnyLife,
-    /// A lease that ran out does not open the fence.
+    /// The first node, which is the coordinator's own, holds nothing back before its cut, and the other is released with
+    /// its cut (L2).
+    PeerReleasedFirst,
+    /// A lease that ran out does not open the fence (L3).
     LeaseIgnored,
+    /// The fence is left closed when what closed it is gone (L4).
+    FenceOutlivesLife,
+    /// The cut names the end of the record, and recovery takes in a record that starts there (L15).
+    InclusiveEnd,
+    /// Flushing is confirmed in whatever life the node is, also when it has crashed with its record unflushed (D4).
+    FlushInAnyLife,
+    /// A node's next life answers to the name of the one before: repetitions of `Close` and `Cut` are believed (D5).
+    LivesLookAlike,
 }
 
 /// What is in a node's log.
@@ -87,6 +95,8 @@ pub enum Action {
     Deliver {
         /// Which.
         asked: u64,
+        /// To do what, and whom it asks.
+        what: (&'static str, NodeId),
         /// Whether the agent's lease runs out while it is being performed.
         late: bool,
         /// Whether its answer is lost.
@@ -108,19 +118,8 @@ fn operation() -> OperationId {
     OperationId::new(OperationKind::Point, 1, 2)
 }
 
-fn belonging() -> Belonging {
-    Belonging { cluster: ClusterId::new(7), membership: Membership::new(1), incarnation: Incarnation::new(1) }
-}
-
 fn header(node: NodeId) -> Header {
-    let Belonging { cluster, membership, incarnation } = belonging();
-    Header { cluster, membership, incarnation, node, operation: Some(operation()), epoch: Epoch::new(1) }
-}
-
-fn name_of(asked: &Asked) -> u64 {
-    let mut hasher = DefaultHasher::new();
-    asked.hash(&mut hasher);
-    hasher.finish()
+    crate::header(node, operation(), Epoch::new(1))
 }
 
 fn index(lsn: usize) -> Lsn {
@@ -151,10 +150,11 @@ impl State {
     /// Everything that may happen next.
     pub fn actions(&self, actions: &mut Vec<Action>) {
         for (name, sent) in &self.sent {
+            let what = (sent.request.word(), sent.node);
             for lost in [false, true] {
-                actions.push(Action::Deliver { asked: *name, late: false, lost });
+                actions.push(Action::Deliver { asked: *name, what, late: false, lost });
                 if matches!(sent.request, Request::Cut { .. }) {
-                    actions.push(Action::Deliver { asked: *name, late: true, lost });
+                    actions.push(Action::Deliver { asked: *name, what, late: true, lost });
                 }
             }
         }
@@ -181,7 +181,7 @@ impl State {
     pub fn after(&self, action: &Action, fault: Fault) -> Self {
         let mut next = self.clone();
         match action {
-            Action::Deliver { asked, late, lost } => {
+            Action::Deliver { asked, late, lost, .. } => {
                 let Some(Asked { step, node, request }) = self.sent.get(asked).cloned() else { return next };
                 let answer = next.nodes.get_mut(&node).map(|asked| asked.answer(node, request, *late, fault));
                 if let Some(answer) = answer.filter(|_| !lost) {
@@ -216,6 +216,7 @@ impl State {
                 next.crashes_left -= 1;
                 if let Some(node) = next.nodes.get_mut(id) {
                     let mut reborn = Node::new(*id, node.life + 1);
+                    reborn.fence = node.fence.filter(|_| fault == Fault::FenceOutlivesLife);
                     reborn.log = node.log[..node.flushed].to_vec();
                     reborn.flushed = node.flushed;
                     *node = reborn;
@@ -251,21 +252,33 @@ impl State {
         self.coordinator = Some(coordinator);
     }
 
+    /// Whether recovery to the cut takes in what lies at that place of a node's log.
+    fn recovers(cut: &Cut, id: NodeId, place: usize, fault: Fault) -> bool {
+        let until = cut.threads.get(&ThreadId::of(id)).map(|thread| thread.until);
+        Some(index(place)) < until || (fault == Fault::InclusiveEnd && Some(index(place)) == until)
+    }
+
     /// Whether the commit of that number lies within the cut.
-    fn is_in(&self, cut: &Cut, commit: u8) -> bool {
+    fn is_in(&self, cut: &Cut, commit: u8, fault: Fault) -> bool {
         self.nodes.iter().any(|(id, node)| {
-            let until = cut.threads.get(&ThreadId::of(*id)).map(|thread| thread.until);
-            node.log
-                .iter()
-                .enumerate()
-                .any(|(place, entry)| *entry == Entry::Commit(commit) && Some(index(place)) < until)
+            let mut entries = node.log.iter().enumerate();
+            entries.any(|(place, entry)| *entry == Entry::Commit(commit) && Self::recovers(cut, *id, place, fault))
         })
     }
 
     /// No effect without its cause: every commit depends on the one before it.
-    pub fn is_causal(&self) -> bool {
+    pub fn is_causal(&self, fault: Fault) -> bool {
         let Some(cut) = &self.published else { return true };
-        (2..=self.commits).all(|commit| !self.is_in(cut, commit) || self.is_in(cut, commit - 1))
+        (2..=self.commits).all(|commit| !self.is_in(cut, commit, fault) || self.is_in(cut, commit - 1, fault))
+    }
+
+    /// Recovery to the cut takes in nothing that lies beyond the record which marks it.
+    pub fn is_exact(&self, fault: Fault) -> bool {
+        let Some(cut) = &self.published else { return true };
+        self.nodes.iter().all(|(id, node)| {
+            let record = node.log.iter().position(|entry| *entry == Entry::Record).unwrap_or(node.log.len());
+            (record + 1..node.log.len()).all(|place| !Self::recovers(cut, *id, place, fault))
+        })
     }
 
     /// The record that proves the cut lies where the point says, on every node.
@@ -329,13 +342,16 @@ impl Node {
 
     fn perform(&mut self, id: NodeId, request: &Request, fault: Fault) -> Result<Answer> {
         let place = |lsn| Position { thread: ThreadId::of(id), timeline: TimelineId::new(1), lsn: index(lsn) };
+        let own_life = LifeId::new(if fault == Fault::LivesLookAlike { 1 } else { self.life });
+        let first = id == NodeId::new(1);
         match request {
-            Request::Enlist { .. } => Ok(Answer::Enlisted { life: LifeId::new(self.life), epoch: Epoch::new(1) }),
+            Request::Enlist { .. } => Ok(Answer::Enlisted { life: own_life, epoch: Epoch::new(1) }),
             Request::Close { hold, .. } => {
-                if fault != Fault::FenceOpen || id == NodeId::new(1) {
+                let open = (fault == Fault::FenceOpen && !first) || (fault == Fault::PeerReleasedFirst && first);
+                if !open {
                     self.fence = Some(*hold);
                 }
-                Ok(Answer::Closed { life: LifeId::new(self.life) })
+                Ok(Answer::Closed { life: own_life })
             }
             Request::Drain { .. } => {
                 let scn = Scn::new(index(self.log.len()).get());
@@ -344,7 +360,11 @@ impl Node {
             Request::Cut { .. } => {
                 let until = self.log.len();
                 self.log.push(Entry::Record);
-                Ok(Answer::CutMade { until: place(until), proof: index(until + 1) })
+                if fault == Fault::PeerReleasedFirst && !first {
+                    self.fence = None;
+                }
+                let named = if fault == Fault::InclusiveEnd { until + 1 } else { until };
+                Ok(Answer::CutMade { until: place(named), proof: index(until + 1) })
             }
             Request::Release { hold } => {
                 self.fence.take_if(|standing| standing == hold);
@@ -352,7 +372,7 @@ impl Node {
             }
             Request::Flush { life, .. } => {
                 self.flushed = self.log.len();
-                if *life == LifeId::new(self.life) || fault == Fault::FlushInAnyLife {
+                if *life == own_life || fault == Fault::FlushInAnyLife {
                     return Ok(Answer::Done);
                 }
                 Err(Refusal::new(Code::LifeChanged, "another life").into())
