@@ -13,6 +13,7 @@ pub use hold::Hold;
 
 use crate::error::{Error, Result};
 use crate::identity::{ClusterId, Epoch, HoldId, Incarnation, Membership, NodeId, OperationId, OperationKind};
+use crate::planted::{self, Bug};
 use crate::position::Position;
 use crate::refusal::{Code, Refusal};
 use crate::request::{Answer, Header, Needs, Request};
@@ -146,7 +147,7 @@ impl Agent {
             }
             Event::Belongs(belonging) => self.belonging = Some(belonging),
             Event::FoundPins(operations, lease) => {
-                self.pins.extend(operations.into_iter().map(|operation| (operation, now.after(lease))));
+                self.pins.extend(operations.into_iter().map(|operation| (operation, pinned_until(now, lease))));
             }
             Event::Elapsed => {}
         }
@@ -215,7 +216,7 @@ impl Agent {
             }
             Request::Renew { lease_ms } => match self.pins.get_mut(&operation) {
                 Some(deadline) => {
-                    *deadline = now.after(Duration::from_millis(*lease_ms));
+                    *deadline = pinned_until(now, Duration::from_millis(*lease_ms));
                     Ok(Some(Answer::Done))
                 }
                 None => refuse(Code::PinLost, format!("{operation} has no pin on node {}", self.node)),
@@ -275,7 +276,7 @@ impl Agent {
                 format!("node {} belongs to cluster {}, asked for {}", self.node, belonging.cluster, header.cluster),
             );
         }
-        if header.membership != belonging.membership {
+        if header.membership != belonging.membership && !planted::is(Bug::MembershipUnchecked) {
             return refuse(
                 Code::OtherMembership,
                 format!("node {} has membership {}, asked with {}", self.node, belonging.membership, header.membership),
@@ -296,7 +297,7 @@ impl Agent {
 
     fn admit_epoch(&mut self, operation: OperationId, epoch: Epoch, needs: Needs) -> Result<(), Refusal> {
         match self.operations.get_mut(&operation) {
-            Some(known) if epoch < known.epoch => {
+            Some(known) if epoch < known.epoch && !planted::is(Bug::StaleEpochAccepted) => {
                 refuse(Code::StaleEpoch, format!("{operation} is at epoch {}, asked with {epoch}", known.epoch))
             }
             Some(known) => {
@@ -326,6 +327,7 @@ impl Agent {
         if self.operations.get(&operation).is_some_and(|known| known.spent.is_some()) {
             return refuse(Code::HoldLost, format!("hold {hold} of {operation} has ended on node {}", self.node));
         }
+        let lease = if planted::is(Bug::LeaseIgnored) { Duration::from_hours(1) } else { lease };
         self.hold = Some(Hold::new(operation, hold, now.after(lease)));
         Ok(())
     }
@@ -346,6 +348,12 @@ impl Agent {
                 if header.epoch < *epoch {
                     refuse(Code::StaleEpoch, format!("{operation} is at epoch {epoch}, asked with {}", header.epoch))?;
                 }
+                if planted::is(Bug::SixteenOperationsAtMost) && self.operations.len() >= 16 {
+                    refuse(Code::Busy, format!("node {} knows 16 operations already", self.node))?;
+                }
+                if planted::is(Bug::OneOperationAtATime) {
+                    self.operations.retain(|known, _| *known == operation);
+                }
                 self.remember(operation, header.epoch);
             }
             (Request::Begin, Answer::Begun { start, .. }) => {
@@ -361,7 +369,7 @@ impl Agent {
             }
             (Request::Pin { lease_ms }, Answer::Pinned { .. }) => {
                 if let Some(operation) = header.operation {
-                    self.pins.insert(operation, now.after(Duration::from_millis(*lease_ms)));
+                    self.pins.insert(operation, pinned_until(now, Duration::from_millis(*lease_ms)));
                 }
             }
             _ => {}
@@ -383,6 +391,11 @@ impl Agent {
             self.operations.remove(&oldest);
         }
     }
+}
+
+/// Until when a pin is kept that is promised now, for so long.
+fn pinned_until(now: Moment, lease: Duration) -> Moment {
+    now.after(if planted::is(Bug::PinNeverExpires) { Duration::from_hours(24) } else { lease })
 }
 
 fn refuse<T>(code: Code, message: alloc::string::String) -> Result<T, Refusal> {

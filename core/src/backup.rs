@@ -10,6 +10,7 @@ use core::time::Duration;
 use crate::error::{Error, Result};
 use crate::format::catalog::{Cut, Guarantee, Method, ThreadCut};
 use crate::identity::{NodeId, OperationId, ThreadId};
+use crate::planted::{self, Bug};
 use crate::point::{Floor, unexpected};
 use crate::position::Position;
 use crate::refusal::{Code, Refusal};
@@ -425,7 +426,12 @@ impl Backup {
         self.phase = Phase::Aborting;
         self.deadline = None;
         self.why = Some(why.clone());
-        Vec::from([Effect::Abort(why)])
+        let mut effects = Vec::new();
+        if planted::is(Bug::UnpinBeforeOutcome) {
+            effects.extend(self.order.nodes.iter().map(|node| Effect::Ask(RENEWAL, *node, Request::Unpin)));
+        }
+        effects.push(Effect::Abort(why));
+        effects
     }
 
     fn settle(&mut self, now: Moment, settled: Result<()>) -> Vec<Effect> {

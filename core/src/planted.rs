@@ -18,6 +18,32 @@ pub enum Bug {
     BranchCutIgnored,
     /// An SCN that is no restore point is rounded to the newest one before it.
     TargetRounded,
+    /// A fence's lease is taken for an hour, whatever the coordinator asked for.
+    LeaseIgnored,
+    /// A pin's lease is taken for a day, whatever the coordinator asked for.
+    PinNeverExpires,
+    /// All backups share one pin on each node.
+    OnePinSlot,
+    /// Ending one operation on a node ends every operation's backup and pin there.
+    AbortTouchesOthers,
+    /// Requests of an older term than the newest one known are performed.
+    StaleEpochAccepted,
+    /// An agent that learns of an operation forgets all others.
+    OneOperationAtATime,
+    /// An agent refuses to learn of a seventeenth operation.
+    SixteenOperationsAtMost,
+    /// Requests under another list of members are performed.
+    MembershipUnchecked,
+    /// A request that is refused is not answered.
+    RequestUnanswered,
+    /// A seal replaces the outcome that somebody else has decided.
+    SealOverAbort,
+    /// After a time-out, whatever stands under a create-once name is taken for the writer's own.
+    NonceUnchecked,
+    /// A piece of WAL that is in the archive to another end is taken for a second writer's.
+    ShortPieceRefused,
+    /// A backup that failed lets go of its pins before failure has become its outcome.
+    UnpinBeforeOutcome,
     /// The SCN that a session carries from node to node is not observed.
     ScnNotObserved,
     /// A node's clock starts above the last record that it finds, and not above the ceiling that it had reserved.
@@ -38,6 +64,19 @@ impl Bug {
         ("ack-before-flush", Self::AckBeforeFlush),
         ("branch-cut-ignored", Self::BranchCutIgnored),
         ("target-rounded", Self::TargetRounded),
+        ("lease-ignored", Self::LeaseIgnored),
+        ("pin-never-expires", Self::PinNeverExpires),
+        ("one-pin-slot", Self::OnePinSlot),
+        ("abort-touches-others", Self::AbortTouchesOthers),
+        ("stale-epoch-accepted", Self::StaleEpochAccepted),
+        ("one-operation-at-a-time", Self::OneOperationAtATime),
+        ("sixteen-operations-at-most", Self::SixteenOperationsAtMost),
+        ("membership-unchecked", Self::MembershipUnchecked),
+        ("request-unanswered", Self::RequestUnanswered),
+        ("seal-over-abort", Self::SealOverAbort),
+        ("nonce-unchecked", Self::NonceUnchecked),
+        ("short-piece-refused", Self::ShortPieceRefused),
+        ("unpin-before-outcome", Self::UnpinBeforeOutcome),
         ("scn-not-observed", Self::ScnNotObserved),
         ("ceiling-ignored", Self::CeilingIgnored),
         ("barrier-unflushed", Self::BarrierUnflushed),

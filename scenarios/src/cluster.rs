@@ -38,7 +38,8 @@ pub fn database_address(node: u16) -> String {
     format!("n{node}:7100")
 }
 
-fn agent_address(node: u16) -> String {
+/// Where a node's agent is asked.
+pub fn agent_address(node: u16) -> String {
     format!("n{node}:7000")
 }
 
@@ -78,8 +79,13 @@ async fn serve(env: Env, node: u16) -> Result<()> {
 
 /// An operator at a host of its own.
 pub fn operator(env: Env) -> Coordinator {
+    operator_of(env, &NODES)
+}
+
+/// An operator whose cluster file lists these nodes.
+pub fn operator_of(env: Env, nodes: &[u16]) -> Coordinator {
     let addresses: BTreeMap<NodeId, String> =
-        NODES.iter().map(|node| (NodeId::new(*node), agent_address(*node))).collect();
+        nodes.iter().map(|node| (NodeId::new(*node), agent_address(*node))).collect();
     let limits = Limits {
         point: point::Limits { lease: LEASE, drain: Duration::from_secs(1), patience: Duration::from_secs(3) },
         backup: backup::Limits {

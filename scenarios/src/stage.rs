@@ -1,5 +1,7 @@
 //! The vocabulary of the stories: a domain verb a line.
 
+mod direct;
+
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::sync::Arc;

@@ -1,8 +1,10 @@
 //! The stories, by what they are about.
 
 pub mod backup;
+pub mod catalog;
 pub mod chaos;
 pub mod lineage;
+pub mod operations;
 pub mod point;
 pub mod refusals;
 pub mod restore;

@@ -1,6 +1,8 @@
 //! A simulated object store, shared by all hosts: atomic, and durable at `Created`. It loses nothing, so a missing fsync
 //! does not show here: scenarios about durability keep their repository in a folder of the simulated disk instead.
 
+mod unsure;
+
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -13,6 +15,8 @@ use sheetanchor_engine::env::{Bucket, Clock, Put};
 use crate::chance::Chance;
 use crate::gate::{Cost, Kind, Life, Operation};
 use crate::host::locked;
+
+pub use unsure::UnsureBucket;
 
 /// The objects of one store. Clones are the same store.
 #[derive(Clone, Debug, Default)]

@@ -4,6 +4,7 @@
 //! drops the host's tasks at the end of the current step.
 
 use std::future::pending;
+use std::ops::Range;
 use std::sync::{Arc, Mutex};
 use std::task::Poll;
 use std::time::Duration;
@@ -56,6 +57,17 @@ pub struct Operation {
     pub what: String,
 }
 
+/// What may meet an object that is being written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PutTrouble {
+    /// It is written, and its writer is told that time ran out.
+    TimesOutAfter,
+    /// Its writer is told that time ran out, and it lands only when somebody writes to that key next, just before.
+    LandsLater,
+    /// Its writer stands still for so long before it begins.
+    Waits(Duration),
+}
+
 /// Time that an operation takes.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Cost {
@@ -102,6 +114,11 @@ struct State {
     actions: Vec<Action>,
     /// Streams of hosts that lost power: never closed, so that their peers hear nothing.
     silenced: Vec<Box<dyn Stream>>,
+    /// Objects whose writer was told that time ran out, and which land when somebody writes to their key next.
+    late_objects: Vec<(String, Vec<u8>)>,
+    /// The timeline leaves out milestones from here on: the numbers of events.
+    hushed_from: Option<u64>,
+    hushed: Vec<Range<u64>>,
 }
 
 struct Host {
@@ -111,6 +128,8 @@ struct Host {
     ended: bool,
     silent: bool,
     passes: u64,
+    /// Its disks and its bucket answer nothing before this.
+    stalled_until: Duration,
 }
 
 impl Gate {
@@ -122,6 +141,9 @@ impl Gate {
             hosts: Vec::new(),
             actions: Vec::new(),
             silenced: Vec::new(),
+            late_objects: Vec::new(),
+            hushed_from: None,
+            hushed: Vec::new(),
         };
         Self { state: Arc::new(Mutex::new(state)), time }
     }
@@ -153,7 +175,15 @@ impl Gate {
         let id = id.unwrap_or_else(|| {
             let number = u16::try_from(state.hosts.len()).unwrap_or(u16::MAX);
             assert!(number < u16::MAX, "a world holds fewer than 65535 hosts");
-            state.hosts.push(Host { name: name.into(), life: 0, over: true, ended: true, silent: false, passes: 0 });
+            state.hosts.push(Host {
+                name: name.into(),
+                life: 0,
+                over: true,
+                ended: true,
+                silent: false,
+                passes: 0,
+                stalled_until: Duration::ZERO,
+            });
             HostId::new(number)
         });
         let Some(host) = state.hosts.get_mut(usize::from(id.number())) else {
@@ -196,9 +226,57 @@ impl Gate {
         locked(&self.state).hosts.get(usize::from(host.number())).map_or(0, |host| host.passes)
     }
 
+    /// Whether the plan wants something done.
+    pub fn has_actions(&self) -> bool {
+        !locked(&self.state).actions.is_empty()
+    }
+
+    /// Whether a host's last life ended without a word to anybody.
+    pub fn is_silent(&self, host: HostId) -> bool {
+        locked(&self.state).hosts.get(usize::from(host.number())).is_some_and(|host| host.silent)
+    }
+
+    /// Whether a host has reached, in any of its lives, a milestone that says all of `words`.
+    pub fn has_reached(&self, host: HostId, words: &str) -> bool {
+        let state = locked(&self.state);
+        state.trace.milestones().iter().any(|event| event.host == Some(host) && says(&event.what, words))
+    }
+
     /// What the plan wants done; empties the list.
     pub fn take_actions(&self) -> Vec<Action> {
         core::mem::take(&mut locked(&self.state).actions)
+    }
+
+    /// From now on, what the disks and the bucket of a host are asked for begins only at `until`.
+    pub fn stall(&self, host: HostId, until: Duration) {
+        if let Some(host) = locked(&self.state).hosts.get_mut(usize::from(host.number())) {
+            host.stalled_until = until;
+        }
+    }
+
+    /// The next sync of a host fails, and its dirty pages are lost.
+    pub fn fail_next_sync(&self, host: HostId) {
+        let mut state = locked(&self.state);
+        let name = state.name(host);
+        state.strikes.arm_sync(name);
+    }
+
+    /// The next object that a host writes meets this.
+    pub fn trouble_next_put(&self, host: HostId, trouble: PutTrouble) {
+        let mut state = locked(&self.state);
+        let name = state.name(host);
+        state.strikes.trouble_next_put(name, trouble);
+    }
+
+    /// Whether the timeline leaves out what comes from now on. Everything is hashed and judged all the same.
+    pub fn hush(&self, hushed: bool) {
+        let mut state = locked(&self.state);
+        let next = state.trace.len().saturating_add(1);
+        match (hushed, state.hushed_from.take()) {
+            (true, from) => state.hushed_from = Some(from.unwrap_or(next)),
+            (false, Some(from)) => state.hushed.push(from..next),
+            (false, None) => {}
+        }
     }
 
     /// Adds a line of the world's own to the timeline.
@@ -240,7 +318,8 @@ impl Gate {
     /// All milestones as a table.
     pub fn timeline(&self) -> String {
         let state = locked(&self.state);
-        trace::table(state.trace.milestones().iter(), |host| state.name(host))
+        let shown = |event: &&Event| !state.hushed.iter().any(|range| range.contains(&event.number));
+        trace::table(state.trace.milestones().iter().filter(shown), |host| state.name(host))
     }
 
     /// All milestones of one host.
@@ -364,6 +443,33 @@ impl Life {
         }
     }
 
+    /// What meets the object that this life is writing under `key`, once.
+    pub(crate) fn put_trouble(&self) -> Option<PutTrouble> {
+        let mut state = locked(&self.gate.state);
+        let name = state.name(self.host);
+        state.strikes.put_trouble(&name)
+    }
+
+    /// Keeps an object that lands later.
+    pub(crate) fn keep_late(&self, key: &str, body: Vec<u8>) {
+        locked(&self.gate.state).late_objects.push((key.into(), body));
+    }
+
+    /// The object that lands now that somebody writes to its key.
+    pub(crate) fn take_late(&self, key: &str) -> Option<Vec<u8>> {
+        let late = &mut locked(&self.gate.state).late_objects;
+        let place = late.iter().position(|(known, _)| known == key)?;
+        Some(late.swap_remove(place).1)
+    }
+
+    /// Until when the host's disks and its bucket stand still.
+    fn stalled_for(&self) -> Duration {
+        let at = self.gate.elapsed();
+        let state = locked(&self.gate.state);
+        let host = state.hosts.get(usize::from(self.host.number()));
+        host.map_or(Duration::ZERO, |host| host.stalled_until.saturating_sub(at))
+    }
+
     /// Passes the gate before an effect. `None`: this life is over, wait for ever. Otherwise the fault to inject, if any.
     pub fn before(&self, operation: &Operation, payload: &[u8]) -> Option<Option<FaultKind>> {
         let at = self.gate.elapsed();
@@ -392,8 +498,9 @@ impl Life {
         effect: impl FnOnce(Option<FaultKind>) -> Result<T, Fault> + Send,
     ) -> Result<T, Fault> {
         let Some(injected) = self.before(&operation, payload) else { return pending().await };
-        if !cost.before.is_zero() {
-            clock.sleep_until(clock.now().after(cost.before)).await;
+        let wait = cost.before + self.stalled_for();
+        if !wait.is_zero() {
+            clock.sleep_until(clock.now().after(wait)).await;
             if self.is_over() {
                 return pending().await;
             }

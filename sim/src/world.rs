@@ -15,7 +15,7 @@ use crate::bucket::Objects;
 use crate::chance::{Chance, Concern};
 use crate::clock::WallOffset;
 use crate::disk::Disks;
-use crate::gate::{Action, Gate, Life};
+use crate::gate::{Action, Gate, Life, PutTrouble};
 use crate::host::{HostId, locked};
 use crate::milestone;
 use crate::oracle::Violation;
@@ -48,6 +48,9 @@ pub enum Repository {
     /// The simulated object store, durable at once.
     Store,
 }
+
+/// A condition of a scenario is looked at again after that much time, also if nothing has happened.
+const STEP_MAX: Duration = Duration::from_millis(100);
 
 /// The folder of [`Repository::Folder`].
 pub const REPOSITORY: &str = "/repo";
@@ -234,7 +237,7 @@ impl World {
             if waited >= limit {
                 return Err(Failure::Stuck { what: "a condition of the scenario".into(), waited });
             }
-            self.step();
+            self.step_until(from + limit);
         }
     }
 
@@ -244,7 +247,10 @@ impl World {
     /// What went wrong.
     pub fn run_for(&mut self, length: Duration) -> Result<(), Failure> {
         let until = self.gate.elapsed() + length;
-        self.run_until(|world| world.elapsed() >= until, length + Duration::from_secs(1))
+        while self.failure.is_none() && self.gate.elapsed() < until {
+            self.step_until(until);
+        }
+        self.failure.clone().map_or(Ok(()), Err)
     }
 
     /// Steps until a host reaches a milestone that says all of `words` (separated by blanks).
@@ -295,6 +301,35 @@ impl World {
         self.backend.release(one, other);
     }
 
+    /// The disks and the bucket of a host answer nothing for a while; its timers and its network go on.
+    pub fn stall(&mut self, host: &str, length: Duration) {
+        self.gate.note(format!("stall {host} for_ms={}", length.as_millis()));
+        if let Some(id) = self.gate.host(host) {
+            self.gate.stall(id, self.gate.elapsed() + length);
+        }
+    }
+
+    /// The next sync of a host fails, and its dirty pages are lost.
+    pub fn fail_next_sync(&mut self, host: &str) {
+        self.gate.note(format!("next sync of {host} fails"));
+        if let Some(id) = self.gate.host(host) {
+            self.gate.fail_next_sync(id);
+        }
+    }
+
+    /// The next object that a host writes to a repository in a folder meets this.
+    pub fn trouble_next_put(&mut self, host: &str, trouble: PutTrouble) {
+        self.gate.note(format!("next object of {host}: {trouble:?}"));
+        if let Some(id) = self.gate.host(host) {
+            self.gate.trouble_next_put(id, trouble);
+        }
+    }
+
+    /// Whether the timeline leaves out what comes from now on; it is hashed and judged all the same.
+    pub fn hush(&mut self, hushed: bool) {
+        self.gate.hush(hushed);
+    }
+
     /// Makes a host's wall clock jump, to `ahead_ms` ahead of true time.
     pub fn set_wall_clock(&mut self, host: &str, ahead_ms: i64) {
         self.gate.note(format!("clock {host} ahead_ms={ahead_ms}"));
@@ -336,7 +371,7 @@ impl World {
 
     /// Whether a host has reached, in any of its lives, a milestone that says all of `words`.
     pub fn has_reached(&self, host: &str, words: &str) -> bool {
-        self.milestones(host).iter().any(|event| crate::gate::says(&event.what, words))
+        self.gate.host(host).is_some_and(|id| self.gate.has_reached(id, words))
     }
 
     /// All milestones of a host.
@@ -379,10 +414,13 @@ impl World {
         self.gate.note(what);
     }
 
-    /// Advances the world by a little. What goes wrong is found in [`World::failure`].
-    pub fn step(&mut self) {
-        let backend = &mut self.backend;
-        let (result, panics) = panics::recorded(|| backend.step());
+    /// Advances the world by a little, and not beyond `limit`. What goes wrong is found in [`World::failure`].
+    fn step_until(&mut self, limit: Duration) {
+        let now = self.gate.elapsed();
+        let due = self.restarts.iter().map(|(at, _)| *at).chain(self.releases.iter().map(|(at, ..)| *at)).min();
+        let until = limit.min(due.unwrap_or(limit)).min(now + STEP_MAX);
+        let (backend, gate) = (&mut self.backend, &self.gate);
+        let (result, panics) = panics::recorded(|| backend.step(until, &|| gate.has_actions()));
         self.record(result, panics);
         for action in self.gate.take_actions() {
             match action {
@@ -464,7 +502,8 @@ impl World {
     /// Drops the tasks of a host whose life is over, and takes its unsynced bytes.
     fn bury(&mut self, host: &str, id: HostId, policy: CrashPolicy) {
         let backend = &mut self.backend;
-        let (killed, panics) = panics::recorded(|| backend.kill(host));
+        let silent = self.gate.is_silent(id);
+        let (killed, panics) = panics::recorded(|| backend.kill(host, silent));
         self.record(killed.map(Ok), panics);
         self.ground.disks.crash(id, policy, &self.crash_chance);
     }

@@ -19,6 +19,7 @@ use sheetanchor_core::identity::{
     ContentHash, Epoch, Incarnation, Membership, Nonce, OperationId, OperationKind, PointName, ThreadId,
 };
 use sheetanchor_core::plan::Catalog;
+use sheetanchor_core::planted::{self, Bug};
 use sheetanchor_core::refusal::{Code, Refusal};
 
 use crate::env::{Bucket, Env, Put};
@@ -95,6 +96,7 @@ impl Repository {
             }
             match self.find::<T>(key).await? {
                 Some(found) if found == *object => return Ok(Created::Ours),
+                Some(_) if last.is_some() && planted::is(Bug::NonceUnchecked) => return Ok(Created::Ours),
                 Some(found) => return Ok(Created::Theirs(found)),
                 None => {}
             }
@@ -224,6 +226,11 @@ impl Repository {
                 if matches!((&theirs.result, &outcome.result), (Ending::Aborted(_), Ending::Aborted(_))) =>
             {
                 Ok(())
+            }
+            Created::Theirs(_) if planted::is(Bug::SealOverAbort) && matches!(outcome.result, Ending::Sealed(_)) => {
+                let key = keys::outcome(outcome.operation);
+                self.bucket.delete(&key).await?;
+                self.create(&key, outcome).await.map(|_| ())
             }
             Created::Theirs(theirs) => {
                 let ending = match theirs.result {

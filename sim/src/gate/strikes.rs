@@ -1,11 +1,11 @@
 //! How far a plan has come: which faults have struck, and which of those are still in force.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use sheetanchor_core::error::FaultKind;
 
-use super::{Kind, Operation};
+use super::{Kind, Operation, PutTrouble};
 use crate::plan::{Fault, Plan, Trigger};
 
 /// The faults of a plan that have not struck yet, and the ones in force.
@@ -15,6 +15,7 @@ pub(super) struct Strikes {
     full: Vec<(String, Duration)>,
     sync_fails: BTreeSet<String>,
     bucket_times_out: BTreeSet<String>,
+    troubled_puts: BTreeMap<String, PutTrouble>,
 }
 
 #[derive(Debug)]
@@ -30,6 +31,7 @@ impl Strikes {
             full: Vec::new(),
             sync_fails: BTreeSet::new(),
             bucket_times_out: BTreeSet::new(),
+            troubled_puts: BTreeMap::new(),
         }
     }
 
@@ -64,6 +66,16 @@ impl Strikes {
 
     pub(super) fn arm_bucket(&mut self, host: String) {
         self.bucket_times_out.insert(host);
+    }
+
+    pub(super) fn trouble_next_put(&mut self, host: String, trouble: PutTrouble) {
+        self.troubled_puts.insert(host, trouble);
+    }
+
+    /// What meets the object that `host` is writing to a repository in a folder.
+    pub(super) fn put_trouble(&mut self, host: &str) -> Option<PutTrouble> {
+        let planned = self.bucket_times_out.remove(host).then_some(PutTrouble::TimesOutAfter);
+        self.troubled_puts.remove(host).or(planned)
     }
 
     /// The fault that meets this operation of `host`, if one does.

@@ -9,7 +9,7 @@ use sheetanchor_engine::env::{Bucket, Clock, Disk, Entropy, Env, Task, Tasks};
 use sheetanchor_engine::folder_bucket::FolderBucket;
 
 use crate::backend::{Ports, Program, WorkInPlace};
-use crate::bucket::{Objects, SimBucket};
+use crate::bucket::{Objects, SimBucket, UnsureBucket};
 use crate::chance::{Chance, Concern};
 use crate::clock::{SimClock, WallOffset};
 use crate::disk::{Disks, SimDisk};
@@ -95,7 +95,10 @@ impl Ground {
             Arc::new(SimDisk::new(self.disks.clone(), life.clone(), clock.clone(), self.disk_chance.clone()));
         let entropy: Arc<dyn Entropy> = Arc::new(chance(Concern::Entropy));
         let bucket: Arc<dyn Bucket> = match self.repository {
-            Repository::Folder => Arc::new(FolderBucket::new(disk.clone(), entropy.clone(), REPOSITORY)),
+            Repository::Folder => {
+                let folder = FolderBucket::new(disk.clone(), entropy.clone(), REPOSITORY);
+                Arc::new(UnsureBucket::new(Arc::new(folder), life.clone(), clock.clone()))
+            }
             Repository::Store => {
                 let (objects, chance) = (self.objects.clone(), self.bucket_chance.clone());
                 Arc::new(SimBucket::new(objects, life.clone(), clock.clone(), chance))

@@ -12,13 +12,14 @@ use sheetanchor_core::format::catalog::{Ending, IncarnationObject, IncarnationSt
 use sheetanchor_core::format::keys;
 use sheetanchor_core::format::manifest::Plan;
 use sheetanchor_core::identity::{ContentHash, LifeId, NodeId, OperationId, ThreadId};
+use sheetanchor_core::planted::{self, Bug};
 use sheetanchor_core::position::Position;
 use sheetanchor_core::refusal::{Code, Refusal};
 use sheetanchor_core::request::{Answer, Description, Header, PinSeen, Progress, Request};
 use tokio::sync::watch;
 
 use super::Agent;
-use super::archive::read_piece;
+use super::archive::{ARCHIVE_PIN, read_piece};
 use super::capture::progress_of;
 use super::stage::other_restore;
 use super::state::{self, MarkerPhase};
@@ -150,7 +151,7 @@ impl Agent {
     }
 
     async fn pin(&self, operation: OperationId) -> Result<Answer> {
-        let from = self.database.pin(&operation.to_string()).await?;
+        let from = self.database.pin(&pin_of(operation)).await?;
         tracing::info!(target: "sheetanchor::agent", node = %self.config.node, pin = %operation, from = %from.lsn, "pinned");
         Ok(Answer::Pinned { from })
     }
@@ -161,8 +162,14 @@ impl Agent {
         self.captured.lock().await.remove(&operation);
         let name = operation.to_string();
         self.database.abandon_backup(&name).await?;
+        if planted::is(Bug::AbortTouchesOthers) {
+            for pin in self.database.pins().await?.into_iter().filter(|pin| pin.name != ARCHIVE_PIN) {
+                self.database.abandon_backup(&pin.name).await?;
+                self.database.unpin(&pin.name).await?;
+            }
+        }
         tracing::info!(target: "sheetanchor::agent", node = %self.config.node, pin = %operation, "unpinned");
-        self.database.unpin(&name).await
+        self.database.unpin(&pin_of(operation)).await
     }
 
     /// Captures once in a life: a repeated request waits for the first one, and gets the same answer.
@@ -341,6 +348,11 @@ impl Agent {
         state::unmark(&self.env, &self.config).await?;
         Ok(Answer::Done)
     }
+}
+
+/// The name of an operation's pin: its own, so that no operation's end ends the pin of another.
+fn pin_of(operation: OperationId) -> String {
+    if planted::is(Bug::OnePinSlot) { "backup".to_string() } else { operation.to_string() }
 }
 
 fn cut_made(made: CutMade) -> Answer {
