@@ -3,9 +3,12 @@
 pub mod backup;
 pub mod catalog;
 pub mod chaos;
+pub mod fence;
 pub mod lineage;
 pub mod operations;
 pub mod point;
 pub mod refusals;
 pub mod restore;
+pub mod schedule;
 pub mod scn;
+pub mod separate;

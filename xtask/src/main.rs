@@ -12,6 +12,7 @@ use anyhow::{Context as _, Result};
 use clap::{Parser, Subcommand, ValueEnum};
 
 mod ci;
+mod fence;
 mod postgres;
 mod programs;
 mod tidy;
@@ -87,9 +88,10 @@ fn run(chore: Chore) -> Result<ExitCode> {
         Chore::Sim { forwarded } => return programs::simulator(&root, "sim", &forwarded),
         Chore::Mutants { forwarded } => return programs::simulator(&root, "mutants", &forwarded),
         Chore::Replay { forwarded } => return programs::simulator(&root, "replay", &forwarded),
-        Chore::Pg => postgres::ensure().map(|servers| {
+        Chore::Pg => postgres::ensure().and_then(|servers| {
             println!("{servers}");
-            true
+            println!("{}", fence::ensure(&root, &servers)?);
+            Ok(true)
         }),
     }?;
     Ok(if done { ExitCode::SUCCESS } else { ExitCode::FAILURE })

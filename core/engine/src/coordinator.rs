@@ -7,6 +7,7 @@ mod look;
 mod plan;
 mod point;
 mod restore;
+mod schedule;
 
 use alloc::collections::BTreeMap;
 use alloc::format;
@@ -29,6 +30,7 @@ pub use backup::Sealed;
 pub use look::{ClusterStatus, NodeStatus, Verified};
 pub use plan::Planned;
 pub use restore::Restored;
+pub use schedule::{Every, Tick};
 
 use crate::caller::Caller;
 use crate::env::Env;
@@ -186,7 +188,7 @@ impl Coordinator {
             return Err(Error::Bug(format!("node {node} described itself as {answer:?}")));
         };
         if description.node == node {
-            return Ok(description);
+            return Ok(*description);
         }
         let address = self.setup.addresses.get(&node).cloned().unwrap_or_default();
         let message = format!("the agent at {address} is of node {}, the cluster file says {node}", description.node);
