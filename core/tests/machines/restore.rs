@@ -13,7 +13,8 @@ use sheetanchor_core::scn::Scn;
 
 use super::{LIFE, code, ms, nodes, place};
 
-fn restore_order(decided: bool) -> restore::Order {
+/// Three nodes, one of which stages for all.
+pub fn restore_order(decided: bool) -> restore::Order {
     let thread = |node| {
         let cut = ThreadCut { proof: Lsn::new(70), timeline: TimelineId::new(1), until: Lsn::new(60) };
         (ThreadId::of(node), cut)

@@ -12,7 +12,7 @@ use sheetanchor_core::error::{Error, Result};
 use sheetanchor_core::format::catalog::{Ending, IncarnationObject, IncarnationState};
 use sheetanchor_core::format::keys;
 use sheetanchor_core::format::manifest::Plan;
-use sheetanchor_core::identity::{ContentHash, LifeId, NodeId, OperationId, ThreadId};
+use sheetanchor_core::identity::{ContentHash, LifeId, NodeId, OperationId, OperationKind, ThreadId};
 use sheetanchor_core::planted::{self, Bug};
 use sheetanchor_core::position::Position;
 use sheetanchor_core::refusal::{Code, Refusal};
@@ -159,7 +159,13 @@ impl Agent {
             return Err(Refusal::new(Code::Aborted, format!("{operation} was aborted: {}", abort.message)).into());
         }
         let epoch = self.repository.epoch(operation).await?;
-        Ok(Answer::Enlisted { life: self.database.status().await?.life, epoch })
+        let life = match self.database.status().await {
+            Ok(status) => status.life,
+            // What was staged in part cannot say anything about itself; a restore quotes no life, and must go on or clean up.
+            Err(Error::Refusal(_)) if operation.kind() == OperationKind::Restore => LifeId::default(),
+            Err(error) => return Err(error),
+        };
+        Ok(Answer::Enlisted { life, epoch })
     }
 
     async fn pin(&self, operation: OperationId) -> Result<Answer> {
