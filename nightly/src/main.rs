@@ -10,6 +10,7 @@ mod case;
 mod corpus;
 mod failure;
 mod mutants;
+mod night;
 mod replay;
 mod runs;
 mod table;
@@ -48,6 +49,8 @@ enum Chore {
     },
     /// Run a plan file or a seed again, and write the folder that shows what happened.
     Replay(replay::Replay),
+    /// Run new seeds, all that ever failed, and all planted bugs, within a time, and write a report with trends.
+    Nightly(night::Nightly),
 }
 
 /// Which stories, and how often.
@@ -84,6 +87,7 @@ struct Sim {
 fn main() -> ExitCode {
     let good = match Arguments::parse().chore {
         Chore::Sim(sim) => tell(&sim),
+        Chore::Nightly(asked) => night::run(&asked),
         Chore::Replay(asked) => replay::replay(&asked),
         Chore::Mutants { planted, seeds } => {
             planted.iter().try_for_each(|name| known_bug(name)).and_then(|()| mutants::hunt(planted.as_deref(), seeds))

@@ -4,6 +4,7 @@ pub mod backup;
 pub mod catalog;
 pub mod chaos;
 pub mod fence;
+pub mod lineage;
 pub mod operations;
 pub mod point;
 pub mod refusals;

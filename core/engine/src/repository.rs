@@ -281,18 +281,25 @@ impl Repository {
     /// # Errors
     /// `SA002`.
     pub async fn catalog(&self, incarnation: Incarnation) -> Result<Catalog> {
+        let mut catalog = self.whole_catalog().await?;
+        catalog.backups.retain(|(_, seal)| seal.incarnation == incarnation);
+        catalog.points.retain(|(_, point)| point.incarnation == incarnation);
+        Ok(catalog)
+    }
+
+    /// Sealed backups and published points of all incarnations, in order of time.
+    ///
+    /// # Errors
+    /// `SA002`.
+    pub async fn whole_catalog(&self) -> Result<Catalog> {
         let mut catalog = Catalog::default();
         for outcome in self.outcomes(OperationKind::Backup).await? {
-            if let Ending::Sealed(seal) = outcome.result
-                && seal.incarnation == incarnation
-            {
+            if let Ending::Sealed(seal) = outcome.result {
                 catalog.backups.push((outcome.operation, seal));
             }
         }
         for outcome in self.outcomes(OperationKind::Point).await? {
-            if let Ending::Published(point) = outcome.result
-                && point.incarnation == incarnation
-            {
+            if let Ending::Published(point) = outcome.result {
                 catalog.points.push((outcome.operation, point));
             }
         }
