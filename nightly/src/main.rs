@@ -1,5 +1,5 @@
-//! The runner of the stories, which `cargo xtask sim` calls. Long runs, mutants and reports come with the simulator's
-//! own issue; here are stories by seeds, replayed by one command, and the planted bugs that they must see.
+//! The runner of the stories, which `cargo xtask sim` calls: stories by seeds, the planted bugs that they must see, what a
+//! failure leaves (`artefact`) and how it is run again (`replay`), and whole nights of all of it (`night`).
 #![forbid(unsafe_code)]
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a program that talks to whoever runs it")]
 #![cfg_attr(test, allow(clippy::as_conversions, clippy::wildcard_enum_match_arm, reason = "tests may be blunt"))]
