@@ -6,6 +6,8 @@
 pub enum Bug {
     /// The folder repository answers `Created` without having synced anything.
     NoFsyncBeforeSeal,
+    /// The folder repository takes a folder that is there for a durable one.
+    FolderUnsynced,
     /// Closing the fence does not hold commits back.
     NoFence,
     /// Pins are ignored when WAL is recycled.
@@ -74,6 +76,7 @@ impl Bug {
     /// Every bug, with the name that chooses it.
     pub const ALL: &[(&'static str, Self)] = &[
         ("no-fsync-before-seal", Self::NoFsyncBeforeSeal),
+        ("folder-unsynced", Self::FolderUnsynced),
         ("no-fence", Self::NoFence),
         ("no-pin", Self::NoPin),
         ("cut-off-by-one", Self::CutOffByOne),

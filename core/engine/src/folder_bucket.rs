@@ -3,6 +3,7 @@
 //! `Created` only once file and folders are durable, and shows nothing that could still vanish.
 
 use alloc::boxed::Box;
+use alloc::collections::BTreeSet;
 use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::sync::Arc;
@@ -12,6 +13,7 @@ use async_trait::async_trait;
 use sheetanchor_core::error::{Fault, FaultKind};
 use sheetanchor_core::identity::ByteCount;
 use sheetanchor_core::planted::{self, Bug};
+use tokio::sync::Mutex;
 
 use crate::env::disk::parent;
 use crate::env::{Bucket, Disk, Entropy, EntryKind, OpenMode, Published, Put};
@@ -24,12 +26,14 @@ pub struct FolderBucket {
     disk: Arc<dyn Disk>,
     entropy: Arc<dyn Entropy>,
     root: String,
+    /// Folders whose names, and those of the folders above them up to the root, this process has made durable.
+    durable: Mutex<BTreeSet<String>>,
 }
 
 impl FolderBucket {
     /// The repository under the absolute path `root`, which is created when something is first put.
     pub fn new(disk: Arc<dyn Disk>, entropy: Arc<dyn Entropy>, root: impl Into<String>) -> Self {
-        Self { disk, entropy, root: root.into() }
+        Self { disk, entropy, root: root.into(), durable: Mutex::new(BTreeSet::new()) }
     }
 
     fn path(&self, key: &str) -> Result<String, Fault> {
@@ -39,6 +43,32 @@ impl FolderBucket {
             return Ok(format!("{}/{key}", self.root));
         }
         Err(Fault::new(FaultKind::Other, format!("use the key `{}`", key.escape_debug()), "it is no valid object key"))
+    }
+
+    /// Makes durable the names of a folder of ours and of those above it. That it is there says nothing: whoever made it
+    /// may have been killed before the sync of its name, and all that lies in it would go with that name. (Found by the
+    /// sweep: a sealed backup lost its WAL.)
+    async fn assure(&self, folder: &str) -> Result<(), Fault> {
+        if planted::is(Bug::FolderUnsynced) {
+            return Ok(());
+        }
+        let mut unsure = Vec::new();
+        let mut at = folder;
+        loop {
+            if self.durable.lock().await.contains(at) {
+                break;
+            }
+            unsure.push(at);
+            if at == self.root || at == "/" {
+                break;
+            }
+            at = parent(at);
+        }
+        for folder in unsure.into_iter().rev() {
+            self.disk.sync_dir(parent(folder)).await?;
+            self.durable.lock().await.insert(folder.to_string());
+        }
+        Ok(())
     }
 
     async fn list_folder(&self, folder: &str, keys: &mut Vec<String>) -> Result<(), Fault> {
@@ -63,6 +93,7 @@ impl FolderBucket {
                 }
             }
             if shown {
+                self.assure(&path).await?;
                 self.disk.sync_dir(&path).await?;
             }
         }
@@ -82,12 +113,14 @@ impl Bucket for FolderBucket {
         let path = self.path(key)?;
         let folder = parent(&path);
         if self.disk.metadata(&path).await?.is_some() {
+            self.assure(folder).await?;
             self.disk.sync_dir(folder).await?;
             return Ok(Put::Exists);
         }
         let temporary_folder = format!("{}/{TEMPORARY}", self.root);
         self.disk.create_durable_folder(&temporary_folder).await?;
-        self.disk.create_durable_folder(folder).await?;
+        self.disk.create_folder(folder).await?;
+        self.assure(folder).await?;
         let temporary = format!("{temporary_folder}/{:016x}", self.entropy.word());
         let written = async {
             let file = self.disk.open(&temporary, OpenMode::CreateNew).await?;
@@ -117,6 +150,7 @@ impl Bucket for FolderBucket {
         let body = self.disk.read(&path).await?;
         // Its writer may not have come to sync the name: whoever acts on what was read must find it again.
         if !planted::is(Bug::NoFsyncBeforeSeal) {
+            self.assure(parent(&path)).await?;
             self.disk.sync_dir(parent(&path)).await?;
         }
         Ok(body)

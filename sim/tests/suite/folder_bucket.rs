@@ -59,3 +59,30 @@ fn what_was_created_is_there_after_a_power_cut_and_whole() {
         }
     }
 }
+
+#[test]
+fn what_a_killed_process_left_half_done_is_made_durable_by_whoever_relies_on_it() {
+    let mut base = world(1, Plan::peaceful());
+    let promise = base.launch("n1", put_all);
+    base.finish(&promise, LIMIT).unwrap();
+    for number in 1..=base.passes("n1") {
+        let at = When::pass("n1", number);
+        let policy = CrashPolicy::ProcessOnly;
+        let kill = Fault::Crash { at, policy, restart_after_ms: None, silent: false };
+        let mut world = world(1, Plan::peaceful().and(kill));
+        world.start("n1", put_all);
+        world.run_until(|world| world.is_down("n1"), LIMIT).unwrap();
+        // Whether they are new or there already: it is told that they are there.
+        let promise = world.launch("n2", |env| async move {
+            for key in KEYS {
+                env.bucket.put_new(key, key.as_bytes().to_vec()).await.unwrap();
+            }
+        });
+        world.finish(&promise, LIMIT).unwrap();
+        world.power_off_all(CrashPolicy::DropAll);
+        let promise = world.launch("n3", found);
+        let found = world.finish(&promise, LIMIT).unwrap();
+        let keys: Vec<&str> = found.iter().map(|(key, _)| key.as_str()).collect();
+        assert_eq!(keys, KEYS, "killed at {number}");
+    }
+}

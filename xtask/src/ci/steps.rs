@@ -24,6 +24,8 @@ pub const ALL: &[Step] = &[
     Step { needs_postgres: Postgres::Partly, ..step("test", "every test", test) },
     step("doctest", "every example in the documentation", doctest),
     step("sim", "backups survive crashes in the simulator, for some seeds", sim),
+    step("sweep", "a backup survives a crash at any operation, for some of them", sweep),
+    step("swarm", "a backup survives random faults, for some seeds", swarm),
     step("mutants", "the simulator sees every bug that we plant", mutants),
     step("madsim", "the same story on a runtime that we did not write", madsim),
     step("shipped", "the binary that we ship holds no planted bug", shipped::lacks_planted_bugs),
@@ -103,6 +105,17 @@ fn doctest(run: &mut Run) -> Result<Outcome> {
 
 fn sim(run: &mut Run) -> Result<Outcome> {
     passed(programs::run(programs::simulator_command(&run.root, "sim").args(["--seeds", SEEDS])))
+}
+
+/// Every so many operations one is crashed, and some of those runs a second time.
+const STRIDE: &str = "60";
+
+fn sweep(run: &mut Run) -> Result<Outcome> {
+    passed(programs::run(programs::simulator_command(&run.root, "sweep").args(["--stride", STRIDE, "--depth", "2"])))
+}
+
+fn swarm(run: &mut Run) -> Result<Outcome> {
+    passed(programs::run(&mut programs::simulator_command(&run.root, "swarm")))
 }
 
 fn mutants(run: &mut Run) -> Result<Outcome> {

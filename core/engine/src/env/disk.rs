@@ -142,7 +142,8 @@ pub trait DiskFile: Send + Sync {
 }
 
 impl dyn Disk {
-    /// Creates a folder and makes its name, and those of the folders above it that were missing, durable.
+    /// Creates a folder and makes its name, and those of the folders above it that were missing, durable. From the top,
+    /// one by one: whoever finds a folder there knows that only its own name may not be durable yet.
     ///
     /// # Errors
     /// Those of [`Disk`].
@@ -153,12 +154,13 @@ impl dyn Disk {
             missing.push(at);
             at = parent(at);
         }
-        if missing.is_empty() {
-            return Ok(());
+        if at != "/" {
+            // A process that was killed may have made it, and not have come to sync its name.
+            self.sync_dir(parent(at)).await?;
         }
-        self.create_folder(path).await?;
-        for created in missing {
-            self.sync_dir(parent(created)).await?;
+        for folder in missing.into_iter().rev() {
+            self.create_folder(folder).await?;
+            self.sync_dir(parent(folder)).await?;
         }
         Ok(())
     }
