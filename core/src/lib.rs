@@ -46,4 +46,8 @@ pub mod restore;
 
 pub mod plan;
 
+pub mod expiry;
+
+pub mod views;
+
 pub mod merge;

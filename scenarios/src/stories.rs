@@ -3,6 +3,7 @@
 pub mod backup;
 pub mod catalog;
 pub mod chaos;
+pub mod expiry;
 pub mod operations;
 pub mod point;
 pub mod refusals;

@@ -12,4 +12,6 @@ pub mod status;
 
 pub mod pins;
 
+pub mod views;
+
 pub mod upkeep;

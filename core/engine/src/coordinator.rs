@@ -2,10 +2,12 @@
 //! leaves behind ends by itself or is ended by whoever takes over.
 
 mod backup;
+mod expire;
 mod init;
 mod look;
 mod point;
 mod restore;
+mod views;
 
 use alloc::collections::BTreeMap;
 use alloc::format;
@@ -25,6 +27,7 @@ use sheetanchor_core::request::{Answer, Description, Header, Request};
 use sheetanchor_core::{backup as backup_machine, point as point_machine, restore as restore_machine};
 
 pub use backup::Sealed;
+pub use expire::Expired;
 pub use look::{ClusterStatus, NodeStatus, Verified};
 pub use restore::{Planned, Restored};
 
