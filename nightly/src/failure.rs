@@ -13,9 +13,10 @@ pub fn describe(run: &Run, planted: Option<&str>) -> String {
     };
     let plant = planted.map_or_else(String::new, |name| format!(" --planted {name}"));
     format!(
-        "FAILED {name} with seed {seed}\n\n  {verdict}\n\nmilestones:\n{timeline}\n\nlast events:\n{events}\n\nreplay:\n  cargo xtask sim {name} --seed {seed}{plant} --timeline\n",
+        "FAILED {name} with seed {seed}\n\n  {verdict}\n\nmilestones:\n{timeline}\n\nlast events:\n{events}\n\nreplay:\n  cargo xtask sim {name} --seed {seed} --backend {backend}{plant} --timeline\n",
         name = run.scenario.name,
         seed = run.seed,
+        backend = run.simulator.name(),
         timeline = run.report.timeline,
         events = run.report.last_events,
     )

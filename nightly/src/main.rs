@@ -4,6 +4,7 @@
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a program that talks to whoever runs it")]
 #![cfg_attr(test, allow(clippy::as_conversions, clippy::wildcard_enum_match_arm, reason = "tests may be blunt"))]
 
+mod backends;
 mod corpus;
 mod failure;
 mod mutants;
@@ -16,6 +17,8 @@ use anyhow::{Result, bail};
 use clap::{Parser, Subcommand};
 use sheetanchor_core::planted;
 use sheetanchor_scenarios::{ALL, Scenario};
+
+use backends::Simulator;
 
 /// Runs the stories of the simulator.
 #[derive(Debug, Parser)]
@@ -51,6 +54,9 @@ struct Sim {
     /// So many runs in all, round robin over the stories, each with a seed of its own; every story at least once.
     #[arg(long)]
     seeds: Option<u64>,
+    /// Which simulator: `own`, `turmoil` or `madsim`; through `cargo xtask sim` also `all`.
+    #[arg(long, default_value = "own")]
+    backend: String,
     /// Plant one bug, by name, in this process: the run must fail.
     #[arg(long)]
     planted: Option<String>,
@@ -81,6 +87,7 @@ fn main() -> ExitCode {
 
 /// Runs what was asked for, and says whether all of it passed.
 fn tell(sim: &Sim) -> Result<bool> {
+    let simulator = Simulator::named(&sim.backend)?;
     let scenarios = chosen(sim.scenario.as_deref())?;
     if let Some(name) = &sim.planted {
         known_bug(name)?;
@@ -90,7 +97,7 @@ fn tell(sim: &Sim) -> Result<bool> {
     if sim.seed.is_none() {
         plan.extend(corpus::of(&scenarios));
     }
-    let results = runs::run_all(&plan, sim.until_failure);
+    let results = runs::run_all(simulator, &plan, sim.until_failure);
     if sim.timeline {
         for result in &results {
             println!("{} seed {}\n{}", result.scenario.name, result.seed, result.report.timeline);

@@ -6,13 +6,17 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
-use sheetanchor_scenarios::{Report, Scenario, run};
+use sheetanchor_scenarios::{Report, Scenario};
+
+use crate::backends::Simulator;
 
 /// One run, done.
 #[derive(Clone, Debug)]
 pub struct Run {
     /// The story.
     pub scenario: Scenario,
+    /// The simulator that ran it.
+    pub simulator: Simulator,
     /// Its seed.
     pub seed: u64,
     /// How it ended.
@@ -45,7 +49,7 @@ pub fn plan(scenarios: &[Scenario], seed: Option<u64>, seeds: Option<u64>) -> Ve
 
 /// Runs everything, as many at once as there are cores, and returns it in the order of the plan; or stops at the first
 /// failure, and returns what was run until then.
-pub fn run_all(plan: &[(Scenario, u64)], until_failure: bool) -> Vec<Run> {
+pub fn run_all(simulator: Simulator, plan: &[(Scenario, u64)], until_failure: bool) -> Vec<Run> {
     let bar = ProgressBar::new(u64::try_from(plan.len()).unwrap_or(0));
     if let Ok(style) = ProgressStyle::with_template("{bar:40} {pos}/{len} runs, {per_sec}, {eta} left") {
         bar.set_style(style);
@@ -59,7 +63,7 @@ pub fn run_all(plan: &[(Scenario, u64)], until_failure: bool) -> Vec<Run> {
                 loop {
                     let place = next.fetch_add(1, Ordering::SeqCst);
                     let Some((scenario, seed)) = plan.get(place) else { return };
-                    let run = run_twice(scenario, *seed);
+                    let run = run_twice(simulator, scenario, *seed);
                     if until_failure && !run.passed() {
                         next.store(plan.len(), Ordering::SeqCst);
                     }
@@ -78,12 +82,12 @@ pub fn run_all(plan: &[(Scenario, u64)], until_failure: bool) -> Vec<Run> {
     done.into_iter().map(|(_, run)| run).collect()
 }
 
-fn run_twice(scenario: &Scenario, seed: u64) -> Run {
+fn run_twice(simulator: Simulator, scenario: &Scenario, seed: u64) -> Run {
     let started = Instant::now();
-    let tell = || run(scenario, seed, sheetanchor_sim_turmoil::backend(seed));
+    let tell = || simulator.tell(scenario, seed);
     let (report, again) = (tell(), tell());
     let differs = (report.trace_hash != again.trace_hash).then_some(again.trace_hash);
-    Run { scenario: *scenario, seed, report, differs, took: started.elapsed() }
+    Run { scenario: *scenario, simulator, seed, report, differs, took: started.elapsed() }
 }
 
 #[cfg(test)]

@@ -1,6 +1,7 @@
 //! Who runs the hosts. A backend knows runtimes, timers and byte streams; everything else about the world is ours.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use sheetanchor_engine::env::{Clock, Net, Tasks, Work};
@@ -38,8 +39,8 @@ pub trait Backend {
     /// Adds a host of a new name and starts its program. Possible at any time between steps.
     fn add_host(&mut self, host: &str, program: Program);
 
-    /// Drops everything that runs on the host.
-    fn kill(&mut self, host: &str);
+    /// Drops everything that runs on the host. `silent`: the machine has lost its power with it, and answers nothing.
+    fn kill(&mut self, host: &str, silent: bool);
 
     /// Runs the host's program from its start. Whatever still ran there is dropped first.
     fn restart(&mut self, host: &str);
@@ -50,11 +51,13 @@ pub trait Backend {
     /// Delivers what was held and ends the hold.
     fn release(&mut self, one: &str, other: &str);
 
-    /// Advances the world by a little, at most some milliseconds.
+    /// Advances the world by a little: at most some milliseconds beyond the first thing that happens, and not beyond
+    /// `until` unless that has passed. A backend that can stops as soon as `interrupted` says so, which it asks whenever
+    /// code of a host has run.
     ///
     /// # Errors
     /// What went wrong in the backend itself.
-    fn step(&mut self) -> Result<(), String>;
+    fn step(&mut self, until: Duration, interrupted: &dyn Fn() -> bool) -> Result<(), String>;
 }
 
 /// Runs jobs in place: a simulator has one thread, and a job takes no simulated time.

@@ -26,6 +26,10 @@ pub enum Concern {
     Clock,
     /// The random words that programs ask for.
     Entropy,
+    /// Which of the tasks that are ready goes on: the own executor's.
+    Schedule,
+    /// How long packets travel: the own executor's.
+    Latency,
 }
 
 impl Concern {
@@ -38,6 +42,8 @@ impl Concern {
             Self::Workload => 5,
             Self::Clock => 6,
             Self::Entropy => 7,
+            Self::Schedule => 8,
+            Self::Latency => 9,
         }
     }
 }

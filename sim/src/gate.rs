@@ -226,6 +226,22 @@ impl Gate {
         locked(&self.state).hosts.get(usize::from(host.number())).map_or(0, |host| host.passes)
     }
 
+    /// Whether the plan wants something done.
+    pub fn has_actions(&self) -> bool {
+        !locked(&self.state).actions.is_empty()
+    }
+
+    /// Whether a host's last life ended without a word to anybody.
+    pub fn is_silent(&self, host: HostId) -> bool {
+        locked(&self.state).hosts.get(usize::from(host.number())).is_some_and(|host| host.silent)
+    }
+
+    /// Whether a host has reached, in any of its lives, a milestone that says all of `words`.
+    pub fn has_reached(&self, host: HostId, words: &str) -> bool {
+        let state = locked(&self.state);
+        state.trace.milestones().iter().any(|event| event.host == Some(host) && says(&event.what, words))
+    }
+
     /// What the plan wants done; empties the list.
     pub fn take_actions(&self) -> Vec<Action> {
         core::mem::take(&mut locked(&self.state).actions)

@@ -2,7 +2,8 @@
 //! ports lead to: disks, a bucket, clocks and a network that fail by plan, a gate that every operation passes, a trace
 //! whose hash tells two runs apart, and oracles that know what must be true at the end.
 //!
-//! Reading order: [`world`] (what a scenario holds), [`backend`] (who runs the hosts), [`gate`] and [`plan`] (what may go
+//! Reading order: [`world`] (what a scenario holds), [`backend`] (who runs the hosts), [`own`] (our own way to),
+//! [`gate`] and [`plan`] (what may go
 //! wrong, and when), [`trace`], [`disk`], [`bucket`], [`net`], [`clock`], [`chance`], [`oracle`], [`conformance`], and [`diary`], a small
 //! story that puts a backend through its paces.
 //!
@@ -13,6 +14,8 @@
 pub mod world;
 
 pub mod backend;
+
+pub mod own;
 
 pub mod gate;
 

@@ -49,6 +49,9 @@ pub enum Repository {
     Store,
 }
 
+/// A condition of a scenario is looked at again after that much time, also if nothing has happened.
+const STEP_MAX: Duration = Duration::from_millis(100);
+
 /// The folder of [`Repository::Folder`].
 pub const REPOSITORY: &str = "/repo";
 
@@ -234,7 +237,7 @@ impl World {
             if waited >= limit {
                 return Err(Failure::Stuck { what: "a condition of the scenario".into(), waited });
             }
-            self.step();
+            self.step_until(from + limit);
         }
     }
 
@@ -244,7 +247,10 @@ impl World {
     /// What went wrong.
     pub fn run_for(&mut self, length: Duration) -> Result<(), Failure> {
         let until = self.gate.elapsed() + length;
-        self.run_until(|world| world.elapsed() >= until, length + Duration::from_secs(1))
+        while self.failure.is_none() && self.gate.elapsed() < until {
+            self.step_until(until);
+        }
+        self.failure.clone().map_or(Ok(()), Err)
     }
 
     /// Steps until a host reaches a milestone that says all of `words` (separated by blanks).
@@ -365,7 +371,7 @@ impl World {
 
     /// Whether a host has reached, in any of its lives, a milestone that says all of `words`.
     pub fn has_reached(&self, host: &str, words: &str) -> bool {
-        self.milestones(host).iter().any(|event| crate::gate::says(&event.what, words))
+        self.gate.host(host).is_some_and(|id| self.gate.has_reached(id, words))
     }
 
     /// All milestones of a host.
@@ -408,10 +414,13 @@ impl World {
         self.gate.note(what);
     }
 
-    /// Advances the world by a little. What goes wrong is found in [`World::failure`].
-    pub fn step(&mut self) {
-        let backend = &mut self.backend;
-        let (result, panics) = panics::recorded(|| backend.step());
+    /// Advances the world by a little, and not beyond `limit`. What goes wrong is found in [`World::failure`].
+    fn step_until(&mut self, limit: Duration) {
+        let now = self.gate.elapsed();
+        let due = self.restarts.iter().map(|(at, _)| *at).chain(self.releases.iter().map(|(at, ..)| *at)).min();
+        let until = limit.min(due.unwrap_or(limit)).min(now + STEP_MAX);
+        let (backend, gate) = (&mut self.backend, &self.gate);
+        let (result, panics) = panics::recorded(|| backend.step(until, &|| gate.has_actions()));
         self.record(result, panics);
         for action in self.gate.take_actions() {
             match action {
@@ -493,7 +502,8 @@ impl World {
     /// Drops the tasks of a host whose life is over, and takes its unsynced bytes.
     fn bury(&mut self, host: &str, id: HostId, policy: CrashPolicy) {
         let backend = &mut self.backend;
-        let (killed, panics) = panics::recorded(|| backend.kill(host));
+        let silent = self.gate.is_silent(id);
+        let (killed, panics) = panics::recorded(|| backend.kill(host, silent));
         self.record(killed.map(Ok), panics);
         self.ground.disks.crash(id, policy, &self.crash_chance);
     }

@@ -23,8 +23,38 @@ pub fn cargo(root: &Path) -> Command {
 
 /// The simulator's runner, asked for `chore`; its exit status is ours.
 pub fn simulator(root: &Path, chore: &str, arguments: &[String]) -> Result<ExitCode> {
-    let status = simulator_command(root, chore).args(arguments).status().context("cannot start cargo")?;
+    let mut backend = arguments.iter().skip_while(|word| *word != "--backend").nth(1).map(String::as_str);
+    backend = backend.or_else(|| arguments.iter().find_map(|word| word.strip_prefix("--backend=")));
+    if backend != Some("all") {
+        return simulator_on(root, chore, arguments, backend == Some("madsim"));
+    }
+    for name in ["own", "turmoil", "madsim"] {
+        let replaced = arguments.iter().map(|word| match word.as_str() {
+            "all" => name.to_owned(),
+            "--backend=all" => format!("--backend={name}"),
+            other => other.to_owned(),
+        });
+        println!("on {name}:");
+        let ended = simulator_on(root, chore, &replaced.collect::<Vec<_>>(), name == "madsim")?;
+        if ended != ExitCode::SUCCESS {
+            return Ok(ended);
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn simulator_on(root: &Path, chore: &str, arguments: &[String], madsim: bool) -> Result<ExitCode> {
+    let mut command = simulator_command(root, chore);
+    if madsim {
+        under_madsim(root, &mut command);
+    }
+    let status = command.args(arguments).status().context("cannot start cargo")?;
     Ok(status.code().and_then(|code| u8::try_from(code).ok()).map_or(ExitCode::FAILURE, ExitCode::from))
+}
+
+/// Has cargo build with `--cfg madsim`, which covers every crate: hence a target folder of its own.
+pub fn under_madsim(root: &Path, command: &mut Command) {
+    command.env("RUSTFLAGS", "--cfg madsim").env("CARGO_TARGET_DIR", root.join("target-madsim"));
 }
 
 /// `cargo run` up to the runner's `chore`; the caller adds the rest.

@@ -1,4 +1,4 @@
-//! The fence and the seal, explored exhaustively: every order of messages, their loss and repetition, expiring
+//! The fence, the seal and the open, explored exhaustively: every order of messages, their loss and repetition, expiring
 //! leases and crashes, on the machines that run in production, not on a rewrite of them.
 #![allow(
     clippy::disallowed_types,
@@ -12,9 +12,12 @@
     reason = "tests may be blunt, and say how long they took"
 )]
 
+mod by_scn;
 mod explore;
 mod fence;
+mod open;
 mod seal;
+mod term;
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 

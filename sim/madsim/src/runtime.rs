@@ -74,7 +74,7 @@ impl Backend for Madsim {
         }
     }
 
-    fn kill(&mut self, host: &str) {
+    fn kill(&mut self, host: &str, _silent: bool) {
         if let Some(id) = self.hosts.get(host) {
             self.inside(|handle| handle.kill(*id));
         }
@@ -104,7 +104,7 @@ impl Backend for Madsim {
         }
     }
 
-    fn step(&mut self) -> Result<(), String> {
+    fn step(&mut self, _until: Duration, _interrupted: &dyn Fn() -> bool) -> Result<(), String> {
         let time = &self.time;
         self.runtime.block_on(async {
             madsim::time::sleep(STEP).await;

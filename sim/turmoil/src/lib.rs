@@ -79,7 +79,7 @@ impl Backend for Turmoil {
         });
     }
 
-    fn kill(&mut self, host: &str) {
+    fn kill(&mut self, host: &str, _silent: bool) {
         self.sim.crash(host);
     }
 
@@ -95,7 +95,7 @@ impl Backend for Turmoil {
         self.sim.release(one, other);
     }
 
-    fn step(&mut self) -> Result<(), String> {
+    fn step(&mut self, _until: Duration, _interrupted: &dyn Fn() -> bool) -> Result<(), String> {
         let result = self.sim.step();
         self.time.set(self.sim.elapsed());
         result.map(|_all_clients_are_done| ()).map_err(|error| error.to_string())

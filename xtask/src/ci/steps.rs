@@ -113,7 +113,7 @@ fn mutants(run: &mut Run) -> Result<Outcome> {
 fn madsim(run: &mut Run) -> Result<Outcome> {
     let mut command = programs::cargo(&run.root);
     command.args(["test", "--package", "sheetanchor-sim-madsim", "--package", "sheetanchor-scenarios", "--tests"]);
-    command.env("RUSTFLAGS", "--cfg madsim").env("CARGO_TARGET_DIR", run.root.join("target-madsim"));
+    programs::under_madsim(&run.root, &mut command);
     let before = run.tests.ran();
     let outcome = count(run, Runner::Cargo, &mut command)?;
     if run.tests.ran() == before {

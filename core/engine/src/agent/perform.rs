@@ -278,12 +278,21 @@ impl Agent {
 
     async fn prove(&self, operation: OperationId, hash: ContentHash) -> Result<Answer> {
         self.plan(operation, hash).await?;
+        self.check_folder(operation).await?;
         let status = self.database.status().await?;
         if matches!(status.state, State::Reached | State::Open) {
             return Ok(Answer::Reached { until: status.end });
         }
         let message = format!("node {} is `{}`, not at a cut", self.config.node, state_word(status.state));
         Err(Refusal::new(Code::CutMissed, message).into())
+    }
+
+    /// What another restore has staged here must not pass for this one's: its disk may have died in between.
+    async fn check_folder(&self, operation: OperationId) -> Result<()> {
+        match state::marker(&self.env, &self.config).await? {
+            Some(marker) if marker.operation != operation => Err(other_restore(&marker)),
+            Some(_) | None => Ok(()),
+        }
     }
 
     async fn open(&self, operation: OperationId, hash: ContentHash) -> Result<Answer> {
@@ -297,6 +306,7 @@ impl Agent {
             let message = format!("incarnation {} was opened by another restore than {operation}", plan.opens);
             return Err(Refusal::new(Code::IncarnationTaken, message).into());
         }
+        self.check_folder(operation).await?;
         let opening = Opening {
             cluster: plan.cluster,
             nodes: plan.nodes.keys().copied().collect(),

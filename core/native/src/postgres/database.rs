@@ -26,7 +26,8 @@ use super::marker::Restored;
 use super::postmaster::{Postmaster, StopMode};
 use super::recovery::{self, is_private, private_target};
 use super::session::{Session, down};
-use super::wal::{Place, SegmentSize, read_segment};
+use super::wal::{Place, SegmentSize};
+use super::wal_chain::{Chain, prove_record};
 use super::{files, pages, pins};
 use crate::faults::{blocking, fault};
 
@@ -73,6 +74,7 @@ pub struct PostgresDatabase {
     cuts: Mutex<BTreeMap<String, Option<CutMade>>>,
     /// Pins that were let go of while no server ran: their slots go as soon as one answers.
     let_go: Mutex<BTreeSet<String>>,
+    chain: Arc<Chain>,
     scn: AtomicU64,
     checksums: AtomicBool,
 }
@@ -105,6 +107,7 @@ impl PostgresDatabase {
             backups: Backups::default(),
             cuts: Mutex::new(BTreeMap::new()),
             let_go: Mutex::new(BTreeSet::new()),
+            chain: Arc::default(),
             scn: AtomicU64::new(0),
             checksums: AtomicBool::new(false),
         })
@@ -268,7 +271,16 @@ impl PostgresDatabase {
         session.row("SELECT pg_switch_wal()::text", &[]).await?;
         flush(session, until).await?;
         let (timeline, _) = end_of_wal(session).await?;
+        self.prove_cut(session, timeline, record, until).await?;
         Ok(CutMade { until: self.position(timeline, until), proof: until })
+    }
+
+    /// Reads the record of a cut in the durable WAL: it lies where the server said.
+    async fn prove_cut(&self, session: &Session, timeline: TimelineId, record: &str, until: Lsn) -> Result<()> {
+        let size = segment_size(session)?;
+        let place = Place { system: session.facts().system, size, timeline, start: size.start(until) };
+        let (data, record) = (self.data().to_owned(), record.to_owned());
+        blocking(move || Ok(prove_record(&data, &place, &record, until))).await?
     }
 }
 
@@ -478,7 +490,8 @@ impl Database for PostgresDatabase {
         }
         let place = Place { system: session.facts().system, size, timeline, start: from.lsn };
         let data = self.data().to_owned();
-        let bytes = blocking(move || Ok(read_segment(&data, &place))).await??;
+        let chain = self.chain.clone();
+        let bytes = blocking(move || Ok(chain.read(&data, &place))).await??;
         Ok(Some(WalPiece { from, until, scn_last: None, bytes }))
     }
 

@@ -26,6 +26,8 @@ use super::marker::{MARKER, Restored, write_synced};
 use super::postmaster::{Launch, POLL, Postmaster, Started, StopMode, last_words};
 use super::session::Session;
 use super::wal::{Place, SegmentSize};
+use super::wal_chain::Sought;
+use super::wal_reader::Reader;
 use crate::faults::{blocking, fault};
 
 /// Who may connect before the folder is opened.
@@ -172,7 +174,7 @@ async fn stage(
     }
     let (install, account) = (database.install().await?, database.account().await?);
     let control = Control::read(&install, data).await?;
-    place_wal(database, &control, range, wal).await?;
+    place_wal(database, &control, range, &wanted.record, wal).await?;
     let (folder, marker) = (data.to_owned(), wanted.clone());
     blocking(move || prepare(&folder, &marker, account).map_err(|error| fault(format!("prepare {folder}"), &error)))
         .await?;
@@ -189,16 +191,19 @@ async fn start(database: &PostgresDatabase, wanted: &Restored) -> Result<Started
 }
 
 /// Puts every segment from the backup's start to the cut into `pg_wal`, again if need be: after a crash, what lies there
-/// may be torn.
+/// may be torn. They must be one chain, and hold the cut's record where the cut is.
 async fn place_wal(
     database: &PostgresDatabase,
     control: &Control,
     range: &ThreadRange,
+    record: &str,
     wal: &dyn WalSource,
 ) -> Result<()> {
     let size = SegmentSize::new(control.segment_bytes)?;
     let thread = database.thread();
     let mut next = size.start(range.start);
+    let origin = Place { system: control.system, size, timeline: range.timeline, start: next }.origin();
+    let (mut reader, mut sought) = (Reader::at_page_of(origin, next), Sought::new(record));
     while next < range.proof {
         let Some(piece) = wal.piece(thread, next).await? else {
             let message = format!("the WAL of thread {thread} ends at {next}, before its cut {}", range.until);
@@ -211,33 +216,34 @@ async fn place_wal(
         }
         let place = Place { system: control.system, size, timeline: range.timeline, start: next };
         next = piece.until;
-        let path = format!("{}/pg_wal/{}", database.data(), size.file_name(range.timeline, place.start));
-        blocking(move || {
-            let written = place.check(&piece.bytes).map(|()| write_segment(&path, &piece.bytes));
-            match written {
-                Ok(outcome) => Ok(outcome.map_err(|error| fault(format!("write {path}"), &error))),
-                Err(seen) => Ok(Err(Fault::new(FaultKind::Other, format!("take {path}"), seen))),
-            }
-        })
-        .await?
-        .map_err(|fault| as_damage(fault, &place))?;
+        let path = format!("{}/pg_wal/{}", database.data(), place.file_name());
+        let placed = move || {
+            let outcome = take_segment(&place, &piece.bytes, &path, &mut reader, &mut sought);
+            Ok(outcome.map(|()| (reader, sought)))
+        };
+        (reader, sought) = blocking(placed).await??;
+    }
+    if sought.ends.is_empty() {
+        let message = format!("the WAL of thread {thread} up to {next} holds no record {record}");
+        return Err(Refusal::new(Code::ThreadShort, message).into());
+    }
+    if sought.ends.first() != Some(&range.until) {
+        let ends: Vec<String> = sought.ends.iter().map(Lsn::to_string).collect();
+        let message = format!(
+            "the record {record} ends at {}, and the cut of thread {thread} is {}",
+            ends.join(", "),
+            range.until
+        );
+        return Err(Refusal::new(Code::CutMissed, message).into());
     }
     Ok(())
 }
 
-fn as_damage(fault: Fault, place: &Place) -> Error {
-    match fault.kind {
-        FaultKind::Other if fault.operation.starts_with("take ") => {
-            Refusal::new(Code::WalDamaged, format!("the segment at {}: {}", place.start, fault.cause)).into()
-        }
-        FaultKind::Other
-        | FaultKind::NotFound
-        | FaultKind::Exists
-        | FaultKind::NoSpace
-        | FaultKind::SyncFailed
-        | FaultKind::Unreachable
-        | FaultKind::TimedOut => fault.into(),
-    }
+/// Writes a segment that goes on from where `reader` stands.
+fn take_segment(place: &Place, bytes: &[u8], path: &str, reader: &mut Reader, sought: &mut Sought) -> Result<()> {
+    place.check_length(bytes)?;
+    reader.feed(bytes, &mut |noted| sought.see(&noted)).map_err(|broken| place.damaged(&broken))?;
+    write_segment(path, bytes).map_err(|error| fault(format!("write {path}"), &error).into())
 }
 
 fn write_segment(path: &str, bytes: &[u8]) -> io::Result<()> {

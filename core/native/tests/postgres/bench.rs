@@ -158,6 +158,11 @@ impl Running {
         self.client.sql(sql).await;
     }
 
+    /// Statements that go to the server at once, in one session.
+    pub async fn batch(&self, sql: &str) {
+        self.client.program("psql", &["-X", "-q", "-v", "ON_ERROR_STOP=1", "-c", sql, "postgres"]).await;
+    }
+
     pub async fn pgbench(&self, arguments: &[&str]) {
         self.client.program("pgbench", &[arguments, &["postgres"]].concat()).await;
     }
@@ -242,6 +247,13 @@ impl Client {
         let said = self.command(name, arguments).await.output().unwrap();
         assert!(said.status.success(), "{name}: {}", String::from_utf8_lossy(&said.stderr));
     }
+}
+
+/// What a program prints that needs no server.
+pub async fn said(name: &str, arguments: &[&str]) -> String {
+    let said = Command::new(program(name).await).args(arguments).output().unwrap();
+    assert!(said.status.success(), "{name}: {}", String::from_utf8_lossy(&said.stderr));
+    String::from_utf8(said.stdout).unwrap()
 }
 
 async fn program(name: &str) -> PathBuf {

@@ -11,3 +11,4 @@
 mod bench;
 mod bridge;
 mod cluster;
+mod wal;

@@ -1,5 +1,4 @@
 //! Volumes that hosts share, and locks on them.
-#![allow(clippy::unwrap_used, reason = "a test may stop at what it did not expect")]
 
 use std::time::Duration;
 
@@ -11,7 +10,7 @@ use tokio::io::AsyncReadExt;
 const LIMIT: Duration = Duration::from_secs(10);
 
 fn world(plan: Plan) -> World {
-    World::new(Settings::of(1).with(plan), sheetanchor_sim_turmoil::backend(1))
+    World::new(Settings::of(1).with(plan), crate::backend(1))
 }
 
 fn done<T: Send + 'static, F: Future<Output = T> + Send + 'static>(
@@ -119,7 +118,7 @@ fn a_bucket_write_that_times_out_has_taken_effect() {
     let at = When::milestone("n1", "now");
     let settings = Settings { repository: Repository::Store, ..Settings::of(1) };
     let settings = settings.with(Plan::peaceful().and(Fault::BucketTimeout { at }));
-    let mut world = World::new(settings, sheetanchor_sim_turmoil::backend(1));
+    let mut world = World::new(settings, crate::backend(1));
     let kinds = done(&mut world, "n1", |env| async move {
         tracing::info!(target: "sheetanchor::test", "now");
         let first = env.bucket.put_new("seal", b"mine".to_vec()).await.map_err(|fault| fault.kind);

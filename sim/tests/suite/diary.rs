@@ -1,5 +1,4 @@
-//! The diary story on turmoil: determinism, crashes everywhere, panics, and the faults of the plan.
-#![allow(clippy::unwrap_used, reason = "a test may stop at what it did not expect")]
+//! The diary story: determinism, crashes everywhere, panics, and the faults of the plan.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -14,7 +13,7 @@ const COUNT: u64 = 6;
 const NOTHING: [u64; 0] = [];
 
 fn world(seed: u64, plan: Plan) -> World {
-    World::new(Settings::of(seed).with(plan), sheetanchor_sim_turmoil::backend(seed))
+    World::new(Settings::of(seed).with(plan), crate::backend(seed))
 }
 
 fn crash(at: When, policy: CrashPolicy, silent: bool) -> Plan {
@@ -43,7 +42,7 @@ fn one_hash_on_the_screen() {
 
 fn hash_in_a_fresh_process(seed: u64) -> String {
     let output = std::process::Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", "one_hash_on_the_screen", "--nocapture"])
+        .args(["--exact", "diary::one_hash_on_the_screen", "--nocapture"])
         .env(SEED_VARIABLE, seed.to_string())
         .output()
         .unwrap();

@@ -1,5 +1,4 @@
-//! The ports as a turmoil host sees them keep what the engine's port documentation promises.
-#![allow(clippy::unwrap_used, reason = "a test may stop at what it did not expect")]
+//! The ports as a host of any backend sees them keep what the engine's port documentation promises.
 
 use std::time::Duration;
 
@@ -9,7 +8,7 @@ use sheetanchor_sim::world::{Repository, Settings, World};
 const LIMIT: Duration = Duration::from_mins(1);
 
 fn world(seed: u64) -> World {
-    World::new(Settings::of(seed), sheetanchor_sim_turmoil::backend(seed))
+    World::new(Settings::of(seed), crate::backend(seed))
 }
 
 #[test]
@@ -31,7 +30,7 @@ fn bucket() {
     for seed in 0..8 {
         for repository in [Repository::Folder, Repository::Store] {
             let settings = Settings { repository, ..Settings::of(seed) };
-            let mut world = World::new(settings, sheetanchor_sim_turmoil::backend(seed));
+            let mut world = World::new(settings, crate::backend(seed));
             let promise = world.launch("n1", |env| async move { conformance::bucket(env.bucket.as_ref()).await });
             assert_eq!(world.finish(&promise, LIMIT), Ok(Ok(())), "seed {seed}, {repository:?}");
         }

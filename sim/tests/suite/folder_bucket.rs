@@ -1,5 +1,4 @@
 //! The engine's repository in a folder, on the simulated disk: what a missing fsync would lose is lost here.
-#![allow(clippy::unwrap_used, reason = "a test may stop at what it did not expect")]
 
 use std::time::Duration;
 
@@ -11,7 +10,7 @@ const LIMIT: Duration = Duration::from_secs(20);
 const KEYS: [&str; 3] = ["backups/1/seal", "backups/1/manifest", "packs/0a"];
 
 fn world(seed: u64, plan: Plan) -> World {
-    World::new(Settings::of(seed).with(plan), sheetanchor_sim_turmoil::backend(seed))
+    World::new(Settings::of(seed).with(plan), crate::backend(seed))
 }
 
 /// Puts all keys, and says so for each that was answered.

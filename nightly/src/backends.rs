@@ -1,0 +1,76 @@
+//! The simulators that stories run on, by name.
+
+use std::thread;
+
+use anyhow::{Result, bail};
+use sheetanchor_scenarios::{Report, Scenario, run};
+use sheetanchor_sim::backend::Backend;
+
+use crate::nearest;
+
+/// A simulator, by the name that is typed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Simulator {
+    /// The simulator's own executor: the fastest by far.
+    Own,
+    /// Turmoil: a tokio runtime for each host.
+    Turmoil,
+    /// Madsim, in a build with `--cfg madsim`.
+    Madsim,
+}
+
+const ALL: [Simulator; 3] = [Simulator::Own, Simulator::Turmoil, Simulator::Madsim];
+
+impl Simulator {
+    /// Its name.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Own => "own",
+            Self::Turmoil => "turmoil",
+            Self::Madsim => "madsim",
+        }
+    }
+
+    /// The simulator of that name.
+    pub fn named(name: &str) -> Result<Self> {
+        let Some(found) = ALL.into_iter().find(|simulator| simulator.name() == name) else {
+            bail!("there is no backend `{name}`: {}", nearest(name, &ALL.map(Self::name)));
+        };
+        if found.backend(0).is_none() {
+            bail!("this build has no madsim; `cargo xtask sim --backend madsim` makes one that does");
+        }
+        Ok(found)
+    }
+
+    fn backend(self, seed: u64) -> Option<Box<dyn Backend>> {
+        match self {
+            Self::Own => Some(sheetanchor_sim::own::backend(seed)),
+            Self::Turmoil => Some(sheetanchor_sim_turmoil::backend(seed)),
+            Self::Madsim => sheetanchor_sim_madsim::backend(seed),
+        }
+    }
+
+    /// Tells a story.
+    pub fn tell(self, scenario: &Scenario, seed: u64) -> Report {
+        let told = || self.backend(seed).map(|backend| run(scenario, seed, backend));
+        let report = match self {
+            Self::Own | Self::Turmoil => told(),
+            // Madsim seeds the standard library's hash maps on a fresh thread only.
+            Self::Madsim => thread::scope(|scope| scope.spawn(told).join().ok()).flatten(),
+        };
+        let Some(report) = report else { unreachable!("a simulator that was chosen is there, and reports panics") };
+        report
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_mistyped_backend_is_answered_with_the_nearest() {
+        assert_eq!(Simulator::named("own").unwrap(), Simulator::Own);
+        let answer = Simulator::named("tormoil").unwrap_err().to_string();
+        assert!(answer.contains("did you mean `turmoil`"), "{answer}");
+    }
+}
