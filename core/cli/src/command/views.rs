@@ -247,3 +247,186 @@ fn line_cells(row: &IncarnationRow) -> [String; 8] {
         shown(row.restore_id.as_ref()),
     ]
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::{BTreeMap, BTreeSet};
+
+    use sheetanchor_core::format::catalog::{
+        Abort, Branch, Cut, Ending, Guarantee, IncarnationObject, IncarnationState, Method, Opened, Outcome, Point,
+        Registered, Seal, ThreadCut,
+    };
+    use sheetanchor_core::identity::{
+        ContentHash, Epoch, Incarnation, Membership, NodeId, Nonce, OperationId, OperationKind, ThreadId, TimelineId,
+    };
+    use sheetanchor_core::position::{Lsn, Position};
+    use sheetanchor_core::request::PinSeen;
+    use sheetanchor_core::scn::Scn;
+    use sheetanchor_core::views::archive::Run;
+    use sheetanchor_snapshots::assert_snapshot;
+
+    use super::*;
+
+    const HOUR: u64 = 3_600_000;
+    const START: u64 = 1_767_225_600_000;
+
+    fn id(kind: OperationKind, hour: u64) -> OperationId {
+        OperationId::new(kind, START + hour * HOUR, u32::try_from(hour).unwrap_or(0))
+    }
+
+    fn scn(hour: u64) -> Scn {
+        Scn::at(WallMillis::new(START + hour * HOUR))
+    }
+
+    fn cut(incarnation: u32, hour: u64) -> Cut {
+        let place = |thread: u16| {
+            let until = Lsn::new(hour * 0x1000 + u64::from(thread));
+            let timeline = TimelineId::new(incarnation);
+            (ThreadId::new(thread), ThreadCut { proof: Lsn::new(until.get() + 0x20), timeline, until })
+        };
+        Cut { record: format!("sa-{hour}"), scn: scn(hour), threads: [place(1), place(2)].into() }
+    }
+
+    fn sealed(hour: u64) -> Outcome {
+        let seal = Seal {
+            cut: cut(1, hour),
+            ended_ms: WallMillis::new(START + hour * HOUR + 90_500),
+            guarantee: Guarantee::Atomic,
+            incarnation: Incarnation::new(1),
+            manifest: ContentHash::of(b""),
+            point: Some(id(OperationKind::Point, hour)),
+        };
+        Outcome { nonce: Nonce::new(1), operation: id(OperationKind::Backup, hour), result: Ending::Sealed(seal) }
+    }
+
+    fn published(incarnation: u32, hour: u64, name: Option<&str>) -> Outcome {
+        let point = Point {
+            cut: cut(incarnation, hour),
+            ended_ms: WallMillis::new(START + hour * HOUR + 1000),
+            guarantee: Guarantee::Atomic,
+            incarnation: Incarnation::new(incarnation),
+            membership: Membership::new(1),
+            method: Method::Fence,
+            name: name.and_then(|name| name.parse().ok()),
+        };
+        let operation = id(OperationKind::Point, hour);
+        Outcome { nonce: Nonce::new(1), operation, result: Ending::Published(point) }
+    }
+
+    fn run(incarnation: u32, from: u64, until: u64) -> Run {
+        Run {
+            timeline: TimelineId::new(incarnation),
+            from: Lsn::new(from * 0x1000),
+            until: Lsn::new(until * 0x1000),
+            scn_last: Some(scn(until)),
+        }
+    }
+
+    fn incarnation(number: u32, state: IncarnationState) -> IncarnationObject {
+        let restore = (number > 1).then(|| id(OperationKind::Restore, u64::from(number) + 20));
+        IncarnationObject { incarnation: Incarnation::new(number), nonce: Nonce::new(1), restore, state }
+    }
+
+    fn opened(parent: Option<u32>, hour: u64) -> IncarnationState {
+        let branch = parent.map(|parent| Branch { cut: cut(parent, 10), parent: Incarnation::new(parent) });
+        IncarnationState::Opened(Opened {
+            branch,
+            membership: Membership::new(1),
+            opened_ms: WallMillis::new(START + hour * HOUR),
+            scn_floor: scn(hour),
+            scn_offset_ms: 0,
+        })
+    }
+
+    /// Four backups: one expired, one sealed, one that failed, one under way; WAL of thread 2 is missing for a while; a
+    /// second incarnation that lives on the first one's backup, and one that was never opened.
+    fn scene() -> Scene {
+        let begun = [1, 4, 8, 30].map(|hour| {
+            let registered = Registered {
+                incarnation: Incarnation::new(if hour == 30 { 3 } else { 1 }),
+                label: (hour == 4).then(|| "nightly".parse().ok()).flatten(),
+                membership: Membership::new(1),
+                nonce: Nonce::new(1),
+                operation: id(OperationKind::Backup, hour),
+            };
+            (registered, Epoch::new(1))
+        });
+        let abort = |message: &str| Abort { code: "SA201".into(), message: message.into() };
+        let failed = Outcome {
+            nonce: Nonce::new(1),
+            operation: id(OperationKind::Backup, 8),
+            result: Ending::Aborted(abort("node 2 did not answer in phase `capturing`")),
+        };
+        let pin = PinSeen {
+            name: id(OperationKind::Backup, 30).to_string(),
+            from: Position { thread: ThreadId::new(1), timeline: TimelineId::new(3), lsn: Lsn::new(0x1_9000) },
+            lease_left_ms: Some(41_000),
+        };
+        let archive = [((1, 1), vec![run(1, 0, 20)]), ((1, 2), vec![run(1, 0, 12), run(1, 14, 20)])];
+        let archive = archive.into_iter().chain([((3, 1), vec![run(3, 10, 26)]), ((3, 2), vec![run(3, 10, 24)])]);
+        Scene {
+            current: Incarnation::new(3),
+            now: WallMillis::new(START + 30 * HOUR + 65_000),
+            incarnations: vec![
+                incarnation(1, opened(None, 0)),
+                incarnation(2, IncarnationState::Aborted(abort("node 1 did not answer"))),
+                incarnation(3, opened(Some(1), 21)),
+            ],
+            begun: begun.into(),
+            backups: vec![sealed(1), sealed(4), failed],
+            points: vec![
+                published(1, 1, None),
+                published(1, 2, Some("before-the-flood")),
+                published(1, 4, None),
+                published(1, 6, Some("release-7")),
+                published(1, 18, Some("after-the-gap")),
+                published(3, 22, Some("reopened")),
+                published(3, 25, Some("just-now")),
+            ],
+            condemned: BTreeSet::from([id(OperationKind::Backup, 1)]),
+            archive: archive
+                .map(|((of, thread), runs)| ((Incarnation::new(of), ThreadId::new(thread)), runs))
+                .collect(),
+            nodes: [1, 2].map(|node| (NodeId::new(node), Err("silent".to_owned()))).into(),
+            pins: BTreeMap::from([(NodeId::new(1), vec![pin])]),
+        }
+    }
+
+    #[test]
+    fn each_view_is_a_table() {
+        let scene = scene();
+        let screens = [
+            ("status (backups under way)", running_table(&scene).to_string()),
+            ("history", history_text(&scene)),
+            ("restore-points", points_text(&scene)),
+            ("pitr-status", pitr_text(&scene)),
+            ("incarnations", incarnations_text(&scene)),
+        ];
+        let text: String = screens.map(|(name, text)| format!("$ sheetanchor {name}\n{text}\n")).concat();
+        assert_snapshot!("cli", "views", text);
+    }
+
+    #[test]
+    fn an_empty_repository_has_something_to_say() {
+        let scene = Scene::default();
+        assert_eq!(history_text(&scene), "no backup was ever begun\n");
+        assert_eq!(points_text(&scene), "there is no restore point yet\n");
+        assert_eq!(pitr_text(&scene), "no incarnation was opened yet\n");
+    }
+
+    #[test]
+    fn rows_are_json_with_the_documented_columns() {
+        let page = include_str!("../../../../docs/views.md");
+        let scene = scene();
+        let rows =
+            json!([backup(&scene), history(&scene), restore_points(&scene), pitr_status(&scene), incarnations(&scene)]);
+        let mut columns = 0;
+        for view in rows.as_array().into_iter().flatten() {
+            for column in view.get(0).and_then(|row| row.as_object()).into_iter().flat_map(|row| row.keys()) {
+                assert!(page.contains(&format!("`{column}`")), "views.md does not explain `{column}`");
+                columns += 1;
+            }
+        }
+        assert!(columns > 40, "{columns} columns");
+    }
+}
