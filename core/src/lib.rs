@@ -3,7 +3,7 @@
 //!
 //! Reading order: [`refusal`] and [`error`] (how things end badly), [`identity`], [`position`] and [`scn`] (the words),
 //! [`request`] and [`wire`] (what coordinator and agent say to each other), [`agent`], [`point`], [`by_scn`],
-//! [`backup`] and [`restore`] (the machines), [`format`](mod@format) (what lies in the repository), [`plan`] and [`merge`].
+//! [`schedule`], [`backup`] and [`restore`] (the machines), [`format`](mod@format) (what lies in the repository), [`plan`] and [`merge`].
 #![no_std]
 #![forbid(unsafe_code)]
 #![cfg_attr(test, allow(clippy::as_conversions, clippy::wildcard_enum_match_arm, reason = "tests may be blunt"))]
@@ -39,6 +39,8 @@ pub mod round;
 pub mod point;
 
 pub mod by_scn;
+
+pub mod schedule;
 
 pub mod backup;
 

@@ -54,6 +54,22 @@ pub enum Bug {
     BarrierUnflushed,
     /// An idle node logs no barriers.
     IdleWithoutBarrier,
+    /// Records of different threads are ordered by their node first, and by their SCN only then.
+    NodeBeforeScn,
+    /// Recovery takes what lies before the cut's place in each thread, and not what lies at or below its SCN.
+    CutByLsn,
+    /// A node answers that it is cut once its archive has come that far: with the fence closed.
+    ArchiveUnderFence,
+    /// That the record of a cut is durable is confirmed without making it so.
+    FlushNotAwaited,
+    /// A page goes to another node before the log of its changes is durable.
+    PageShippedUnflushed,
+    /// A checkpoint moves the place where recovery starts, and leaves changed pages unwritten.
+    CheckpointTooEarly,
+    /// The SCN of a message is observed whichever cluster the message is of.
+    ObservedUnverified,
+    /// Restore points at an interval that are late are followed by those that they overran, one after the other.
+    TicksQueued,
 }
 
 impl Bug {
@@ -84,6 +100,14 @@ impl Bug {
         ("ceiling-ignored", Self::CeilingIgnored),
         ("barrier-unflushed", Self::BarrierUnflushed),
         ("idle-without-barrier", Self::IdleWithoutBarrier),
+        ("node-before-scn", Self::NodeBeforeScn),
+        ("cut-by-lsn", Self::CutByLsn),
+        ("archive-under-fence", Self::ArchiveUnderFence),
+        ("flush-not-awaited", Self::FlushNotAwaited),
+        ("page-shipped-unflushed", Self::PageShippedUnflushed),
+        ("checkpoint-too-early", Self::CheckpointTooEarly),
+        ("observed-unverified", Self::ObservedUnverified),
+        ("ticks-queued", Self::TicksQueued),
     ];
 }
 

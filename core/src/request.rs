@@ -1,6 +1,7 @@
 //! What a coordinator asks of an agent, and what it is told. Every request may be repeated and is always answered, with
 //! a refusal if need be. These are the wire's own types: [`crate::wire`] versions the whole set.
 
+use alloc::boxed::Box;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 
@@ -234,7 +235,7 @@ pub enum Answer {
     /// It is done, and there is nothing more to say.
     Done,
     /// To [`Request::Describe`].
-    Described(Description),
+    Described(Box<Description>),
     /// To [`Request::Enlist`] of a database that can do what is asked.
     Enlisted {
         /// This run of the database.
@@ -318,7 +319,7 @@ pub struct Description {
     /// Whether all nodes share one set of files.
     pub shared: bool,
     /// Whether it can hold commits back.
-    pub fence: bool,
+    pub fence: FenceSeen,
     /// The highest SCN so far.
     pub scn: Scn,
     /// The end of WAL.
@@ -336,6 +337,17 @@ pub struct Description {
     /// The node's durable frontier: every record that it has written, or will write, at or below this SCN is durable.
     /// Zero on engines without stamps.
     pub frontier: Scn,
+}
+
+/// Whether a node can hold commits back.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum FenceSeen {
+    /// It cannot, and never will.
+    Absent,
+    /// It can.
+    Ready,
+    /// It could: what is missing, and what to do about it.
+    Missing(String),
 }
 
 /// How far a capture or a staging is.

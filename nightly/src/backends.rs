@@ -3,8 +3,10 @@
 use std::thread;
 
 use anyhow::{Result, bail};
-use sheetanchor_scenarios::{Report, Scenario, run};
+use sheetanchor_scenarios::{Report, Scenario, run, run_recorded};
 use sheetanchor_sim::backend::Backend;
+use sheetanchor_sim::plan::Plan;
+use sheetanchor_sim::recording::Recording;
 
 use crate::nearest;
 
@@ -22,6 +24,9 @@ pub enum Simulator {
 const ALL: [Simulator; 3] = [Simulator::Own, Simulator::Turmoil, Simulator::Madsim];
 
 impl Simulator {
+    /// The one that runs what names none.
+    pub const DEFAULT: Self = Self::Own;
+
     /// Its name.
     pub const fn name(self) -> &'static str {
         match self {
@@ -52,14 +57,23 @@ impl Simulator {
 
     /// Tells a story.
     pub fn tell(self, scenario: &Scenario, seed: u64) -> Report {
-        let told = || self.backend(seed).map(|backend| run(scenario, seed, backend));
-        let report = match self {
+        self.on(seed, |backend| run(scenario, seed, backend))
+    }
+
+    /// Tells a story with a plan of faults, and records it in full.
+    pub fn record(self, scenario: &Scenario, seed: u64, plan: &Plan) -> (Report, Recording) {
+        self.on(seed, |backend| run_recorded(scenario, seed, plan.clone(), backend))
+    }
+
+    fn on<T: Send>(self, seed: u64, run: impl Fn(Box<dyn Backend>) -> T + Sync) -> T {
+        let told = || self.backend(seed).map(&run);
+        let told = match self {
             Self::Own | Self::Turmoil => told(),
             // Madsim seeds the standard library's hash maps on a fresh thread only.
             Self::Madsim => thread::scope(|scope| scope.spawn(told).join().ok()).flatten(),
         };
-        let Some(report) = report else { unreachable!("a simulator that was chosen is there, and reports panics") };
-        report
+        let Some(told) = told else { unreachable!("a simulator that was chosen is there, and reports panics") };
+        told
     }
 }
 

@@ -4,13 +4,17 @@
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a program that talks to whoever runs it")]
 #![cfg_attr(test, allow(clippy::as_conversions, clippy::wildcard_enum_match_arm, reason = "tests may be blunt"))]
 
+mod artefact;
 mod backends;
+mod case;
 mod corpus;
 mod failure;
 mod mutants;
+mod replay;
 mod runs;
 mod table;
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::{Result, bail};
@@ -19,6 +23,7 @@ use sheetanchor_core::planted;
 use sheetanchor_scenarios::{ALL, Scenario};
 
 use backends::Simulator;
+use case::Case;
 
 /// Runs the stories of the simulator.
 #[derive(Debug, Parser)]
@@ -41,6 +46,8 @@ enum Chore {
         #[arg(long, default_value_t = 400)]
         seeds: u64,
     },
+    /// Run a plan file or a seed again, and write the folder that shows what happened.
+    Replay(replay::Replay),
 }
 
 /// Which stories, and how often.
@@ -66,11 +73,18 @@ struct Sim {
     /// Show the timeline of every run.
     #[arg(long)]
     timeline: bool,
+    /// Where the folder of the first failure goes; `target/sim/STORY-SEED` if none is named.
+    #[arg(long)]
+    out: Option<PathBuf>,
+    /// Write no folder for a failure.
+    #[arg(long, conflicts_with = "out")]
+    no_artefacts: bool,
 }
 
 fn main() -> ExitCode {
     let good = match Arguments::parse().chore {
         Chore::Sim(sim) => tell(&sim),
+        Chore::Replay(asked) => replay::replay(&asked),
         Chore::Mutants { planted, seeds } => {
             planted.iter().try_for_each(|name| known_bug(name)).and_then(|()| mutants::hunt(planted.as_deref(), seeds))
         }
@@ -107,6 +121,12 @@ fn tell(sim: &Sim) -> Result<bool> {
     let failed: Vec<&runs::Run> = results.iter().filter(|result| !result.passed()).collect();
     if let Some(first) = failed.first() {
         eprintln!("{}", failure::describe(first, sim.planted.as_deref()));
+        if !sim.no_artefacts {
+            let case = Case::of(first.scenario.name, first.seed, first.simulator, sim.planted.as_deref());
+            let folder = sim.out.clone().unwrap_or_else(|| artefact::folder(&case));
+            artefact::Recorded::of(&case)?.write(&folder)?;
+            eprintln!("all of it:\n  {}", folder.display());
+        }
     }
     Ok(failed.is_empty())
 }

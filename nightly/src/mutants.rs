@@ -55,7 +55,7 @@ fn hunt_one(bug: &str, story: Option<&str>, seeds: u64) -> Result<Hunt> {
     let output = Command::new(&ourselves)
         .arg("sim")
         .args(story)
-        .args(["--until-failure", "--planted", bug, "--seeds", &seeds.to_string()])
+        .args(["--until-failure", "--no-artefacts", "--planted", bug, "--seeds", &seeds.to_string()])
         .output()
         .with_context(|| format!("cannot run {}", ourselves.display()))?;
     let (report, runs) = (String::from_utf8_lossy(&output.stderr), String::from_utf8_lossy(&output.stdout));

@@ -1,5 +1,5 @@
-//! Who runs where: three nodes, each with its database and its agent in one process, on one shared volume; operators on
-//! hosts of their own. The repository is the world's own: a folder on a second shared volume, which shows missing syncs.
+//! Who runs where: three nodes, each with its database and its agent in one process, on one shared volume or each on its
+//! own disk; operators on hosts of their own. The repository is the world's own: a folder on a second shared volume, which shows missing syncs.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -9,6 +9,7 @@ use sheetanchor_core::identity::{ByteCount, NodeId};
 use sheetanchor_core::{backup, point, restore};
 use sheetanchor_engine::agent::{self, Agent};
 use sheetanchor_engine::coordinator::{Coordinator, Limits, Setup};
+use sheetanchor_engine::database::Storage;
 use sheetanchor_engine::env::{EntryKind, Env, Fault};
 use sheetanchor_refdb::{Config, Node};
 
@@ -25,6 +26,8 @@ pub const PIN_LEASE: Duration = Duration::from_secs(6);
 
 /// The database's folder, on the volume that all nodes share.
 const DATA: &str = "/shared/db";
+/// A database's folder on its node's own disk, where nodes share nothing.
+const OWN_DATA: &str = "/db";
 /// An agent's folder, on its own disk.
 const STATE: &str = "/state";
 
@@ -43,10 +46,12 @@ pub fn agent_address(node: u16) -> String {
     format!("n{node}:7000")
 }
 
-fn database_config(node: u16) -> Config {
-    let mut config = Config::new(NodeId::new(node), database_address(node), DATA);
-    config.peers =
-        NODES.iter().filter(|peer| **peer != node).map(|peer| (NodeId::new(*peer), database_address(*peer))).collect();
+fn database_config(node: u16, storage: Storage) -> Config {
+    let data = if storage == Storage::Shared { DATA } else { OWN_DATA };
+    let mut config = Config::new(NodeId::new(node), database_address(node), data);
+    config.storage = storage;
+    let peers = NODES.iter().filter(|peer| **peer != node && storage == Storage::Shared);
+    config.peers = peers.map(|peer| (NodeId::new(*peer), database_address(*peer))).collect();
     config.segment_bytes = 8 << 10;
     config.data_pages = 3 * PAGE_KINDS;
     config.checkpoint_interval = Duration::from_millis(400);
@@ -64,15 +69,15 @@ fn agent_config(node: u16) -> agent::Config {
 }
 
 /// One node's process, from its start until it is killed.
-pub async fn run_node(env: Env, node: u16) {
-    if let Err(error) = serve(env, node).await {
+pub async fn run_node(env: Env, node: u16, storage: Storage) {
+    if let Err(error) = serve(env, node, storage).await {
         // As a process would: it ends with a message, and somebody restarts it or does not.
         tracing::info!(target: "sheetanchor::node", node, %error, "ended");
     }
 }
 
-async fn serve(env: Env, node: u16) -> Result<()> {
-    let database = Node::start(env.clone(), database_config(node)).await?;
+async fn serve(env: Env, node: u16, storage: Storage) -> Result<()> {
+    let database = Node::start(env.clone(), database_config(node, storage)).await?;
     let agent = Agent::load(env, agent_config(node), database).await?;
     agent.serve().await
 }
@@ -106,9 +111,9 @@ pub fn operator_of(env: Env, nodes: &[u16]) -> Coordinator {
     Coordinator::new(env, Setup { name: "ledger".into(), addresses }, limits)
 }
 
-/// Removes everything that a host has of the cluster: its agent's folder, and the database that all share.
+/// Removes everything that a host has of the cluster: its agent's folder, and its database or the one that all share.
 pub async fn wipe(env: Env) -> Result<(), Fault> {
-    for root in [STATE, DATA] {
+    for root in [STATE, DATA, OWN_DATA] {
         clear(&env, root).await?;
     }
     Ok(())

@@ -15,6 +15,8 @@ mod workload;
 
 use sheetanchor_core::planted::Bug;
 use sheetanchor_sim::backend::Backend;
+use sheetanchor_sim::plan::Plan;
+use sheetanchor_sim::recording::Recording;
 use sheetanchor_sim::world::{Failure, Settings, World};
 
 pub use registry::ALL;
@@ -69,7 +71,18 @@ const EVENTS_SHOWN: usize = 40;
 
 /// Runs one story in a world of its own.
 pub fn run(scenario: &Scenario, seed: u64, backend: Box<dyn Backend>) -> Report {
-    let world = World::new(Settings::of(seed), backend);
+    tell(scenario, World::new(Settings::of(seed), backend)).0
+}
+
+/// The same with a plan of faults on top of what the story does itself, recorded in full.
+pub fn run_recorded(scenario: &Scenario, seed: u64, plan: Plan, backend: Box<dyn Backend>) -> (Report, Recording) {
+    let mut world = World::new(Settings::of(seed).with(plan), backend);
+    world.record_in_full();
+    let (report, world) = tell(scenario, world);
+    (report, world.recording())
+}
+
+fn tell(scenario: &Scenario, world: World) -> (Report, World) {
     let mut stage = Stage::new(world);
     let told = (scenario.story)(&mut stage);
     let world = stage.into_world();
@@ -78,12 +91,13 @@ pub fn run(scenario: &Scenario, seed: u64, backend: Box<dyn Backend>) -> Report 
         .map_err(Failure::Violated)
         .and(told)
         .and_then(|()| world.failure().cloned().map_or(Ok(()), Err));
-    Report {
+    let report = Report {
         verdict,
         trace_hash: world.trace_hash(),
         events: world.events(),
         elapsed: world.elapsed(),
         timeline: world.timeline(),
         last_events: world.last_events(EVENTS_SHOWN),
-    }
+    };
+    (report, world)
 }

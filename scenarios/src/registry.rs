@@ -14,7 +14,7 @@ macro_rules! each_story {
             "a-backup-is-restored-and-read" a_backup_is_restored_and_read: backup::is_restored_and_read, sees [NoFsyncBeforeSeal, NoPin, CutOffByOne];
             "a-node-crashes-during-capture" a_node_crashes_during_capture: backup::survives_a_node_that_crashes_during_capture, sees [];
             "the-coordinator-crashes-between-drain-and-cut" the_coordinator_crashes_between_drain_and_cut: point::frees_commits_when_its_coordinator_crashes, sees [];
-            "two-nodes-write-the-same-page-across-the-cut" two_nodes_write_the_same_page_across_the_cut: point::cuts_a_page_that_two_nodes_write, sees [CutOffByOne];
+            "two-nodes-write-the-same-page-across-the-cut" two_nodes_write_the_same_page_across_the_cut: point::cuts_a_page_that_two_nodes_write, sees [CutOffByOne, NodeBeforeScn];
             "a-cut-is-causal-for-sessions-that-carry-nothing" a_cut_is_causal_for_sessions_that_carry_nothing: point::is_causal_for_sessions_that_carry_nothing, sees [NoFence];
             "a-crash-during-restore-is-resumed" a_crash_during_restore_is_resumed: restore::is_resumed_after_a_crash, sees [];
             "anything-crashes-while-operations-run" anything_crashes_while_operations_run: chaos::spares_what_was_proven, sees [AckBeforeFlush];
@@ -43,6 +43,14 @@ macro_rules! each_story {
             "a-cut-by-scn-is-causal-for-sessions-that-carry-it" a_cut_by_scn_is_causal_for_sessions_that_carry_it: scn::is_causal_for_sessions_that_carry_it, sees [ScnNotObserved];
             "nothing-is-stamped-below-a-published-cut" nothing_is_stamped_below_a_published_cut: scn::is_never_stamped_below_again, sees [CeilingIgnored, BarrierUnflushed];
             "an-idle-thread-does-not-hold-the-archive-back" an_idle_thread_does_not_hold_the_archive_back: scn::reaches_on_past_an_idle_thread, sees [IdleWithoutBarrier];
+            "a-page-that-moves-between-two-cuts-is-in-both-or-neither" a_page_that_moves_between_two_cuts_is_in_both_or_neither: fence::cuts_between_moving_pages, sees [CutByLsn];
+            "no-other-io-happens-under-the-fence" no_other_io_happens_under_the_fence: fence::waits_for_no_other_io, sees [ArchiveUnderFence];
+            "a-point-is-void-without-its-record" a_point_is_void_without_its_record: fence::is_void_without_its_record, sees [FlushNotAwaited];
+            "no-page-goes-on-from-a-change-that-nobody-has" no_page_goes_on_from_a_change_that_nobody_has: fence::loses_no_change_of_a_page_that_moves, sees [PageShippedUnflushed, CheckpointTooEarly];
+            "only-verified-messages-move-the-clock" only_verified_messages_move_the_clock: fence::moves_no_clock_by_what_is_not_verified, sees [ObservedUnverified];
+            "a-late-restore-point-makes-the-next-be-skipped" a_late_restore_point_makes_the_next_be_skipped: schedule::skips_what_a_late_point_overran, sees [TicksQueued];
+            "separate-databases-are-fenced-causally" separate_databases_are_fenced_causally: separate::are_fenced_causally, sees [NoFence];
+            "separate-databases-are-cut-by-scn" separate_databases_are_cut_by_scn: separate::are_cut_by_scn, sees [ScnNotObserved];
         }
     };
 }

@@ -15,6 +15,7 @@ use sheetanchor_core::plan::Target;
 use sheetanchor_core::refusal::Code;
 use sheetanchor_core::scn::Scn;
 use sheetanchor_engine::coordinator::{ClusterStatus, Coordinator, Restored, Sealed};
+use sheetanchor_engine::database::Storage;
 use sheetanchor_sim::chance::Chance;
 use sheetanchor_sim::oracle::Violation;
 use sheetanchor_sim::oracle::ledger::{History, LedgerState, Recorder, check_restored, check_restored_by_scn};
@@ -22,7 +23,7 @@ use sheetanchor_sim::plan::CrashPolicy;
 use sheetanchor_sim::world::{Failure, Promise, World};
 
 use crate::cluster::{LEASE, NODES, host, operator, run_node, wipe};
-use crate::workload::{Load, create_accounts, read_back, transfer};
+use crate::workload::{Load, create_accounts, create_separate_accounts, read_back, read_separate, transfer};
 
 /// The host of the clients.
 pub const CLIENTS: &str = "clients";
@@ -38,6 +39,7 @@ pub struct Stage {
     world: World,
     chance: Chance,
     load: Load,
+    storage: Storage,
     recorder: Recorder,
     stop: Arc<AtomicBool>,
     clients: Option<Promise<()>>,
@@ -73,6 +75,7 @@ impl Stage {
             world,
             chance,
             load,
+            storage: Storage::Shared,
             recorder,
             stop,
             clients: None,
@@ -110,14 +113,24 @@ impl Stage {
         self.start_nodes()?;
         let init = self.operate(|operator| async move { operator.init().await });
         self.succeeds("init", &init)?;
-        let created = self.world.launch(CLIENTS, move |env| create_accounts(env, load));
+        let created = match self.storage {
+            Storage::Shared => self.world.launch(CLIENTS, move |env| create_accounts(env, load)),
+            Storage::PerNode => self.world.launch(CLIENTS, move |env| create_separate_accounts(env, load)),
+        };
         let created = self.world.finish(&created, BOUND)?;
         self.expect("accounts are created", created)
     }
 
+    /// Given: three nodes with a database each, which share nothing; one cluster, and accounts with balances.
+    pub fn given_separate_databases(&mut self, load: Load) -> Result<(), Failure> {
+        self.storage = Storage::PerNode;
+        self.given_a_cluster(load)
+    }
+
     fn start_nodes(&mut self) -> Result<(), Failure> {
+        let storage = self.storage;
         for node in NODES {
-            self.world.start(&host(node), move |env| run_node(env, node));
+            self.world.start(&host(node), move |env| run_node(env, node, storage));
         }
         for node in NODES {
             self.is_listening(node)?;
@@ -355,6 +368,15 @@ impl Stage {
     }
 
     fn holds_the_history(&mut self, cut: Scn, check: Check) -> Result<(), Failure> {
+        if self.storage == Storage::PerNode {
+            let state = self.world.launch(CLIENTS, read_separate);
+            let state = self.world.finish(&state, BOUND)?;
+            let state: LedgerState = self.expect("the restored databases are read", state)?;
+            let verdict = check(&self.history(), cut, &state);
+            self.world.note(format!("all nodes hold {} transfers at cut {cut}", state.transfers.len()));
+            self.read = Some((cut, state));
+            return self.world.judge(verdict);
+        }
         for node in NODES {
             let state = self.world.launch(CLIENTS, move |env| read_back(env, node));
             let state = self.world.finish(&state, BOUND)?;

@@ -84,6 +84,15 @@ pub async fn create_accounts(env: Env, load: Load) -> Result<(), ClientError> {
     ledger.create(load.accounts, OPENING).await.map(|_| ())
 }
 
+/// Gives every account its balance in the database of every node, of which each uses those that are at home there.
+pub async fn create_separate_accounts(env: Env, load: Load) -> Result<(), ClientError> {
+    for node in NODES {
+        let mut ledger = Ledger::new(&env, &database_address(node), Session::Causal, Duration::from_secs(20));
+        ledger.create(load.accounts, OPENING).await?;
+    }
+    Ok(())
+}
+
 /// Transfers until told to stop. `wave` tells the ids of one crowd of clients from those of another.
 pub async fn transfer(env: Env, load: Load, wave: u64, recorder: Recorder, stop: Arc<AtomicBool>) {
     let roaming = (0..load.roaming).map(|number| Habits::roaming(load, number));
@@ -197,4 +206,23 @@ pub async fn read_back(env: Env, node: u16) -> Result<LedgerState, Error> {
     let mut ledger = Ledger::new(&env, &database_address(node), Session::Causal, Duration::from_secs(30));
     let contents = ledger.read_all().await.map_err(|error| Refusal::new(Code::DatabaseDown, error.to_string()))?;
     Ok(LedgerState { balances: contents.balances, transfers: contents.transfers.values().map(recorded).collect() })
+}
+
+/// Everything that is visible through all nodes, where each has a database of its own: an account counts where it is at
+/// home, and transfers wherever they are.
+pub async fn read_separate(env: Env) -> Result<LedgerState, Error> {
+    let mut whole = LedgerState::default();
+    for node in NODES {
+        let state = read_back(env.clone(), node).await?;
+        whole.balances.extend(state.balances.into_iter().filter(|(account, _)| home_of(*account) == node));
+        whole.transfers.extend(state.transfers);
+    }
+    Ok(whole)
+}
+
+/// The node that an account is at home on; the first, for those that sessions roam over.
+fn home_of(account: u64) -> u16 {
+    let (kind, nodes) = (account % PAGE_KINDS, u64::try_from(NODES.len()).unwrap_or(1));
+    let place = if kind < ROAMED { 0 } else { usize::try_from(kind % nodes).unwrap_or(0) };
+    NODES.get(place).copied().unwrap_or(1)
 }

@@ -19,7 +19,10 @@ use crate::plan::CrashPolicy;
 
 mod content;
 mod store;
+mod survey;
 mod volume;
+
+pub use survey::FileView;
 
 use store::{Found, Store, VolumeId, fault};
 use volume::{Body, Inode, Lock, Place};
@@ -40,6 +43,11 @@ impl Disks {
     /// Takes what `host` had not synced, by `policy`, and its locks.
     pub fn crash(&self, host: HostId, policy: CrashPolicy, chance: &Chance) {
         locked(&self.0).crash(host, policy, chance);
+    }
+
+    /// Every file that `host` can reach, as it stands now, sorted by path: no operation, no trace.
+    pub fn survey(&self, host: HostId) -> Vec<FileView> {
+        survey::of(&locked(&self.0), host)
     }
 
     /// The bytes of a file as `host` sees them now, for oracles and tests: no operation, no trace.

@@ -14,7 +14,7 @@ use sheetanchor_engine::env::{Clock, Stream};
 
 use crate::host::{HostId, locked};
 use crate::plan::{CrashPolicy, Plan};
-use crate::trace::{self, Event, Trace};
+use crate::trace::{self, Detail, Event, Flow, Trace};
 
 mod strikes;
 
@@ -44,6 +44,21 @@ pub enum Kind {
     BucketPut,
     /// Uses the network.
     Net,
+}
+
+impl Kind {
+    /// The word in records of a run.
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Read => "read",
+            Self::Space => "space",
+            Self::Write => "write",
+            Self::Name => "name",
+            Self::Sync => "sync",
+            Self::BucketPut => "bucket-put",
+            Self::Net => "net",
+        }
+    }
 }
 
 /// An operation on its way through the gate.
@@ -112,6 +127,8 @@ struct State {
     strikes: Strikes,
     hosts: Vec<Host>,
     actions: Vec<Action>,
+    /// How many connections were made.
+    links: u64,
     /// Streams of hosts that lost power: never closed, so that their peers hear nothing.
     silenced: Vec<Box<dyn Stream>>,
     /// Objects whose writer was told that time ran out, and which land when somebody writes to their key next.
@@ -140,6 +157,7 @@ impl Gate {
             strikes: Strikes::new(plan),
             hosts: Vec::new(),
             actions: Vec::new(),
+            links: 0,
             silenced: Vec::new(),
             late_objects: Vec::new(),
             hushed_from: None,
@@ -322,6 +340,24 @@ impl Gate {
         trace::table(state.trace.milestones().iter().filter(shown), |host| state.name(host))
     }
 
+    /// Keeps every event from here on, for [`Gate::kept`].
+    pub fn keep_all(&self) {
+        locked(&self.state).trace.keep_all();
+    }
+
+    /// The names of all hosts, in the order of their numbers, and every event that was kept.
+    pub fn kept(&self) -> (Vec<String>, Vec<Event>) {
+        let state = locked(&self.state);
+        (state.hosts.iter().map(|host| host.name.clone()).collect(), state.trace.kept().to_vec())
+    }
+
+    /// The number of a connection that was just made.
+    pub(crate) fn next_link(&self) -> u64 {
+        let mut state = locked(&self.state);
+        state.links += 1;
+        state.links
+    }
+
     /// All milestones of one host.
     pub fn milestones(&self, host: HostId) -> Vec<Event> {
         locked(&self.state).trace.milestones().iter().filter(|event| event.host == Some(host)).cloned().collect()
@@ -385,18 +421,31 @@ impl State {
     }
 
     /// One pass of the gate. `None`: the life is over.
-    fn pass(&mut self, life: &Life, at: Duration, what: &str, payload: &[u8]) -> Option<String> {
+    fn pass(&mut self, life: &Life, at: Duration, passage: &Passage<'_>) -> Option<String> {
         if self.is_over(life) {
             return None;
         }
         let host = self.hosts.get_mut(usize::from(life.host.number()))?;
         host.passes += 1;
         let (number, name) = (host.passes, host.name.clone());
-        self.trace.record(at, Some(life.host), format!("{number} {what}"), payload);
+        let Passage { operation, outcome, flow, payload } = *passage;
+        let after = outcome.map(|outcome| format!(" {outcome}")).unwrap_or_default();
+        let what = format!("{number} {}{after}", operation.what);
+        let detail = Detail::Pass { kind: operation.kind, outcome: outcome.map(str::to_string), flow };
+        self.trace.record(at, Some(life.host), what, payload, detail);
         let struck = self.strikes.pass(&name, number);
         self.strike(life.host, at, struck);
         if self.is_over(life) { None } else { Some(name) }
     }
+}
+
+/// What passes the gate.
+struct Passage<'a> {
+    operation: &'a Operation,
+    /// After its effect only.
+    outcome: Option<&'a str>,
+    flow: Option<Flow>,
+    payload: &'a [u8],
 }
 
 /// The volume of a host's own disk, as [`Operation::volume`] names it.
@@ -474,14 +523,21 @@ impl Life {
     pub fn before(&self, operation: &Operation, payload: &[u8]) -> Option<Option<FaultKind>> {
         let at = self.gate.elapsed();
         let mut state = locked(&self.gate.state);
-        let name = state.pass(self, at, &operation.what, payload)?;
+        let name = state.pass(self, at, &Passage { operation, outcome: None, flow: None, payload })?;
         Some(state.strikes.injected(&name, operation, at))
     }
 
     /// Passes the gate after an effect. False: this life is over, wait for ever.
     pub fn after(&self, operation: &Operation, outcome: &str, payload: &[u8]) -> bool {
         let at = self.gate.elapsed();
-        locked(&self.gate.state).pass(self, at, &format!("{} {outcome}", operation.what), payload).is_some()
+        let passage = Passage { operation, outcome: Some(outcome), flow: None, payload };
+        locked(&self.gate.state).pass(self, at, &passage).is_some()
+    }
+
+    /// Passes the gate with bytes that leave (without an outcome) or have arrived (with one). False: this life is over.
+    pub(crate) fn carry(&self, operation: &Operation, outcome: Option<&str>, flow: Option<Flow>) -> bool {
+        let at = self.gate.elapsed();
+        locked(&self.gate.state).pass(self, at, &Passage { operation, outcome, flow, payload: &[] }).is_some()
     }
 
     /// Runs an effect through the gate. The effect is told which fault to inject. If this life ends before the answer, the

@@ -3,8 +3,8 @@
 //! whose hash tells two runs apart, and oracles that know what must be true at the end.
 //!
 //! Reading order: [`world`] (what a scenario holds), [`backend`] (who runs the hosts), [`own`] (our own way to),
-//! [`gate`] and [`plan`] (what may go
-//! wrong, and when), [`trace`], [`disk`], [`bucket`], [`net`], [`clock`], [`chance`], [`oracle`], [`conformance`], and [`diary`], a small
+//! [`gate`] and [`plan`] (what may go wrong, and when), [`trace`] and [`recording`], [`disk`], [`bucket`], [`net`],
+//! [`clock`], [`chance`], [`oracle`], [`conformance`], and [`diary`], a small
 //! story that puts a backend through its paces.
 //!
 //! By absence: nothing here reads a real clock, draws from the machine's entropy, or iterates over a hash map.
@@ -22,6 +22,8 @@ pub mod gate;
 pub mod plan;
 
 pub mod trace;
+
+pub mod recording;
 
 pub mod milestone;
 

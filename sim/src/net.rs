@@ -16,6 +16,10 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use crate::chance::Chance;
 use crate::gate::{Kind, Life, Operation};
 
+mod link;
+
+use link::Link;
+
 /// A backend's network, gated.
 pub struct GatedNet {
     inner: Arc<dyn Net>,
@@ -58,7 +62,8 @@ impl Net for GatedNet {
         if !self.life.after(&operation, &outcome(&result), &[]) {
             return pending().await;
         }
-        let stream = GatedStream::new(result?, self.life.clone(), self.chance.clone(), format!("to {address}"));
+        let (inner, link) = (result?, Link::dialled(self.life.gate().next_link()));
+        let stream = GatedStream::new(inner, self.life.clone(), self.chance.clone(), format!("to {address}"), link);
         Ok(Box::new(stream))
     }
 
@@ -94,7 +99,8 @@ impl Listener for GatedListener {
             return pending().await;
         }
         let name = format!("at {}", self.inner.address());
-        Ok(Box::new(GatedStream::new(result?, self.life.clone(), self.chance.clone(), name)))
+        let stream = GatedStream::new(result?, self.life.clone(), self.chance.clone(), name, Link::accepted());
+        Ok(Box::new(stream))
     }
 }
 
@@ -109,14 +115,15 @@ struct GatedStream {
     unsent: Vec<u8>,
     /// On its way into the backend, in pieces.
     pieces: VecDeque<Vec<u8>>,
+    link: Link,
 }
 
 /// Writes beyond this go out without waiting for a flush: the bound of a stream's buffer.
 const UNSENT_MAX: usize = 64 * 1024;
 
 impl GatedStream {
-    fn new(inner: Box<dyn Stream>, life: Life, chance: Chance, name: String) -> Self {
-        Self { inner: Some(inner), life, chance, name, unsent: Vec::new(), pieces: VecDeque::new() }
+    fn new(inner: Box<dyn Stream>, life: Life, chance: Chance, name: String, link: Link) -> Self {
+        Self { inner: Some(inner), life, chance, name, unsent: Vec::new(), pieces: VecDeque::new(), link }
     }
 
     fn inner(&mut self) -> io::Result<Pin<&mut Box<dyn Stream>>> {
@@ -127,7 +134,8 @@ impl GatedStream {
     fn poll_send(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         if !self.unsent.is_empty() {
             let operation = operation(format!("send {} {}", self.name, self.unsent.len()));
-            if self.life.before(&operation, &[]).is_none() {
+            let flow = self.link.sends(self.unsent.len());
+            if !self.life.carry(&operation, None, flow) {
                 return Poll::Pending;
             }
             let mut first = core::mem::take(&mut self.unsent);
@@ -136,6 +144,10 @@ impl GatedStream {
                 first.split_off(usize::try_from(self.chance.below(length)).unwrap_or(0))
             });
             self.pieces.extend([first, rest.unwrap_or_default()].into_iter().filter(|piece| !piece.is_empty()));
+            // Ahead of a piece that leaves anyway: what is drawn and how much is sent when does not depend on it.
+            if let Some(piece) = self.pieces.front_mut() {
+                piece.splice(..0, self.link.take_heading());
+            }
         }
         while let Some(mut piece) = self.pieces.pop_front() {
             match self.inner()?.poll_write(context, &piece) {
@@ -155,6 +167,21 @@ impl GatedStream {
         }
         self.inner()?.poll_flush(context)
     }
+
+    /// Reads what the peer wrote; at an end that accepted, first which connection this is.
+    fn poll_receive(&mut self, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        while self.link.awaits_heading() {
+            let mut rest = self.link.room();
+            let mut heading = ReadBuf::new(&mut rest);
+            ready!(self.inner()?.poll_read(context, &mut heading))?;
+            let part = heading.filled();
+            if part.is_empty() {
+                return Poll::Ready(Ok(()));
+            }
+            self.link.hears(part);
+        }
+        self.inner()?.poll_read(context, buffer)
+    }
 }
 
 impl AsyncRead for GatedStream {
@@ -164,13 +191,14 @@ impl AsyncRead for GatedStream {
             return Poll::Pending;
         }
         let before = buffer.filled().len();
-        let result = ready!(this.inner()?.poll_read(context, buffer));
+        let result = ready!(this.poll_receive(context, buffer));
         let read = buffer.filled().len().saturating_sub(before);
         let outcome = match &result {
             Ok(()) => format!("{read}"),
             Err(error) => format!("failed: {:?}", error.kind()),
         };
-        if this.life.after(&operation(format!("receive {}", this.name)), &outcome, &[]) {
+        let flow = this.link.received(read);
+        if this.life.carry(&operation(format!("receive {}", this.name)), Some(&outcome), flow) {
             return Poll::Ready(result);
         }
         // The bytes are gone, and so is the one who would have read them.

@@ -1,8 +1,10 @@
-//! What happened in a run: a hash over every event, the last events in full, and all milestones.
+//! What happened in a run: a hash over every event, the last events in full, and all milestones; and every event, if it
+//! was asked to keep them.
 
 use std::collections::VecDeque;
 use std::time::Duration;
 
+use crate::gate::Kind;
 use crate::host::HostId;
 
 /// One event.
@@ -16,6 +18,38 @@ pub struct Event {
     pub host: Option<HostId>,
     /// What it is.
     pub what: String,
+    /// What it is, for those who draw it. Not hashed: the text says the same.
+    pub detail: Detail,
+}
+
+/// What an event is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Detail {
+    /// A line of the timeline.
+    Milestone,
+    /// An operation passes the gate: before its effect, without an outcome; after it, with one.
+    Pass {
+        /// What it does.
+        kind: Kind,
+        /// How it ended: `done`, `failed: …`, or a number of bytes.
+        outcome: Option<String>,
+        /// The bytes that leave or arrive, if it is a message.
+        flow: Option<Flow>,
+    },
+}
+
+/// Bytes on one connection, in one direction. A message that leaves as `from..until` has arrived when the other end has
+/// received `until` bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Flow {
+    /// The number of the connection, from 1, in the order in which connections were made.
+    pub link: u64,
+    /// Whether these bytes go from the end that connected to the end that accepted.
+    pub forth: bool,
+    /// Bytes that went before.
+    pub from: u64,
+    /// Bytes that have gone with these.
+    pub until: u64,
 }
 
 /// The record of one run.
@@ -25,6 +59,8 @@ pub struct Trace {
     number: u64,
     recent: VecDeque<Event>,
     milestones: Vec<Event>,
+    /// Every event, if somebody wants to see them all.
+    kept: Option<Vec<Event>>,
 }
 
 impl Trace {
@@ -33,12 +69,26 @@ impl Trace {
 
     /// An empty record.
     pub fn new() -> Self {
-        Self { hasher: blake3::Hasher::new(), number: 0, recent: VecDeque::new(), milestones: Vec::new() }
+        Self { hasher: blake3::Hasher::new(), number: 0, recent: VecDeque::new(), milestones: Vec::new(), kept: None }
+    }
+
+    /// Keeps every event from here on: as much memory as there are events.
+    pub fn keep_all(&mut self) {
+        self.kept.get_or_insert_default();
+    }
+
+    /// Every event since [`Trace::keep_all`].
+    pub fn kept(&self) -> &[Event] {
+        self.kept.as_deref().unwrap_or_default()
     }
 
     /// Records an event. `payload` goes into the hash and nowhere else. Answers the event's number.
-    pub fn record(&mut self, at: Duration, host: Option<HostId>, what: String, payload: &[u8]) -> u64 {
-        let event = self.hashed(at, host, what, payload);
+    pub fn record(&mut self, at: Duration, host: Option<HostId>, what: String, payload: &[u8], detail: Detail) -> u64 {
+        self.hash_in(at, host, &what, payload);
+        let event = Event { number: self.number, at, host, what, detail };
+        if let Some(kept) = &mut self.kept {
+            kept.push(event.clone());
+        }
         if self.recent.len() == Self::RECENT_MAX {
             self.recent.pop_front();
         }
@@ -48,8 +98,8 @@ impl Trace {
 
     /// Records an event that the timeline shows.
     pub fn milestone(&mut self, at: Duration, host: Option<HostId>, what: String) {
-        self.record(at, host, what.clone(), &[]);
-        self.milestones.push(Event { number: self.number, at, host, what });
+        let number = self.record(at, host, what.clone(), &[], Detail::Milestone);
+        self.milestones.push(Event { number, at, host, what, detail: Detail::Milestone });
     }
 
     /// How many events there were.
@@ -78,7 +128,7 @@ impl Trace {
         &self.milestones
     }
 
-    fn hashed(&mut self, at: Duration, host: Option<HostId>, what: String, payload: &[u8]) -> Event {
+    fn hash_in(&mut self, at: Duration, host: Option<HostId>, what: &str, payload: &[u8]) {
         self.number += 1;
         let host_word = host.map_or(u16::MAX, HostId::number);
         self.hasher.update(&at.as_nanos().to_le_bytes());
@@ -87,7 +137,6 @@ impl Trace {
         self.hasher.update(what.as_bytes());
         self.hasher.update(&payload.len().to_le_bytes());
         self.hasher.update(payload);
-        Event { number: self.number, at, host, what }
     }
 }
 
@@ -114,7 +163,7 @@ mod tests {
 
     fn one(at_ms: u64, host: Option<u16>, what: &str, payload: &[u8]) -> String {
         let mut trace = Trace::new();
-        trace.record(Duration::from_millis(at_ms), host.map(HostId::new), what.into(), payload);
+        trace.record(Duration::from_millis(at_ms), host.map(HostId::new), what.into(), payload, Detail::Milestone);
         trace.hash()
     }
 
@@ -134,12 +183,30 @@ mod tests {
         let mut trace = Trace::new();
         trace.milestone(Duration::ZERO, None, "start".into());
         for number in 0..Trace::RECENT_MAX {
-            trace.record(Duration::ZERO, None, format!("event {number}"), &[]);
+            trace.record(Duration::ZERO, None, format!("event {number}"), &[], Detail::Milestone);
         }
         assert_eq!(trace.recent().len(), Trace::RECENT_MAX);
         assert_eq!(trace.recent().next().unwrap().what, "event 0");
         assert_eq!(trace.milestones().len(), 1);
         assert_eq!(trace.len(), 401);
+        assert_eq!(trace.kept(), []);
+    }
+
+    #[test]
+    fn every_event_is_kept_on_request_and_the_hash_is_the_same() {
+        let tell = |keep: bool| {
+            let mut trace = Trace::new();
+            if keep {
+                trace.keep_all();
+            }
+            for number in 0..2 * Trace::RECENT_MAX {
+                trace.record(Duration::ZERO, None, format!("event {number}"), &[], Detail::Milestone);
+            }
+            (trace.kept().len(), trace.hash())
+        };
+        let ((none, hash), (all, same)) = (tell(false), tell(true));
+        assert_eq!((none, all), (0, 2 * Trace::RECENT_MAX));
+        assert_eq!(hash, same);
     }
 
     #[test]

@@ -21,6 +21,7 @@ use crate::milestone;
 use crate::oracle::Violation;
 use crate::panics;
 use crate::plan::{CrashPolicy, Plan};
+use crate::recording::{self, CrashView, Recording};
 use crate::trace::Event;
 
 mod hosts;
@@ -128,6 +129,8 @@ pub struct World {
     restarts: Vec<(Duration, String)>,
     releases: Vec<(Duration, String, String)>,
     failure: Option<Failure>,
+    /// What each crash did, if the run is recorded in full.
+    crashes: Option<Vec<CrashView>>,
     _milestones: DefaultGuard,
 }
 
@@ -155,8 +158,21 @@ impl World {
             restarts: Vec::new(),
             releases: Vec::new(),
             failure: None,
+            crashes: None,
             _milestones: milestone::capture(),
         }
+    }
+
+    /// Records the run in full from here on, for [`World::recording`]. The run itself stays the same, event by event.
+    pub fn record_in_full(&mut self) {
+        self.gate.keep_all();
+        self.crashes.get_or_insert_default();
+    }
+
+    /// What was recorded in full.
+    pub fn recording(&self) -> Recording {
+        let (hosts, events) = self.gate.kept();
+        Recording { hosts, events, crashes: self.crashes.clone().unwrap_or_default() }
     }
 
     /// The backend's name, for snapshots: `scenario@backend`.
@@ -505,7 +521,13 @@ impl World {
         let silent = self.gate.is_silent(id);
         let (killed, panics) = panics::recorded(|| backend.kill(host, silent));
         self.record(killed.map(Ok), panics);
+        let before = self.crashes.is_some().then(|| self.ground.disks.survey(id));
         self.ground.disks.crash(id, policy, &self.crash_chance);
+        if let (Some(before), Some(crashes)) = (before, &mut self.crashes) {
+            let (files, untouched) = recording::fates(before, self.ground.disks.survey(id));
+            let (event, at) = (self.gate.events(), self.gate.elapsed());
+            crashes.push(CrashView { event, at, host: host.into(), policy, files, untouched });
+        }
     }
 
     fn skew(&self, host: &str) -> WallOffset {

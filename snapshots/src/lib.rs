@@ -1,5 +1,5 @@
 //! Every insta snapshot of the workspace lies in this package's folder, under the name of its kind: `timelines`,
-//! `formats`, `cli`. A snapshot is read by a person before it is accepted, and is never redacted.
+//! `formats`, `artefacts`, `cli`. A snapshot is read by a person before it is accepted, and is never redacted.
 
 pub use insta;
 
@@ -8,7 +8,7 @@ pub fn folder(kind: &str) -> String {
     format!("{}/{kind}", env!("CARGO_MANIFEST_DIR"))
 }
 
-/// Compares `$text` with the snapshot `$name` of kind `$kind` (`timelines`, `formats`, `cli`).
+/// Compares `$text` with the snapshot `$name` of kind `$kind` (`timelines`, `formats`, `artefacts`, `cli`).
 #[macro_export]
 macro_rules! assert_snapshot {
     ($kind:expr, $name:expr, $text:expr) => {{

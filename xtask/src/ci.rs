@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use anyhow::Result;
 use clap::builder::PossibleValuesParser;
 
-use crate::postgres;
+use crate::{fence, postgres};
 
 mod counts;
 mod shipped;
@@ -79,7 +79,9 @@ pub fn run(options: &Options) -> Result<bool> {
     let steps: Vec<&Step> = steps::ALL.iter().filter(chosen).collect();
     if !options.without_postgres && steps.iter().any(|step| step.needs_postgres != Postgres::Unused) {
         // Before anything else: a machine that lacks it is told so at once, not after half an hour.
-        println!("{}", postgres::ensure()?);
+        let servers = postgres::ensure()?;
+        println!("{servers}");
+        println!("{}", fence::ensure(&options.root, &servers)?);
     }
     let mut run =
         Run { root: options.root.clone(), without_postgres: options.without_postgres, tests: Counts::default() };

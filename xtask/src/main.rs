@@ -12,6 +12,7 @@ use anyhow::{Context as _, Result};
 use clap::{Parser, Subcommand, ValueEnum};
 
 mod ci;
+mod fence;
 mod postgres;
 mod programs;
 mod tidy;
@@ -51,6 +52,13 @@ enum Chore {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         forwarded: Vec<String>,
     },
+    /// Run a failure again from its plan file or its seed; everything after `replay` goes to the runner.
+    #[command(disable_help_flag = true)]
+    Replay {
+        /// What the runner understands: `cargo xtask replay --help` asks it.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        forwarded: Vec<String>,
+    },
     /// Find PostgreSQL's servers and headers, or install them as root on Debian and Ubuntu.
     Pg,
 }
@@ -79,9 +87,11 @@ fn run(chore: Chore) -> Result<ExitCode> {
         Chore::Tidy => tidy::run(&root),
         Chore::Sim { forwarded } => return programs::simulator(&root, "sim", &forwarded),
         Chore::Mutants { forwarded } => return programs::simulator(&root, "mutants", &forwarded),
-        Chore::Pg => postgres::ensure().map(|servers| {
+        Chore::Replay { forwarded } => return programs::simulator(&root, "replay", &forwarded),
+        Chore::Pg => postgres::ensure().and_then(|servers| {
             println!("{servers}");
-            true
+            println!("{}", fence::ensure(&root, &servers)?);
+            Ok(true)
         }),
     }?;
     Ok(if done { ExitCode::SUCCESS } else { ExitCode::FAILURE })

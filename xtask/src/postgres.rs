@@ -26,6 +26,18 @@ pub struct Servers {
     headers: PathBuf,
 }
 
+impl Servers {
+    /// The release.
+    pub fn major(&self) -> u32 {
+        self.major
+    }
+
+    /// The program that says where things are to be installed.
+    pub fn pg_config(&self) -> PathBuf {
+        self.programs.join("pg_config")
+    }
+}
+
 impl fmt::Display for Servers {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
@@ -97,7 +109,7 @@ fn has_apt() -> bool {
     Path::new("/etc/debian_version").is_file() && programs::succeeds(Command::new("apt-get").arg("--version"))
 }
 
-fn is_root() -> Result<bool> {
+pub(crate) fn is_root() -> Result<bool> {
     Ok(programs::output(Command::new("id").arg("-u"))?.trim() == "0")
 }
 

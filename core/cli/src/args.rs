@@ -1,8 +1,10 @@
 //! What may be typed.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use sheetanchor_core::format::catalog::Method;
 use sheetanchor_core::plan::Target;
 use sheetanchor_core::refusal::Refusal;
 
@@ -132,6 +134,16 @@ pub enum MethodArgument {
     Scn,
 }
 
+impl MethodArgument {
+    /// The method that it names.
+    pub const fn method(self) -> Method {
+        match self {
+            Self::Fence => Method::Fence,
+            Self::Scn => Method::Scn,
+        }
+    }
+}
+
 /// Of `restore-point`.
 #[derive(Debug, Subcommand)]
 pub enum PointCommand {
@@ -144,8 +156,42 @@ pub enum PointCommand {
         #[arg(long, value_name = "HOW", default_value = "fence")]
         method: MethodArgument,
     },
+    /// Name cuts at an interval until Ctrl-C; one that is late makes the next be skipped
+    Every {
+        /// The time between two points, as in `60s`, `500ms`, `15m` or `1h`
+        #[arg(value_name = "TIME", value_parser = interval)]
+        interval: Duration,
+
+        /// How the nodes are cut
+        #[arg(long, value_name = "HOW", default_value = "fence")]
+        method: MethodArgument,
+
+        /// What the names begin with; the time of each point follows
+        #[arg(long, value_name = "NAME", default_value = "auto")]
+        prefix: String,
+
+        /// End after so many points
+        #[arg(long, value_name = "N")]
+        points: Option<u64>,
+    },
     /// Show the restore points of the incarnation in force
     List,
+}
+
+/// A time as it was typed: a number above zero and its unit.
+fn interval(text: &str) -> Result<Duration, String> {
+    let digits = text.bytes().take_while(u8::is_ascii_digit).count();
+    let (number, unit) = text.split_at_checked(digits).unwrap_or_default();
+    let millis: Option<u64> = match unit {
+        "ms" => Some(1),
+        "s" => Some(1_000),
+        "m" => Some(60_000),
+        "h" => Some(3_600_000),
+        _ => None,
+    };
+    let number: Option<u64> = number.parse().ok().filter(|number| *number > 0);
+    let length = number.zip(millis).and_then(|(number, millis)| number.checked_mul(millis));
+    length.map(Duration::from_millis).ok_or_else(|| "write a number and `ms`, `s`, `m` or `h`, as in `60s`".to_owned())
 }
 
 /// Of `restore`.
@@ -248,6 +294,16 @@ mod tests {
     #[test]
     fn the_definition_holds_together() {
         Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn an_interval_is_a_number_above_zero_and_its_unit() {
+        for (text, millis) in [("60s", 60_000), ("500ms", 500), ("15m", 900_000), ("1h", 3_600_000)] {
+            assert_eq!(interval(text), Ok(Duration::from_millis(millis)));
+        }
+        for bad in ["", "60", "s", "0s", "-1s", "1.5s", "1 s", "99999999999999999999h", "1d"] {
+            assert!(interval(bad).is_err(), "{bad}");
+        }
     }
 
     #[test]

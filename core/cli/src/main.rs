@@ -27,6 +27,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use sheetanchor_core::error::{Fault, FaultKind};
+use sheetanchor_engine::coordinator::Every;
 use tracing::level_filters::LevelFilter;
 
 use crate::args::{Arguments, Command, LogLevel, PinsCommand, PointCommand};
@@ -64,6 +65,11 @@ async fn dispatch(arguments: &Arguments, screen: &Screen) -> Result<()> {
         Command::Backup(backup) => backup::run(file, screen, backup).await,
         Command::RestorePoint(PointCommand::Create { name, method }) => {
             point::create(file, screen, name, *method).await
+        }
+        Command::RestorePoint(PointCommand::Every { interval, method, prefix, points }) => {
+            let every =
+                Every { interval: *interval, method: method.method(), prefix: prefix.parse()?, points: *points };
+            point::every(file, screen, &every).await
         }
         Command::RestorePoint(PointCommand::List) => point::list(file, screen).await,
         Command::Restore(restore) => restore::run(file, screen, restore).await,

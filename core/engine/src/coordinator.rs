@@ -7,6 +7,7 @@ mod init;
 mod look;
 mod point;
 mod restore;
+mod schedule;
 mod views;
 
 use alloc::collections::BTreeMap;
@@ -30,6 +31,7 @@ pub use backup::Sealed;
 pub use expire::Expired;
 pub use look::{ClusterStatus, NodeStatus, Verified};
 pub use restore::{Planned, Restored};
+pub use schedule::{Every, Tick};
 
 use crate::caller::Caller;
 use crate::env::Env;
@@ -184,7 +186,7 @@ impl Coordinator {
             return Err(Error::Bug(format!("node {node} described itself as {answer:?}")));
         };
         if description.node == node {
-            return Ok(description);
+            return Ok(*description);
         }
         let address = self.setup.addresses.get(&node).cloned().unwrap_or_default();
         let message = format!("the agent at {address} is of node {}, the cluster file says {node}", description.node);

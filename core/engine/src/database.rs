@@ -6,6 +6,7 @@ use alloc::collections::BTreeMap;
 use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
+use core::time::Duration;
 
 use async_trait::async_trait;
 use sheetanchor_core::error::Result;
@@ -290,8 +291,14 @@ pub trait Database: Send + Sync {
     /// Checks the pages in `bytes`, which start at `offset` of file `name` (a multiple of 64 KiB).
     fn check_pages(&self, name: &str, offset: u64, bytes: &[u8]) -> PageVerdict;
 
-    /// Holds new commits back under `hold`. They wait, and can be cancelled. `0A000` without a fence.
-    async fn close(&self, hold: HoldId) -> Result<()>;
+    /// What is missing for a fence, and what to do about it, where `capabilities` says that there is none and one could be.
+    fn fence_missing(&self) -> Option<String> {
+        None
+    }
+
+    /// Holds new commits back under `hold`. They wait, and can be cancelled. `0A000` without a fence. The agent releases
+    /// within `lease`; an engine whose fence could outlive the agent must end it by itself then.
+    async fn close(&self, hold: HoldId, lease: Duration) -> Result<()>;
 
     /// Returns once the commits that were in flight when `hold` closed have finished: the highest SCN issued or seen,
     /// and the end of WAL. May take long: the caller has a deadline.

@@ -17,9 +17,16 @@ use crate::env::Stream;
 /// # Errors
 /// `SA005` if it is too large; [`FaultKind::Unreachable`] if the peer hung up.
 pub async fn send<T: Serialize>(stream: &mut Box<dyn Stream>, message: &T) -> Result<()> {
-    let frame = wire::encode(message)?;
+    send_frame(stream, &wire::encode(message)?).await
+}
+
+/// Sends the bytes of one frame and flushes them.
+///
+/// # Errors
+/// [`FaultKind::Unreachable`] if the peer hung up.
+pub async fn send_frame(stream: &mut Box<dyn Stream>, frame: &[u8]) -> Result<()> {
     let sent = async {
-        stream.write_all(&frame).await?;
+        stream.write_all(frame).await?;
         stream.flush().await
     };
     sent.await.map_err(|error| hung_up(&format!("{error}")))

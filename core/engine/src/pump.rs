@@ -133,7 +133,7 @@ pub async fn run<M: Machine, O: Send>(
 }
 
 /// Returns once the operator has asked for the end.
-async fn asked(cancel: &Cancel) {
+pub(crate) async fn asked(cancel: &Cancel) {
     let mut watching = cancel.watch();
     while !watching.get() {
         watching.changed().await;

@@ -1,18 +1,21 @@
 //! The database port for one PostgreSQL server, versions 14 to 18.
 //!
 //! [`PostgresDatabase`] speaks to a server that its operator runs, and starts one only in a folder that was restored.
-//! Reading order: [`install`](mod@install) and [`postmaster`] (programs and processes), `session` (connections), `pins`,
-//! `backup`, `files`, `pages`, `wal`, [`wal_reader`], `wal_chain`, `marker` and `recovery`, and [`server`], which makes new
-//! servers for demonstrations and tests.
+//! Reading order: [`install`](mod@install) and [`postmaster`] (programs and processes), `session` (connections), `look`,
+//! `pins`, `backup`, `files`, `pages`, `wal`, [`wal_reader`], `wal_chain`, `fence`, `marker` and `recovery`, and [`server`],
+//! which makes new servers for demonstrations and tests.
 //!
 //! What it relies on, by the manual of PostgreSQL: "Making a Base Backup Using the Low Level API", "Recovery Target",
-//! "Replication Slots". There is no commit fence yet: a cut is of one node alone.
+//! "Replication Slots". The commit fence is an extension of the server, in `core/native/postgres/sheetanchor_fence`; without
+//! it a cut is of one node alone.
 
 mod backup;
 mod control;
 mod database;
+mod fence;
 mod files;
 pub mod install;
+mod look;
 mod marker;
 mod pages;
 mod pins;

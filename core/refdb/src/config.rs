@@ -4,17 +4,21 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use sheetanchor_core::identity::NodeId;
+use sheetanchor_engine::database::Storage;
 
 /// One node's settings. [`Config::new`] has a default for all that need not differ between clusters.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
     /// This node.
     pub node: NodeId,
+    /// Whether all nodes share one database, or each has its own, as PostgreSQL servers do: then nothing ties them together
+    /// but their clients and the protocol, and a node needs no peers.
+    pub storage: Storage,
     /// The other nodes, and where they listen. One that is missing here cannot be reached.
     pub peers: BTreeMap<NodeId, String>,
     /// Where clients and peers reach this node, `host:port`.
     pub listen: String,
-    /// The shared folder, absolute.
+    /// The folder, absolute: shared by all nodes, or this node's own.
     pub data: String,
     /// A segment that has grown this large is followed by another.
     pub segment_bytes: u64,
@@ -51,6 +55,7 @@ impl Config {
     pub fn new(node: NodeId, listen: impl Into<String>, data: impl Into<String>) -> Self {
         Self {
             node,
+            storage: Storage::Shared,
             peers: BTreeMap::new(),
             listen: listen.into(),
             data: data.into(),
@@ -71,7 +76,15 @@ impl Config {
         }
     }
 
-    /// All nodes of the cluster as this node knows it, ascending.
+    /// Those of the cluster's nodes that share this node's database.
+    pub(crate) fn sharing(&self, cluster: &[NodeId]) -> Vec<NodeId> {
+        match self.storage {
+            Storage::Shared => cluster.to_vec(),
+            Storage::PerNode => cluster.iter().copied().filter(|node| *node == self.node).collect(),
+        }
+    }
+
+    /// All nodes of the database as this node knows it, ascending.
     pub fn nodes(&self) -> Vec<NodeId> {
         let mut nodes: Vec<NodeId> = self.peers.keys().copied().chain([self.node]).collect();
         nodes.sort_unstable();

@@ -23,6 +23,7 @@ pub(crate) const ARCHIVE_PIN: &str = "archive";
 /// `SA104` for another cluster, `SA105` for other nodes, `SA209` on staged data, `SA401` on a folder with something else.
 pub(crate) async fn join(shared: &Shared, joining: &Joining) -> Result<()> {
     let nodes = shared.config.nodes();
+    let joining = &Joining { nodes: shared.config.sharing(&joining.nodes), ..joining.clone() };
     if joining.nodes != nodes {
         let message = format!("the cluster has nodes {:?}, this node knows {nodes:?}", joining.nodes);
         return Err(Refusal::new(Code::OtherMembership, message).into());

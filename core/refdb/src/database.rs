@@ -1,5 +1,7 @@
 //! The port to the protocol: what backup, restore points and restore ask of one node.
 
+use core::time::Duration;
+
 use async_trait::async_trait;
 use sheetanchor_core::error::{Error, Fault, FaultKind, Result};
 use sheetanchor_core::identity::{ByteCount, HoldId, Incarnation, LifeId, ThreadId, TimelineId};
@@ -8,7 +10,7 @@ use sheetanchor_core::refusal::{Code, Refusal};
 use sheetanchor_core::scn::Scn;
 use sheetanchor_engine::database::{
     Begun, Capabilities, CutMade, Database, Ended, Identity, Joining, Opening, PageVerdict, Pin, Recovery, SourceFile,
-    SourceKind, State, Status, Storage, WalPiece, WalSource,
+    SourceKind, State, Status, WalPiece, WalSource,
 };
 
 use crate::control::{NodeControl, Phase};
@@ -27,7 +29,7 @@ const RECORD_NAME_MAX: usize = 255;
 #[async_trait]
 impl Database for Node {
     fn capabilities(&self) -> Capabilities {
-        Capabilities { storage: Storage::Shared, stamped: true, fence: true, two_phase: false }
+        Capabilities { storage: self.shared.config.storage, stamped: true, fence: true, two_phase: false }
     }
 
     fn data_folder(&self) -> &str {
@@ -162,7 +164,7 @@ impl Database for Node {
         }
     }
 
-    async fn close(&self, hold: HoldId) -> Result<()> {
+    async fn close(&self, hold: HoldId, _lease: Duration) -> Result<()> {
         let running = self.shared.open()?;
         running.state().fence.close(hold)?;
         tracing::info!(target: "sheetanchor::refdb", node = %running.node(), %hold, "fence closed");
@@ -218,7 +220,7 @@ impl Database for Node {
     }
 
     async fn cut_alone(&self, _record: &str) -> Result<CutMade> {
-        let message = "nodes on shared storage have no state apart from each other: cut them together, under the fence";
+        let message = "the nodes are cut together, under the fence or at one SCN, and not each by itself";
         Err(Refusal::new(Code::NotSupported, message).into())
     }
 

@@ -1,4 +1,5 @@
-//! The embedded reference database: N nodes on one shared folder, a WAL thread each, one cluster SCN.
+//! The embedded reference database: N nodes on one shared folder, a WAL thread each, one cluster SCN. Or N databases of one
+//! node each, as PostgreSQL servers are, so that the protocol can be simulated over those, too.
 //!
 //! Small and real. It is the example to read before implementing
 //! [`Database`](sheetanchor_engine::database::Database) for another engine, and what the simulator crashes.

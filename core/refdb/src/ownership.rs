@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use sheetanchor_core::error::Fault;
 use sheetanchor_core::identity::NodeId;
+use sheetanchor_core::planted::{self, Bug};
 use sheetanchor_core::refusal::{Code, Refusal};
 use sheetanchor_core::scn::Scn;
 use sheetanchor_core::time::Moment;
@@ -194,7 +195,9 @@ impl Running {
             }
             until
         };
-        self.flush_to(until).await?;
+        if !planted::is(Bug::PageShippedUnflushed) {
+            self.flush_to(until).await?;
+        }
         Ok(version)
     }
 
@@ -209,7 +212,9 @@ impl Running {
             (cached.page.encode(page), cached.last, cached.page.version)
         };
         let written = async {
-            self.flush_to(last).await?;
+            if !planted::is(Bug::PageShippedUnflushed) {
+                self.flush_to(last).await?;
+            }
             self.pages_file.write_at(Page::offset(page), bytes).await
         };
         written.await.inspect_err(|fault| self.fail(fault.clone()))?;

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use sheetanchor_core::error::Result;
 use sheetanchor_core::identity::{NodeId, ThreadId};
 use sheetanchor_core::merge::{Merge, Step};
+use sheetanchor_core::planted::{self, Bug};
 use sheetanchor_core::position::Lsn;
 use sheetanchor_core::refusal::{Code, Refusal};
 use sheetanchor_core::scn::Scn;
@@ -70,7 +71,7 @@ async fn lock_all(shared: &Shared, control: &Control) -> Result<Vec<Box<dyn Disk
 
 /// Applies all records up to the cut; answers how many there were.
 async fn replay(file: &dyn DiskFile, recovery: &Recovery, wal: &dyn WalSource) -> Result<u64> {
-    let mut merge = Merge::new(recovery.scn, recovery.threads.keys().copied());
+    let mut merge = Merge::new(cut_of(recovery), recovery.threads.keys().copied());
     let mut readers: BTreeMap<ThreadId, Reader> =
         recovery.threads.iter().map(|(thread, range)| (*thread, Reader::new(*thread, range.start))).collect();
     let mut pages: BTreeMap<PageNo, Recovered> = BTreeMap::new();
@@ -88,7 +89,8 @@ async fn replay(file: &dyn DiskFile, recovery: &Recovery, wal: &dyn WalSource) -
                         if is_proof(recovery, thread, &record, until) {
                             proven.insert(thread);
                         }
-                        merge.feed(thread, record.scn, record.lsn, until, (record, until))?;
+                        let scn = stamp_of(recovery, thread, &record, until);
+                        merge.feed(thread, scn, record.lsn, until, (record, until))?;
                     }
                     None => merge.ended(thread)?,
                 }
@@ -118,6 +120,17 @@ async fn replay(file: &dyn DiskFile, recovery: &Recovery, wal: &dyn WalSource) -
     }
     write_changed(file, &mut pages).await?;
     Ok(records)
+}
+
+/// The SCN that recovery ends at.
+fn cut_of(recovery: &Recovery) -> Scn {
+    if planted::is(Bug::CutByLsn) { Scn::new(u64::MAX - 1) } else { recovery.scn }
+}
+
+/// What a record is merged by: its own stamp, wherever in the thread it lies.
+fn stamp_of(recovery: &Recovery, thread: ThreadId, record: &Record, until: Lsn) -> Scn {
+    let beyond = recovery.threads.get(&thread).is_none_or(|range| until > range.until);
+    if planted::is(Bug::CutByLsn) && beyond { Scn::new(u64::MAX) } else { record.scn }
 }
 
 /// Whether this is the record that proves the cut in its thread.
@@ -249,7 +262,8 @@ pub(crate) async fn open(shared: &Shared, opening: &Opening) -> Result<()> {
     let (Some(control), Some(own)) = (shared.control().await?, shared.node_control().await?) else {
         return Err(Refusal::new(Code::OutOfOrder, "there is nothing that was recovered").into());
     };
-    if control.nodes != opening.nodes || shared.config.nodes() != opening.nodes {
+    let sharing = shared.config.sharing(&opening.nodes);
+    if control.nodes != sharing || shared.config.nodes() != sharing {
         let message = format!("the database has nodes {:?}, the incarnation {:?}", control.nodes, opening.nodes);
         return Err(Refusal::new(Code::OtherMembership, message).into());
     }

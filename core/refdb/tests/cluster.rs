@@ -11,7 +11,7 @@ use sheetanchor_core::scn::Scn;
 use sheetanchor_engine::database::{Database, Joining, State};
 use sheetanchor_refdb::{Client, ClientError, Outcome, Session};
 use world::disk::Loss;
-use world::{CLUSTER, World, address, node, pause, run, transfer};
+use world::{CLUSTER, LEASE, World, address, node, pause, run, transfer};
 
 const ACCOUNTS: u64 = 30;
 
@@ -126,9 +126,12 @@ fn commits_wait_for_the_fence_and_reads_do_not() {
         world.ledger(1).create(4, 10).await.unwrap();
         let hold = HoldId::new(5);
         for database in world.nodes.values() {
-            database.close(hold).await.unwrap();
+            database.close(hold, LEASE).await.unwrap();
         }
-        assert_eq!(world.database(1).close(HoldId::new(6)).await.unwrap_err().refusal().unwrap().code, Code::Busy);
+        assert_eq!(
+            world.database(1).close(HoldId::new(6), LEASE).await.unwrap_err().refusal().unwrap().code,
+            Code::Busy
+        );
         let committed = std::cell::Cell::new(false);
         let commit = async {
             let mut client = Client::connect(&world.env(9), &address(2), Session::Plain, Scn::ZERO).await.unwrap();
@@ -154,6 +157,56 @@ fn commits_wait_for_the_fence_and_reads_do_not() {
         assert!(scn > cut, "the commit lies after the cut");
         let late = world.database(2).cut(hold, cut, "late").await;
         assert_eq!(late.unwrap_err().refusal().unwrap().code, Code::HoldLost);
+    });
+}
+
+#[test]
+fn a_commit_that_waits_for_the_fence_can_be_cancelled() {
+    run(async {
+        let world = World::created().await;
+        world.ledger(1).create(4, 10).await.unwrap();
+        let hold = HoldId::new(5);
+        for database in world.nodes.values() {
+            database.close(hold).await.unwrap();
+        }
+        let mut waiting = Client::connect(&world.env(9), &address(2), Session::Plain, Scn::ZERO).await.unwrap();
+        waiting.begin().await.unwrap();
+        waiting.write(1, b"cancelled".to_vec()).await.unwrap();
+        waiting.set_timeout(std::time::Duration::from_millis(300));
+        assert!(matches!(waiting.commit().await, Err(ClientError::Lost(_))), "the fence holds");
+        drop(waiting);
+        pause(50).await;
+        for database in world.nodes.values() {
+            database.release(hold).await.unwrap();
+        }
+        let mut next = Client::connect(&world.env(8), &address(2), Session::Plain, Scn::ZERO).await.unwrap();
+        assert_eq!(next.read(1).await.unwrap().unwrap(), 10_i64.to_le_bytes(), "it did not commit");
+        next.begin().await.unwrap();
+        next.write(1, b"next".to_vec()).await.unwrap();
+        next.commit().await.unwrap();
+    });
+}
+
+#[test]
+fn a_mark_holds_nobody_back_and_nothing_at_or_below_it_follows() {
+    run(async {
+        let world = World::created().await;
+        world.ledger(1).create(4, 10).await.unwrap();
+        let before = world.database(2).status().await.unwrap();
+        let ahead = Scn::new(before.scn.get() + (1_500 << 16));
+        let made = world.database(2).mark(ahead, "sa-x").await.unwrap();
+        assert_eq!(made.until.lsn, before.end.lsn, "whatever lies before it is at or below the SCN");
+        assert_eq!(world.database(2).mark(ahead, "sa-x").await.unwrap(), made, "asked twice, made once");
+        let after = world.database(2).status().await.unwrap();
+        assert!(after.end.lsn >= made.proof && after.frontier > ahead, "{after:?}");
+        let mut client = Client::connect(&world.env(9), &address(2), Session::Plain, Scn::ZERO).await.unwrap();
+        client.begin().await.unwrap();
+        client.write(1, b"later".to_vec()).await.unwrap();
+        assert!(client.commit().await.unwrap() > ahead, "what commits next lies above it");
+        let forgotten = world.database(2).mark(Scn::new(7), "sa-y").await.unwrap_err();
+        assert_eq!(forgotten.refusal().unwrap().code, Code::OutOfOrder);
+        let mad = world.database(2).mark(Scn::new(before.scn.get() + (100_000 << 16)), "sa-z").await.unwrap_err();
+        assert_eq!(mad.refusal().unwrap().code, Code::ClockDrift);
     });
 }
 

@@ -13,7 +13,7 @@ use sheetanchor_core::scn::Scn;
 use sheetanchor_engine::database::{Database, PageVerdict, State};
 use sheetanchor_refdb::{Outcome, Transfer};
 use world::disk::Loss;
-use world::{Archive, Cut, World, node, opening, pause, run, transfer};
+use world::{Archive, Cut, LEASE, World, node, opening, pause, run, transfer};
 
 const ACCOUNTS: u64 = 30;
 const PAGE_BYTES: usize = 4096;
@@ -278,7 +278,7 @@ fn a_restart_ends_backups_and_holds() {
         let mut world = World::created().await;
         let begun = world.database(1).begin_backup("base").await.unwrap();
         assert_eq!(world.database(1).begin_backup("base").await.unwrap(), begun);
-        world.database(1).close(HoldId::new(9)).await.unwrap();
+        world.database(1).close(HoldId::new(9), LEASE).await.unwrap();
         let life = world.database(1).status().await.unwrap().life;
         world.crash(1, Loss::KeepAll).await;
         world.start(1, u64::MAX).await.unwrap();

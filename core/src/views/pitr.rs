@@ -121,7 +121,7 @@ fn runs_of_cut<'a>(scene: &'a Scene, seal: &Seal) -> Option<Vec<&'a Run>> {
 }
 
 fn windows(scene: &Scene, incarnation: Incarnation, opened: &Opened, points: &[PointRow]) -> Vec<Window> {
-    let mut found: Vec<(Window, Vec<&Run>)> = Vec::new();
+    let mut found: Vec<(Window, Vec<&Run>)> = Vec::from_iter(inherited(scene, incarnation, opened, points));
     for (id, seal) in scene.sealed().filter(|(_, seal)| seal.incarnation == incarnation) {
         let Some(runs) = runs_of_cut(scene, seal) else { continue };
         if let Some((window, same)) = found.last_mut()
@@ -130,8 +130,7 @@ fn windows(scene: &Scene, incarnation: Incarnation, opened: &Opened, points: &[P
             window.backups = window.backups.saturating_add(1);
             continue;
         }
-        let until_scn = runs.iter().map(|run| run.scn_last).min().flatten().map(|scn| scn.max(seal.cut.scn));
-        let until_at = until_scn.map(|scn| WallMillis::new(scn.millis().saturating_sub(opened.scn_offset_ms)));
+        let (until_scn, until_at) = end_of(&runs, seal.cut.scn, opened);
         let window = Window {
             backup_id: id,
             backups: 1,
@@ -159,6 +158,42 @@ fn windows(scene: &Scene, incarnation: Incarnation, opened: &Opened, points: &[P
         }
     }
     windows
+}
+
+/// The window of an incarnation that goes on from an ancestor's backup: from the cut that it branched off at.
+fn inherited<'a>(
+    scene: &'a Scene,
+    incarnation: Incarnation,
+    opened: &Opened,
+    points: &[PointRow],
+) -> Option<(Window, Vec<&'a Run>)> {
+    let branch = opened.branch.as_ref()?;
+    let own = |id: OperationId| scene.sealed().any(|(own, seal)| own == id && seal.incarnation == incarnation);
+    let backup_id = points
+        .iter()
+        .filter(|point| point.incarnation == incarnation && point.state == PointState::Reachable)
+        .find_map(|point| point.backup_id.filter(|id| !own(*id)))?;
+    let first = |thread: &ThreadId| scene.archive.get(&(incarnation, *thread)).and_then(|runs| runs.first());
+    let runs: Vec<&Run> = branch.cut.threads.keys().map(first).collect::<Option<_>>()?;
+    let (until_scn, until_at) = end_of(&runs, branch.cut.scn, opened);
+    let window = Window {
+        backup_id,
+        backups: 0,
+        points: 0,
+        from_scn: branch.cut.scn,
+        from_at: opened.opened_ms,
+        until_scn,
+        until_at: until_at.unwrap_or(opened.opened_ms),
+        newest_point: None,
+        newest_name: None,
+    };
+    Some((window, runs))
+}
+
+/// Where the slowest of some runs ends, by SCN and by the clock.
+fn end_of(runs: &[&Run], least: Scn, opened: &Opened) -> (Option<Scn>, Option<WallMillis>) {
+    let scn = runs.iter().map(|run| run.scn_last).min().flatten().map(|scn| scn.max(least));
+    (scn, scn.map(|scn| WallMillis::new(scn.millis().saturating_sub(opened.scn_offset_ms))))
 }
 
 fn thread_row(scene: &Scene, incarnation: Incarnation, thread: ThreadId, runs: &[Run]) -> PitrThreadRow {

@@ -36,7 +36,7 @@ pub fn frees_commits_when_its_coordinator_crashes(stage: &mut Stage) -> Result<(
     stage.is_restored(named_point("before-migration")).map(|_| ())
 }
 
-/// Every node writes the same page all the time, and points cut through it; one drawn from the seed is restored.
+/// L1. Every node writes the same page all the time, and points cut through it: recovery has one order for all threads; one drawn from the seed is restored.
 pub fn cuts_a_page_that_two_nodes_write(stage: &mut Stage) -> Result<(), Failure> {
     stage.given_a_cluster(Load::CROWDED)?;
     stage.transfers_begin();

@@ -38,6 +38,13 @@ enum What {
 }
 
 impl What {
+    fn written(&self) -> usize {
+        match self {
+            Self::Write { bytes, .. } => bytes.len(),
+            Self::Truncate { .. } => 0,
+        }
+    }
+
     fn apply(&self, bytes: &mut Vec<u8>) {
         match self {
             Self::Write { offset, bytes: written } => {
@@ -57,6 +64,21 @@ impl What {
 impl Content {
     pub(super) fn length(&self) -> usize {
         self.seen.len()
+    }
+
+    /// The length on the disk, counting nothing that is unsynced.
+    pub(super) fn durable_length(&self) -> usize {
+        let mut bytes = self.base.clone();
+        for change in self.changes.iter().filter(|change| change.fate == Fate::Durable) {
+            change.what.apply(&mut bytes);
+        }
+        bytes.len()
+    }
+
+    /// Bytes that `writer` wrote and that no sync has made durable.
+    pub(super) fn unsynced_by(&self, writer: HostId) -> usize {
+        let unsynced = self.changes.iter().filter(|change| change.writer == writer && change.fate != Fate::Durable);
+        unsynced.map(|change| change.what.written()).sum()
     }
 
     pub(super) fn read(&self, offset: usize, length: usize) -> Vec<u8> {

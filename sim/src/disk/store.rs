@@ -51,6 +51,10 @@ impl Store {
         self.volumes.entry(id.clone()).or_insert_with(Volume::new)
     }
 
+    pub(super) fn volumes(&self) -> impl Iterator<Item = (&VolumeId, &Volume)> {
+        self.volumes.iter()
+    }
+
     pub(super) fn next_lock(&mut self) -> u64 {
         self.locks_taken += 1;
         self.locks_taken

@@ -34,7 +34,8 @@ struct Node {
 
 /// The place of a name: the folder it is in, and the name itself.
 pub(super) type Place = (Inode, String);
-type Names = BTreeMap<Place, Inode>;
+/// Names, and where each leads.
+pub(super) type Names = BTreeMap<Place, Inode>;
 
 /// A volume.
 #[derive(Debug)]
@@ -86,6 +87,20 @@ impl Volume {
 
     pub(super) fn find(&self, place: &Place) -> Option<Inode> {
         self.seen.get(place).copied()
+    }
+
+    /// The names that everybody sees.
+    pub(super) const fn seen(&self) -> &Names {
+        &self.seen
+    }
+
+    /// The names on the disk, counting nothing that is unsynced.
+    pub(super) fn durable_names(&self) -> Names {
+        let mut names = self.base.clone();
+        for change in self.changes.iter().filter(|change| change.fate == Fate::Durable) {
+            apply(&mut names, &change.entries);
+        }
+        names
     }
 
     /// Makes an inode that no name leads to yet.

@@ -4,6 +4,7 @@ use alloc::boxed::Box;
 use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
+use core::time::Duration;
 
 use async_trait::async_trait;
 use sheetanchor_core::agent::Belonging;
@@ -15,7 +16,7 @@ use sheetanchor_core::identity::{ContentHash, LifeId, NodeId, OperationId, Threa
 use sheetanchor_core::planted::{self, Bug};
 use sheetanchor_core::position::{Lsn, Position};
 use sheetanchor_core::refusal::{Code, Refusal};
-use sheetanchor_core::request::{Answer, Description, Header, PinSeen, Progress, Request};
+use sheetanchor_core::request::{Answer, Description, FenceSeen, Header, PinSeen, Progress, Request};
 use tokio::sync::watch;
 
 use super::Agent;
@@ -45,19 +46,27 @@ impl Agent {
             Request::Capture => self.capture_once(operation()?).await,
             Request::End { .. } => self.end(operation()?).await,
             Request::Archive { through } => Ok(Answer::Archived { until: self.await_archive(through).await? }),
-            Request::Close { hold, .. } => {
-                database.close(hold).await?;
+            Request::Close { hold, lease_ms } => {
+                database.close(hold, Duration::from_millis(lease_ms)).await?;
                 Ok(Answer::Closed { life: database.status().await?.life })
             }
             Request::Drain { hold, .. } => {
                 let (scn, end) = database.drain(hold).await?;
                 Ok(Answer::Drained { scn, end })
             }
-            Request::Cut { hold, scn, record, .. } => Ok(cut_made(database.cut(hold, scn, &record).await?)),
+            Request::Cut { hold, scn, record, .. } => {
+                let made = database.cut(hold, scn, &record).await?;
+                if planted::is(Bug::ArchiveUnderFence) {
+                    self.await_archive(Position { lsn: made.proof, ..made.until }).await?;
+                }
+                Ok(cut_made(made))
+            }
             Request::CutAlone { record } => Ok(cut_made(database.cut_alone(&record).await?)),
             Request::Release { hold } => database.release(hold).await.map(|()| Answer::Done),
             Request::Flush { life, through } => {
-                database.flush(through).await?;
+                if !planted::is(Bug::FlushNotAwaited) {
+                    database.flush(through).await?;
+                }
                 self.still_in(life).await.map(|()| Answer::Done)
             }
             Request::Mark { life, scn, record } => {
@@ -97,7 +106,7 @@ impl Agent {
         let archive = self.archive.get();
         let (fenced_by, _) = self.look().await;
         let progress = self.copies.lock().await.values().next().map(|progress| *progress.borrow());
-        Ok(Answer::Described(Description {
+        Ok(Answer::Described(Box::new(Description {
             node: self.config.node,
             cluster: belonging.map(|belonging| belonging.cluster),
             incarnation: belonging.map(|belonging| belonging.incarnation),
@@ -106,7 +115,11 @@ impl Agent {
             version: identity.version,
             system: identity.system,
             shared: capabilities.storage == Storage::Shared,
-            fence: capabilities.fence,
+            fence: match self.database.fence_missing() {
+                _ if capabilities.fence => FenceSeen::Ready,
+                Some(missing) => FenceSeen::Missing(missing),
+                None => FenceSeen::Absent,
+            },
             scn: status.scn,
             end: status.end,
             archived: archive.until.map(|until| until.lsn).unwrap_or_default(),
@@ -115,7 +128,7 @@ impl Agent {
             progress,
             stamped: capabilities.stamped,
             frontier: status.frontier,
-        }))
+        })))
     }
 
     async fn join(&self, header: &Header, nodes: Vec<NodeId>) -> Result<Answer> {
@@ -136,9 +149,8 @@ impl Agent {
     async fn enlist(&self, operation: OperationId, fence: bool) -> Result<Answer> {
         if fence && !self.database.capabilities().fence {
             let identity = self.database.identity().await?;
-            let message =
-                format!("node {} ({} {}) has no commit fence", self.config.node, identity.engine, identity.version);
-            return Err(Refusal::new(Code::NotSupported, message).into());
+            let node = format!("node {} ({} {})", self.config.node, identity.engine, identity.version);
+            return Err(without_fence(&node, self.database.fence_missing().as_deref()).into());
         }
         self.repository.registered(operation).await?;
         if let Some(outcome) = self.repository.outcome(operation).await?
@@ -354,6 +366,12 @@ impl Agent {
 /// The name of an operation's pin: its own, so that no operation's end ends the pin of another.
 fn pin_of(operation: OperationId) -> String {
     if planted::is(Bug::OnePinSlot) { "backup".to_string() } else { operation.to_string() }
+}
+
+/// The refusal of what needs a commit fence where there is none.
+pub(crate) fn without_fence(node: &str, missing: Option<&str>) -> Refusal {
+    let missing = missing.map(|missing| format!(": {missing}")).unwrap_or_default();
+    Refusal::new(Code::NotSupported, format!("{node} has no commit fence{missing}"))
 }
 
 fn cut_made(made: CutMade) -> Answer {

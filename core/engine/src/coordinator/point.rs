@@ -13,10 +13,11 @@ use sheetanchor_core::format::catalog::{Cut, Ending, Guarantee, Method, Outcome,
 use sheetanchor_core::identity::{NodeId, OperationId, OperationKind, PointName};
 use sheetanchor_core::point::{Effect, Event, FencedPoint, Floor};
 use sheetanchor_core::refusal::{Code, Refusal};
-use sheetanchor_core::request::Description;
+use sheetanchor_core::request::{Description, FenceSeen};
 use sheetanchor_core::scn::Scn;
 
 use super::{Coordinator, Footing, Term};
+use crate::agent::without_fence;
 use crate::pump::{self, Machine, Perform, Performed};
 
 impl Coordinator {
@@ -51,14 +52,18 @@ impl Coordinator {
         method: Method,
     ) -> Result<BTreeMap<NodeId, Description>> {
         let seen = self.survey(footing).await?;
-        let lacks = |has: fn(&Description) -> bool, what: &str| {
-            seen.values()
-                .find(|description| !has(description))
-                .map(|node| format!("node {} ({} {}) has no {what}", node.node, node.engine, node.version))
-        };
+        let name = |node: &Description| format!("node {} ({} {})", node.node, node.engine, node.version);
+        let unfenced = seen.values().find(|node| node.fence != FenceSeen::Ready);
+        let unstamped = seen.values().find(|node| !node.stamped);
         let lacking = match method {
-            Method::Fence => lacks(|node| node.fence, "commit fence"),
-            Method::Scn => lacks(|node| node.stamped, "SCN in its WAL records (stamped)"),
+            Method::Fence => unfenced.map(|node| {
+                let missing = match &node.fence {
+                    FenceSeen::Missing(missing) => Some(missing.as_str()),
+                    FenceSeen::Absent | FenceSeen::Ready => None,
+                };
+                without_fence(&name(node), missing).message
+            }),
+            Method::Scn => unstamped.map(|node| format!("{} has no SCN in its WAL records (stamped)", name(node))),
             Method::Alone => footing
                 .members
                 .shared

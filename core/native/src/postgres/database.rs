@@ -7,8 +7,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use sheetanchor_core::error::{Error, Fault, FaultKind, Result};
-use sheetanchor_core::identity::{ByteCount, ContentHash, HoldId, LifeId, NodeId, ThreadId, TimelineId};
+use sheetanchor_core::error::{Error, FaultKind, Result};
+use sheetanchor_core::identity::{ByteCount, HoldId, LifeId, NodeId, ThreadId, TimelineId};
 use sheetanchor_core::position::{Lsn, Position};
 use sheetanchor_core::refusal::{Code, Refusal};
 use sheetanchor_core::scn::Scn;
@@ -21,12 +21,14 @@ use tokio_postgres::Config;
 
 use super::backup::{self, Backups};
 use super::control::{CONTROL_FILE, system_identifier};
+use super::fence::Fence;
 use super::install::{Account, Install};
+use super::look::{end_of_wal, finish_segment, flush, look, segment_size};
 use super::marker::Restored;
 use super::postmaster::{Postmaster, StopMode};
 use super::recovery::{self, is_private, private_target};
 use super::session::{Session, down};
-use super::wal::{Place, SegmentSize};
+use super::wal::Place;
 use super::wal_chain::{Chain, prove_record};
 use super::{files, pages, pins};
 use crate::faults::{blocking, fault};
@@ -42,9 +44,6 @@ const CUTS_MAX: usize = 64;
 
 /// How many pins may wait to be dropped.
 const LET_GO_MAX: usize = 256;
-
-/// How long WAL may take to become durable once asked for.
-const FLUSH_WAIT: Duration = Duration::from_secs(30);
 
 /// What the bridge must know of one server.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -70,6 +69,7 @@ pub struct PostgresDatabase {
     target: Config,
     session: Mutex<Option<Arc<Session>>>,
     backups: Backups,
+    fence: Fence,
     /// The outcome of each cut by its record's name; `None` while, and if, it is not known.
     cuts: Mutex<BTreeMap<String, Option<CutMade>>>,
     /// Pins that were let go of while no server ran: their slots go as soon as one answers.
@@ -105,6 +105,7 @@ impl PostgresDatabase {
             target,
             session: Mutex::new(None),
             backups: Backups::default(),
+            fence: Fence::default(),
             cuts: Mutex::new(BTreeMap::new()),
             let_go: Mutex::new(BTreeSet::new()),
             chain: Arc::default(),
@@ -161,6 +162,7 @@ impl PostgresDatabase {
 
     pub(super) async fn stop_server(&self, mode: StopMode) -> Result<()> {
         *self.session.lock().await = None;
+        self.fence.abandon().await;
         self.backups.abandon_all().await;
         match Postmaster::of(self.data())? {
             Some(postmaster) => postmaster.stop(mode).await,
@@ -169,7 +171,7 @@ impl PostgresDatabase {
     }
 
     /// The connection that calls share.
-    async fn session(&self) -> Result<Arc<Session>> {
+    pub(super) async fn session(&self) -> Result<Arc<Session>> {
         let mut shared = self.session.lock().await;
         if let Some(session) = shared.as_ref().filter(|session| !session.is_closed()) {
             return Ok(session.clone());
@@ -260,6 +262,7 @@ impl PostgresDatabase {
         let mut status = self.status_of(State::Open, end);
         status.end.timeline = timeline;
         status.life = seen.life;
+        self.fence.prove(self, seen.life).await;
         Ok(status)
     }
 
@@ -267,8 +270,7 @@ impl PostgresDatabase {
     async fn write_cut(&self, session: &Session, record: &str) -> Result<CutMade> {
         let row = session.row("SELECT pg_create_restore_point($1)::text", &[&record]).await?;
         let until = row.lsn(0)?;
-        // The segment is finished by this, so the archive need not wait until it is full.
-        session.row("SELECT pg_switch_wal()::text", &[]).await?;
+        finish_segment(session, until).await?;
         flush(session, until).await?;
         let (timeline, _) = end_of_wal(session).await?;
         self.prove_cut(session, timeline, record, until).await?;
@@ -287,7 +289,7 @@ impl PostgresDatabase {
 #[async_trait]
 impl Database for PostgresDatabase {
     fn capabilities(&self) -> Capabilities {
-        Capabilities { storage: Storage::PerNode, stamped: false, fence: false, two_phase: true }
+        Capabilities { storage: Storage::PerNode, stamped: false, fence: self.fence.is_proven(), two_phase: true }
     }
 
     fn data_folder(&self) -> &str {
@@ -425,27 +427,34 @@ impl Database for PostgresDatabase {
         pages::check(name, offset, bytes, self.checksums.load(Ordering::Relaxed))
     }
 
-    async fn close(&self, _hold: HoldId) -> Result<()> {
-        Err(no_fence())
+    fn fence_missing(&self) -> Option<String> {
+        self.fence.missing()
     }
 
-    async fn drain(&self, _hold: HoldId) -> Result<(Scn, Position)> {
-        Err(no_fence())
+    async fn close(&self, hold: HoldId, lease: Duration) -> Result<()> {
+        self.fence.close(self, hold, lease).await
     }
 
-    async fn cut(&self, _hold: HoldId, _scn: Scn, _record: &str) -> Result<CutMade> {
-        Err(no_fence())
+    async fn drain(&self, hold: HoldId) -> Result<(Scn, Position)> {
+        let drained = self.fence.drain(hold).await?;
+        // The servers' clocks stand in for stamps: a later point has a higher SCN.
+        let stamp = Scn::at(drained.wall).max(self.scn_seen().next());
+        Ok((self.observe(stamp).await?, self.position(drained.timeline, drained.end)))
     }
 
-    async fn release(&self, _hold: HoldId) -> Result<()> {
-        Err(no_fence())
+    async fn cut(&self, hold: HoldId, scn: Scn, record: &str) -> Result<CutMade> {
+        check_record(record)?;
+        let (timeline, until) = self.fence.cut(hold, scn, record).await?;
+        self.observe(scn).await?;
+        Ok(CutMade { until: self.position(timeline, until), proof: until })
+    }
+
+    async fn release(&self, hold: HoldId) -> Result<()> {
+        self.fence.release(self, hold).await
     }
 
     async fn cut_alone(&self, record: &str) -> Result<CutMade> {
-        if record.is_empty() || record.len() > RECORD_NAME_MAX {
-            let message = format!("`{}` cannot name a record: 1 to {RECORD_NAME_MAX} bytes", record.escape_debug());
-            return Err(Refusal::new(Code::BadName, message).into());
-        }
+        check_record(record)?;
         let session = self.session().await?;
         {
             let mut cuts = self.cuts.lock().await;
@@ -469,7 +478,13 @@ impl Database for PostgresDatabase {
     }
 
     async fn flush(&self, until: Lsn) -> Result<()> {
-        flush(&*self.session().await?, until).await
+        let session = self.session().await?;
+        finish_segment(&session, until).await?;
+        flush(&session, until).await?;
+        match self.fence.cut_at(until).await {
+            Some((timeline, record)) => self.prove_cut(&session, timeline, &record, until).await,
+            None => Ok(()),
+        }
     }
 
     async fn durable_wal(&self, from: Position, _bytes_max: ByteCount) -> Result<Option<WalPiece>> {
@@ -516,68 +531,12 @@ pub(super) fn same_folder(one: &str, other: &str) -> bool {
     }
 }
 
-/// What an open server says of its run.
-struct Seen {
-    life: LifeId,
-    /// Timeline and end of durable WAL; `None` on a standby.
-    end: Option<(TimelineId, Lsn)>,
-}
-
-async fn look(session: &Session) -> Result<Seen> {
-    // A crash of one process restarts all but the postmaster, and may lose WAL that was not flushed: it is another life,
-    // and the checkpointer's start tells.
-    let sql = "SELECT extract(epoch FROM pg_postmaster_start_time())::text, pg_is_in_recovery()::text, \
-        (SELECT pid::text || ' ' || extract(epoch FROM backend_start)::text FROM pg_stat_activity \
-            WHERE backend_type = 'checkpointer')";
-    let row = session.row(sql, &[]).await?;
-    let run = format!("{} {} {}", session.facts().system, row.text(0)?, row.maybe(2)?.unwrap_or_default());
-    let in_recovery = row.text(1)? == "true";
-    let end = if in_recovery { None } else { Some(end_of_wal(session).await?) };
-    Ok(Seen { life: life_of(&run), end })
-}
-
-fn life_of(run: &str) -> LifeId {
-    let hash = ContentHash::of(run.as_bytes()).to_string();
-    hash.get(..16).and_then(|word| word.parse().ok()).unwrap_or_default()
-}
-
-/// The timeline that the server writes, and how far its WAL is durable.
-async fn end_of_wal(session: &Session) -> Result<(TimelineId, Lsn)> {
-    let sql = "SELECT substr(pg_walfile_name(pg_current_wal_insert_lsn()), 1, 8), pg_current_wal_flush_lsn()::text";
-    let row = session.row(sql, &[]).await?;
-    let timeline = row.text(0)?;
-    let timeline = u32::from_str_radix(&timeline, 16)
-        .map_err(|_| Fault::new(FaultKind::Other, "read the timeline", format!("`{timeline}` is none")))?;
-    Ok((TimelineId::new(timeline), row.lsn(1)?))
-}
-
-/// Returns once WAL up to `until` is durable. A committed message of no content makes the server flush.
-async fn flush(session: &Session, until: Lsn) -> Result<()> {
-    let durable = async {
-        loop {
-            let (_, durable) = end_of_wal(session).await?;
-            if durable >= until {
-                return Ok(());
-            }
-            let end = session.row("SELECT pg_current_wal_insert_lsn()::text", &[]).await?.lsn(0)?;
-            if end < until {
-                let message = format!("WAL ends at {end}, before {until}: the database crashed since");
-                return Err(Refusal::new(Code::LifeChanged, message).into());
-            }
-            let sql = "SET synchronous_commit = local; SELECT pg_logical_emit_message(true, 'sheetanchor', '')";
-            session.command(FLUSH_WAIT, sql).await?;
-        }
-    };
-    let late = |_| Fault::new(FaultKind::TimedOut, format!("flush WAL up to {until}"), "it is not durable in time");
-    tokio::time::timeout(FLUSH_WAIT, durable).await.map_err(late)?
-}
-
-fn segment_size(session: &Session) -> Result<SegmentSize> {
-    SegmentSize::new(session.facts().segment_bytes)
-}
-
-fn no_fence() -> Error {
-    not_supported("a commit fence")
+fn check_record(record: &str) -> Result<()> {
+    if record.is_empty() || record.len() > RECORD_NAME_MAX {
+        let message = format!("`{}` cannot name a record: 1 to {RECORD_NAME_MAX} bytes", record.escape_debug());
+        return Err(Refusal::new(Code::BadName, message).into());
+    }
+    Ok(())
 }
 
 fn not_supported(missing: &str) -> Error {

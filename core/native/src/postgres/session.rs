@@ -107,12 +107,50 @@ impl Session {
         Ok(rows.into_iter().map(Fields).collect())
     }
 
+    /// As [`Session::row_within`], but what the server says against it is an answer, too.
+    ///
+    /// # Errors
+    /// [`FaultKind::Unreachable`] if the session is over, [`FaultKind::TimedOut`].
+    pub(super) async fn ask(
+        &self,
+        wait: Duration,
+        sql: &str,
+        values: &[&(dyn ToSql + Sync)],
+    ) -> Result<Result<Fields, Said>> {
+        let asked = async { Ok(self.client.query_one(sql, values).await) };
+        Ok(answered(sql, within(wait, sql, asked).await?)?.map(Fields))
+    }
+
+    /// Runs a command; what the server says against it is an answer, too.
+    ///
+    /// # Errors
+    /// As for [`Session::ask`].
+    pub(super) async fn run(&self, wait: Duration, sql: &str) -> Result<Result<(), Said>> {
+        let asked = async { Ok(self.client.batch_execute(sql).await) };
+        answered(sql, within(wait, sql, asked).await?)
+    }
+
     /// Runs a command.
     ///
     /// # Errors
     /// As for [`Session::row`].
     pub(super) async fn command(&self, wait: Duration, sql: &str) -> Result<()> {
         within(wait, sql, self.client.batch_execute(sql)).await
+    }
+}
+
+/// What a server says against a query.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Said {
+    /// The SQLSTATE.
+    pub state: String,
+    /// Its words.
+    pub message: String,
+}
+
+impl std::fmt::Display for Said {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(out, "{} ({})", self.message, self.state)
     }
 }
 
@@ -178,6 +216,17 @@ async fn within<T>(
             Err(Fault::new(FaultKind::TimedOut, operation(sql), format!("no answer within {} s", wait.as_secs()))
                 .into())
         }
+    }
+}
+
+/// Tells what a server says from not hearing it.
+fn answered<T>(sql: &str, outcome: Result<T, tokio_postgres::Error>) -> Result<Result<T, Said>> {
+    match outcome {
+        Ok(answer) => Ok(Ok(answer)),
+        Err(error) => match error.as_db_error().filter(|said| !is_going(said.code())) {
+            Some(said) => Ok(Err(Said { state: said.code().code().to_owned(), message: said.message().to_owned() })),
+            None => Err(query_error(sql, &error)),
+        },
     }
 }
 

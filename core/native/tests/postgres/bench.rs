@@ -58,8 +58,16 @@ impl Bench {
             settings: settings.map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect(),
         };
         let server = Server::init(plan).await.unwrap();
-        server.start().await.unwrap();
+        server.start().await.expect("it starts; `cargo xtask pg` installs the fence");
         Running { client: self.client(name), server }
+    }
+
+    /// A server with the commit fence.
+    pub async fn fenced(&self, name: &str, settings: &[(&str, &str)]) -> Running {
+        let preload = [("shared_preload_libraries", "sheetanchor_fence"), ("max_prepared_transactions", "8")];
+        let server = self.server(name, &[settings, &preload].concat()).await;
+        server.sql("CREATE EXTENSION sheetanchor_fence").await;
+        server
     }
 
     /// The bridge to the server in folder `name`.
@@ -199,7 +207,7 @@ impl Drop for Load {
 }
 
 pub struct Client {
-    connection: String,
+    pub connection: String,
 }
 
 impl Client {

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::time::Duration;
 
 use crate::bench::{Bench, Client, Copy, Segments, code, number, opening, recovery};
 use sheetanchor_core::identity::{ByteCount, NodeId, ThreadId, TimelineId};
@@ -237,10 +238,10 @@ async fn what_cannot_be_done_is_refused() {
     let source = bench.server("source", &[("fsync", "off"), ("wal_level", "minimal"), ("max_wal_senders", "0")]).await;
     let node = bench.node("source", NodeId::new(1));
     let hold = sheetanchor_core::identity::HoldId::new(1);
-    assert_eq!(code(node.close(hold).await), Code::NotSupported);
-    assert_eq!(code(node.drain(hold).await), Code::NotSupported);
-    assert_eq!(code(node.cut(hold, Scn::ZERO, "x").await), Code::NotSupported);
-    assert_eq!(code(node.release(hold).await), Code::NotSupported);
+    assert_eq!(code(node.close(hold, Duration::from_secs(2)).await), Code::NotSupported);
+    assert_eq!(code(node.drain(hold).await), Code::HoldLost);
+    assert_eq!(code(node.cut(hold, Scn::ZERO, "x").await), Code::HoldLost);
+    node.release(hold).await.expect("one that does not stand is no error");
     assert_eq!(code(node.join(&crate::bench::joining()).await), Code::ConfigInvalid, "wal_level is minimal");
     assert_eq!(code(node.cut_alone(&"x".repeat(64)).await), Code::BadName);
     assert_eq!(code(node.pin("UPPER").await), Code::BadName);

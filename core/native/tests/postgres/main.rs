@@ -11,4 +11,5 @@
 mod bench;
 mod bridge;
 mod cluster;
+mod fence;
 mod wal;

@@ -26,6 +26,9 @@ use tokio::sync::mpsc;
 
 use disk::{Loss, Mount, Volume};
 
+/// The lease of every fence here.
+pub const LEASE: Duration = Duration::from_secs(2);
+
 pub const DATA: &str = "/shared/db";
 pub const CLUSTER: ClusterId = ClusterId::new(0xC1);
 
@@ -374,7 +377,7 @@ impl Cut {
     pub async fn make(world: &World, name: &str, hold: u64) -> Self {
         let hold = HoldId::new(hold);
         for database in world.nodes.values() {
-            database.close(hold).await.unwrap();
+            database.close(hold, LEASE).await.unwrap();
         }
         let mut scn = Scn::ZERO;
         for database in world.nodes.values() {
