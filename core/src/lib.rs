@@ -46,6 +46,8 @@ pub mod backup;
 
 pub mod restore;
 
+pub mod lineage;
+
 pub mod plan;
 
 pub mod expiry;

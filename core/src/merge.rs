@@ -106,6 +106,18 @@ impl<T> Merge<T> {
         Ok(())
     }
 
+    /// Says that the next record of `thread` lies beyond a branch, up to `until`: it has a place there, and no effect.
+    ///
+    /// # Panics
+    /// If [`Merge::step`] did not ask for this thread: that is a caller's bug.
+    pub fn left_out(&mut self, thread: ThreadId, until: Lsn) {
+        let feed = self.threads.get_mut(&thread).filter(|feed| feed.next == Next::Wanted);
+        assert!(feed.is_some(), "thread {thread} was not asked for");
+        let Some(feed) = feed else { return };
+        let scn = feed.last.map_or(Scn::ZERO, |(scn, _)| scn);
+        feed.last = Some((scn, until));
+    }
+
     /// Says that `thread`, which was asked for, has no further record.
     ///
     /// # Errors

@@ -14,6 +14,10 @@ pub enum Bug {
     CutOffByOne,
     /// A commit is acknowledged before its record is durable.
     AckBeforeFlush,
+    /// What an ancestor's branch holds beyond the place where a descendant left it passes for the descendant's past.
+    BranchCutIgnored,
+    /// An SCN that is no restore point is rounded to the newest one before it.
+    TargetRounded,
     /// A fence's lease is taken for an hour, whatever the coordinator asked for.
     LeaseIgnored,
     /// A pin's lease is taken for a day, whatever the coordinator asked for.
@@ -80,6 +84,8 @@ impl Bug {
         ("no-pin", Self::NoPin),
         ("cut-off-by-one", Self::CutOffByOne),
         ("ack-before-flush", Self::AckBeforeFlush),
+        ("branch-cut-ignored", Self::BranchCutIgnored),
+        ("target-rounded", Self::TargetRounded),
         ("lease-ignored", Self::LeaseIgnored),
         ("pin-never-expires", Self::PinNeverExpires),
         ("one-pin-slot", Self::OnePinSlot),

@@ -79,6 +79,10 @@ catalogue! {
     NoSuchTarget "SA301" "there is no such backup or restore point" "list what there is with `sheetanchor status` and `sheetanchor restore-point list`";
     NoBackup "SA302" "no sealed backup lies before the target" "choose a later target, or take a backup first";
     NotReachable "SA303" "the archive does not reach the target" "wait until every node has archived its WAL past the target, or choose an earlier one";
+    BadTarget "SA304" "a target is malformed, or says two things at once" "name one target: `--latest`, `--backup ID`, `--name NAME`, `--scn SCN` or `--time RFC3339`";
+    OtherBranch "SA305" "the target lies on another branch of the lineage" "say `--incarnation N` with the incarnation that the message names, as `sheetanchor incarnations` shows it";
+    BetweenIncarnations "SA306" "the SCN lies between two incarnations" "choose an SCN at or below the branch cut or above the floor, or say `--incarnation N` with the one that went on";
+    PointsOnly "SA307" "this engine reaches restore points only" "choose a restore point, or say `--nearest-before` to take the newest one at or before the target";
 
     FolderNotEmpty "SA401" "a folder that must be empty is not" "restore into an empty folder, or move what lies there out of the way";
     IncarnationTaken "SA402" "another restore has opened, or ended, this incarnation" "start the restore again, from the incarnation that is in force now";

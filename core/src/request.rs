@@ -292,6 +292,8 @@ pub enum Answer {
     },
     /// To [`Request::Prove`].
     Reached {
+        /// The SCN that it was recovered to; zero on engines without one.
+        scn: Scn,
         /// The end of the recovered WAL of the node's thread.
         until: Position,
     },

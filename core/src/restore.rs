@@ -51,6 +51,8 @@ pub struct Order {
     pub plan: ContentHash,
     /// The cut that every node must have reached.
     pub cut: Cut,
+    /// Whether only the cut's SCN is known: each node proves its own place, at or before the one in `cut`.
+    pub sought: bool,
     /// Whether the outcome is there already: a resumed restore that only has to open.
     pub decided: bool,
     /// How long things may take.
@@ -77,8 +79,8 @@ pub enum Event {
 pub enum Effect {
     /// Ask a node.
     Ask(Step, NodeId, Request),
-    /// Make the new incarnation the operation's outcome.
-    Decide,
+    /// Make the new incarnation, which branches off at the cut that all nodes have proved, the operation's outcome.
+    Decide(Cut),
     /// Make failure the operation's outcome.
     Abort(Error),
     /// It has ended.
@@ -203,11 +205,11 @@ impl Restore {
             Phase::Enlisting => self.ask(now, Phase::Staging, limits.stage, &Request::Stage { plan }, units),
             Phase::Staging => self.ask(now, Phase::Recovering, limits.recover, &Request::Recover { plan }, units),
             Phase::Recovering => self.ask(now, Phase::Proving, limits.patience, &Request::Prove { plan }, nodes),
-            Phase::Proving => match self.check_proofs() {
-                Ok(()) => {
+            Phase::Proving => match self.proved() {
+                Ok(cut) => {
                     self.phase = Phase::Deciding;
                     self.deadline = None;
-                    Vec::from([Effect::Decide])
+                    Vec::from([Effect::Decide(cut)])
                 }
                 Err(error) => self.fail(error),
             },
@@ -216,18 +218,27 @@ impl Restore {
         }
     }
 
-    /// Every node must have reached the very cut: not before it, not beyond it.
-    fn check_proofs(&self) -> Result<()> {
+    /// The cut as all nodes have proved it. Each must have reached the very cut: not before it, not beyond it. Where the
+    /// cut was sought, all must have been recovered to its SCN.
+    fn proved(&self) -> Result<Cut> {
+        let mut cut = self.order.cut.clone();
         for (node, answer) in self.round.answers() {
-            let Answer::Reached { until } = answer else { return Err(unexpected(*node, answer)) };
-            let wanted = self.order.cut.threads.get(&ThreadId::of(*node));
-            if until.thread != ThreadId::of(*node) || wanted.is_none_or(|cut| cut.until != until.lsn) {
-                let wanted = wanted.map(|cut| cut.until).unwrap_or_default();
-                let message = format!("node {node} has recovered {until}, the cut is at {wanted}");
-                return Err(Refusal::new(Code::CutMissed, message).into());
+            let Answer::Reached { scn, until } = answer else { return Err(unexpected(*node, answer)) };
+            let thread = ThreadId::of(*node);
+            let Some(wanted) = cut.threads.get_mut(&thread).filter(|_| until.thread == thread) else {
+                return Err(beside(*node, &format!("{until}, which is no place of the cut")));
+            };
+            if self.order.sought {
+                if *scn != cut.scn || until.lsn > wanted.until {
+                    let wanted = wanted.until;
+                    return Err(beside(*node, &format!("{until} at SCN {scn}, not {} by {wanted}", cut.scn)));
+                }
+                wanted.until = until.lsn;
+            } else if wanted.until != until.lsn {
+                return Err(beside(*node, &format!("{until}, the cut is at {}", wanted.until)));
             }
         }
-        Ok(())
+        Ok(cut)
     }
 
     fn settle(&mut self, now: Moment, settled: Result<()>) -> Vec<Effect> {
@@ -294,4 +305,8 @@ impl Restore {
         self.round = Round::new(step, nodes);
         effects
     }
+}
+
+fn beside(node: NodeId, reached: &str) -> Error {
+    Refusal::new(Code::CutMissed, format!("node {node} has recovered {reached}")).into()
 }

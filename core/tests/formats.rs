@@ -17,7 +17,7 @@ use sheetanchor_core::format::catalog::{
     NameClaim, Opened, Outcome, Point, Registered, Seal, Term, ThreadCut,
 };
 use sheetanchor_core::format::files::{Chunk, FileContent, FileEntry, FileList};
-use sheetanchor_core::format::manifest::{ListRef, Manifest, Plan, ThreadPlan, ThreadSpan, Unit};
+use sheetanchor_core::format::manifest::{ListRef, Manifest, Plan, Resolved, ThreadPlan, ThreadSpan, Unit, WalSpan};
 use sheetanchor_core::format::wal::{self, WalHeader};
 use sheetanchor_core::format::{self, Object};
 use sheetanchor_core::identity::{
@@ -83,7 +83,20 @@ fn manifest() -> Manifest {
 
 fn plan() -> Plan {
     let manifest = manifest();
-    let thread = |start| ThreadPlan { pieces: vec!["wal/0000000001/00001/0000000001/0000000000000000".into()], start };
+    let span = |incarnation: u32, scn, from, until| WalSpan {
+        from: Lsn::new(from),
+        incarnation: Incarnation::new(incarnation),
+        pieces: vec![format!("wal/{incarnation:010}/00001/{incarnation:010}/{from:016X}")],
+        scn: Scn::new(scn),
+        timeline: TimelineId::new(incarnation),
+        until: Lsn::new(until),
+    };
+    let resolved = Resolved {
+        clock_bound_ms: 60_000,
+        sought: false,
+        time_ms: Some(WallMillis::new(1_722_074_449_109)),
+        words: "restore point `before-migration` (point-0190f3a2c4d5-9f31a2b7)".into(),
+    };
     Plan {
         backup: manifest.operation,
         begun_scn: manifest.begun_scn,
@@ -96,10 +109,14 @@ fn plan() -> Plan {
         nodes: manifest.nodes,
         opens: Incarnation::new(2),
         operation: id(OperationKind::Restore),
+        resolved,
         scn_floor: Scn::new(99),
         shared: true,
         target: "name before-migration".into(),
-        threads: BTreeMap::from([(ThreadId::new(1), thread(Lsn::new(0)))]),
+        threads: BTreeMap::from([(
+            ThreadId::new(1),
+            ThreadPlan { spans: vec![span(1, 99, 0, 0x1800), span(2, 1 << 20, 0x1800, 0x2028)] },
+        )]),
         units: manifest.units,
     }
 }

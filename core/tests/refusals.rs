@@ -4,6 +4,9 @@
     clippy::disallowed_methods,
     clippy::unwrap_used,
     clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::string_slice,
     reason = "a test that reads and writes a page of the documentation"
 )]
 
@@ -11,6 +14,8 @@ use std::fmt::Write as _;
 use std::{env, fs};
 
 use sheetanchor_core::refusal::Code;
+
+const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
 
 const PAGE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/refusals.md");
 
@@ -23,6 +28,70 @@ const CLASSES: &[(&str, &str, &str)] = &[
     ("SA3", "Target", "What is to be restored does not exist, or cannot be reached."),
     ("SA4", "Restore", "Staging, recovering or opening a copy would not give what was asked for."),
     ("SA5", "Archive", "WAL is missing, damaged, late, or has nowhere to go."),
+];
+
+/// What provokes each code in earnest: the file that tells it, and the test there, or the story. The first test of many.
+const PROVOKED: &[(&str, &str, &str)] = &[
+    ("0A000", "core/cli/tests/postgres.rs", "three_primaries_under_pgbench_restore_to_their_own_cuts"),
+    ("SA001", "core/cli/tests/damage.rs", "what_is_no_message_is_refused_and_the_next_one_is_answered"),
+    ("SA002", "core/cli/tests/refdb.rs", "a_damaged_or_truncated_manifest_is_refused"),
+    ("SA003", "core/cli/tests/refdb.rs", "a_damaged_or_truncated_manifest_is_refused"),
+    ("SA004", "core/cli/tests/damage.rs", "what_is_no_message_is_refused_and_the_next_one_is_answered"),
+    ("SA005", "core/cli/tests/damage.rs", "what_is_no_message_is_refused_and_the_next_one_is_answered"),
+    ("SA006", "core/cli/tests/damage.rs", "a_pack_with_a_flipped_byte_is_refused"),
+    ("SA007", "core/cli/tests/damage.rs", "a_page_that_fails_its_checksum_is_not_backed_up"),
+    ("SA101", "core/cli/tests/usage.rs", "a_cluster_file_that_is_not_valid_is_refused_before_anything_is_done"),
+    ("SA102", "core/cli/tests/damage.rs", "a_repository_without_a_cluster_is_refused"),
+    ("SA103", "core/cli/tests/refdb.rs", "a_second_init_changes_nothing_and_another_cluster_is_refused"),
+    ("SA104", "core/cli/tests/refdb.rs", "a_node_of_another_cluster_is_refused"),
+    ("SA105", "core/cli/tests/refdb.rs", "a_node_that_the_cluster_file_lacks_is_refused"),
+    ("SA106", "core/cli/tests/refdb.rs", "a_name_is_used_once"),
+    ("SA107", "core/cli/tests/refdb.rs", "two_nodes_with_one_identity_are_refused"),
+    ("SA108", "scenarios/src/stories/catalog.rs", "answers_every_request"),
+    ("SA109", "core/refdb/src/state.rs", "a_wall_clock_that_jumps_stops_stamping_and_one_that_drifts_does_not"),
+    (
+        "SA110",
+        "core/refdb/src/state.rs",
+        "nothing_is_stamped_before_a_ceiling_is_durable_and_half_the_reserve_renews_it",
+    ),
+    ("SA111", "core/cli/tests/usage.rs", "a_cluster_file_that_is_not_valid_is_refused_before_anything_is_done"),
+    ("SA112", "scenarios/src/stories/catalog.rs", "answers_every_request"),
+    ("SA113", "core/cli/tests/refdb.rs", "two_nodes_with_one_identity_are_refused"),
+    ("SA201", "core/cli/tests/refdb.rs", "an_agent_ends_in_order_and_a_silent_node_is_shown"),
+    ("SA202", "scenarios/src/stories/operations.rs", "obey_the_newer_term"),
+    ("SA203", "core/refdb/tests/restore.rs", "a_restart_ends_backups_and_holds"),
+    ("SA204", "core/refdb/tests/restore.rs", "a_restart_ends_backups_and_holds"),
+    ("SA205", "core/refdb/tests/cluster.rs", "commits_wait_for_the_fence_and_reads_do_not"),
+    ("SA206", "scenarios/src/stories/operations.rs", "open_a_fence_whose_session_is_gone"),
+    ("SA207", "scenarios/src/stories/refusals.rs", "change_nothing"),
+    ("SA208", "core/cli/tests/refdb.rs", "what_is_not_there_is_refused"),
+    ("SA209", "scenarios/src/stories/catalog.rs", "answers_every_request"),
+    ("SA210", "scenarios/src/stories/backup.rs", "survives_a_node_that_crashes_during_capture"),
+    ("SA211", "core/tests/machines/point.rs", "a_cut_never_lies_below_what_the_backup_has_seen"),
+    ("SA212", "core/cli/tests/refdb.rs", "an_interrupted_backup_leaves_no_pin"),
+    ("SA213", "core/cli/tests/refdb.rs", "a_name_is_used_once"),
+    ("SA301", "core/cli/tests/refdb.rs", "what_is_not_there_is_refused"),
+    ("SA302", "core/cli/tests/refdb.rs", "what_is_not_there_is_refused"),
+    ("SA303", "core/cli/tests/damage.rs", "a_point_beyond_the_archive_is_refused"),
+    ("SA401", "core/cli/tests/refdb.rs", "a_folder_that_is_not_empty_is_refused"),
+    ("SA402", "core/tests/machines/restore.rs", "a_restore_that_lost_the_incarnation_opens_nothing"),
+    ("SA403", "core/refdb/tests/restore.rs", "what_is_missing_or_damaged_is_refused"),
+    ("SA404", "core/refdb/tests/restore.rs", "what_is_missing_or_damaged_is_refused"),
+    ("SA405", "core/refdb/tests/restore.rs", "what_is_missing_or_damaged_is_refused"),
+    ("SA407", "core/native/tests/postgres/bridge.rs", "what_cannot_be_done_is_refused"),
+    ("SA408", "core/native/tests/postgres/bridge.rs", "recovery_ends_at_the_cut_or_refuses"),
+    ("SA501", "core/cli/tests/refdb.rs", "a_missing_piece_of_wal_is_refused"),
+    ("SA502", "core/cli/tests/damage.rs", "wal_of_a_second_writer_in_the_archive_is_refused"),
+    ("SA503", "core/tests/machines/backup.rs", "whatever_fails_nobody_unpins_before_failure_is_the_outcome"),
+    ("SA504", "core/refdb/tests/crash.rs", "damage_before_the_durable_end_is_refused"),
+    ("SA505", "core/cli/tests/refdb.rs", "a_full_disk_is_refused"),
+];
+
+/// Codes that nothing provokes yet, and why. Each is one too many.
+const UNPROVOKED: &[(&str, &str)] = &[
+    ("SA008", "nothing raises it yet"),
+    ("SA214", "nothing raises it yet"),
+    ("SA406", "raised by an agent alone, when two restores meet on a node; explored in the model of the open"),
 ];
 
 const INTRODUCTION: &str = "\
@@ -48,6 +117,26 @@ fn the_page_says_what_the_catalogue_says() {
     );
 }
 
+/// No code without something that provokes it. A new code needs a row in [`PROVOKED`], and the test or story that it names.
+#[test]
+fn every_code_is_provoked() {
+    for code in Code::ALL {
+        let rows = PROVOKED.iter().filter(|(provoked, _, _)| *provoked == code.as_str()).count();
+        let excused = UNPROVOKED.iter().filter(|(unprovoked, _)| *unprovoked == code.as_str()).count();
+        assert_eq!(rows + excused, 1, "{code} needs one row that says what provokes it");
+    }
+    for (code, path, test) in PROVOKED {
+        let source = fs::read_to_string(format!("{ROOT}/{path}")).expect("the file that the row names");
+        let start = source.find(&format!("fn {test}(")).unwrap_or_else(|| panic!("there is no `{test}` in {path}"));
+        let body = source[start..].split("\n}\n").next().unwrap_or_default();
+        let code = Code::parse(code).unwrap_or_else(|| panic!("there is no code {code}"));
+        // The name of the variant, or the code itself, stands in what the test asserts.
+        let named = [format!("\"{code}\""), format!("Code::{code:?}")];
+        let tells = |text: &str| named.iter().any(|name| text.contains(name));
+        assert!(tells(body), "`{test}` in {path} does not assert {code}");
+    }
+}
+
 #[test]
 fn every_code_belongs_to_one_class() {
     for code in Code::ALL {
@@ -63,6 +152,20 @@ fn rendered() -> String {
         for code in Code::ALL.iter().filter(|code| code.as_str().starts_with(start)) {
             let (meaning, hint) = (cell(code.meaning()), cell(code.hint()));
             writeln!(page, "| `{code}` | {meaning} | {hint} |").unwrap();
+        }
+    }
+    page.push_str("\n## What provokes each\n\n");
+    page.push_str(
+        "Each code is raised in earnest by a test or a story, and asserted there by its name. A test counts.\n\n",
+    );
+    page.push_str("| Code | Provoked by | In |\n|---|---|---|\n");
+    for code in Code::ALL {
+        let row = PROVOKED.iter().find(|(provoked, _, _)| *provoked == code.as_str());
+        if let Some((_, path, test)) = row {
+            writeln!(page, "| `{code}` | `{test}` | [`{path}`](../{path}) |").unwrap();
+        } else {
+            let why = UNPROVOKED.iter().find(|(unprovoked, _)| *unprovoked == code.as_str());
+            writeln!(page, "| `{code}` | nothing yet: {} | |", why.map_or("no row", |(_, why)| why)).unwrap();
         }
     }
     page

@@ -107,6 +107,7 @@ pub fn operator_of(env: Env, nodes: &[u16]) -> Coordinator {
             open: Duration::from_mins(1),
         },
         retry: Duration::from_secs(10),
+        ..Limits::default()
     };
     Coordinator::new(env, Setup { name: "ledger".into(), addresses }, limits)
 }

@@ -20,6 +20,9 @@ macro_rules! each_story {
             "anything-crashes-while-operations-run" anything_crashes_while_operations_run: chaos::spares_what_was_proven, sees [AckBeforeFlush];
             "refusals-change-nothing" refusals_change_nothing: refusals::change_nothing, sees [];
             "the-network-stalls-while-operations-run" the_network_stalls_while_operations_run: chaos::waits_out_a_network_that_stalls, sees [];
+            "a-restored-cluster-needs-no-new-backup" a_restored_cluster_needs_no_new_backup: lineage::needs_no_new_backup, sees [CutOffByOne];
+            "an-incarnations-past-is-opened-again" an_incarnations_past_is_opened_again: lineage::is_opened_again_from_its_past, sees [BranchCutIgnored];
+            "any-archived-scn-is-a-target" any_archived_scn_is_a_target: lineage::reaches_any_archived_scn, sees [TargetRounded, CutOffByOne];
             "commits-flow-within-the-lease-whoever-dies" commits_flow_within_the_lease_whoever_dies: operations::free_commits_whoever_dies, sees [LeaseIgnored];
             "a-fence-opens-though-its-session-is-gone" a_fence_opens_though_its_session_is_gone: operations::open_a_fence_whose_session_is_gone, sees [LeaseIgnored];
             "the-catalog-survives-a-crash-of-everything" the_catalog_survives_a_crash_of_everything: catalog::survives_a_crash_of_everything, sees [NoFsyncBeforeSeal];

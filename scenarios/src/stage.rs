@@ -11,10 +11,10 @@ use std::time::Duration;
 use sheetanchor_core::error::Result as Outcome;
 use sheetanchor_core::format::catalog::{Method, Point};
 use sheetanchor_core::identity::{OperationId, PointName};
-use sheetanchor_core::plan::Target;
+use sheetanchor_core::plan::{Aim, Target};
 use sheetanchor_core::refusal::Code;
 use sheetanchor_core::scn::Scn;
-use sheetanchor_engine::coordinator::{ClusterStatus, Coordinator, Restored, Sealed};
+use sheetanchor_engine::coordinator::{ClusterStatus, Coordinator, Planned, Restored, Sealed};
 use sheetanchor_engine::database::Storage;
 use sheetanchor_sim::chance::Chance;
 use sheetanchor_sim::oracle::Violation;
@@ -221,10 +221,20 @@ impl Stage {
     }
 
     /// An operator begins a restore.
-    pub fn begin_restore(&mut self, target: Target) -> Begun<Restored> {
+    pub fn begin_restore(&mut self, aim: impl Into<Aim>) -> Begun<Restored> {
+        let aim = aim.into();
         self.operate(move |operator| {
-            let target = target.clone();
-            async move { operator.restore(&target).await }
+            let aim = aim.clone();
+            async move { operator.restore(&aim).await }
+        })
+    }
+
+    /// An operator asks what a restore would do.
+    pub fn begin_plan(&mut self, aim: impl Into<Aim>) -> Begun<Planned> {
+        let aim = aim.into();
+        self.operate(move |operator| {
+            let aim = aim.clone();
+            async move { operator.plan_restore(&aim).await }
         })
     }
 
@@ -346,8 +356,8 @@ impl Stage {
     }
 
     /// Then: all nodes are restored, and what is read through every one of them is exactly what had been committed.
-    pub fn is_restored(&mut self, target: Target) -> Result<Restored, Failure> {
-        let begun = self.begin_restore(target);
+    pub fn is_restored(&mut self, aim: impl Into<Aim>) -> Result<Restored, Failure> {
+        let begun = self.begin_restore(aim);
         let restored = self.succeeds("a restore without faults succeeds", &begun)?;
         self.holds_exactly_the_history_up_to(restored.plan.cut.scn)?;
         Ok(restored)
@@ -394,6 +404,11 @@ impl Stage {
         if let Some((cut, state)) = self.read.take() {
             self.recorder.go_on_from(self.history().branched(cut, &state));
         }
+    }
+
+    /// Given: the cluster is about to be restored to somewhere in this history, which another branch may have left.
+    pub fn history_is(&mut self, history: History) {
+        self.recorder.go_on_from(history);
     }
 
     /// Fails the run unless `good`.

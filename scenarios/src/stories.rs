@@ -5,6 +5,7 @@ pub mod catalog;
 pub mod chaos;
 pub mod expiry;
 pub mod fence;
+pub mod lineage;
 pub mod operations;
 pub mod point;
 pub mod refusals;

@@ -60,7 +60,11 @@ enum Chore {
         forwarded: Vec<String>,
     },
     /// Find PostgreSQL's servers and headers, or install them as root on Debian and Ubuntu.
-    Pg,
+    Pg {
+        /// Fetch PostgreSQL 17 and 18, too, and run the bridge's tests on them.
+        #[arg(long)]
+        releases: bool,
+    },
 }
 
 /// Parts of the run that a machine may lack.
@@ -88,9 +92,12 @@ fn run(chore: Chore) -> Result<ExitCode> {
         Chore::Sim { forwarded } => return programs::simulator(&root, "sim", &forwarded),
         Chore::Mutants { forwarded } => return programs::simulator(&root, "mutants", &forwarded),
         Chore::Replay { forwarded } => return programs::simulator(&root, "replay", &forwarded),
-        Chore::Pg => postgres::ensure().and_then(|servers| {
+        Chore::Pg { releases } => postgres::ensure().and_then(|servers| {
             println!("{servers}");
             println!("{}", fence::ensure(&root, &servers)?);
+            if releases {
+                postgres::releases::test(&root)?;
+            }
             Ok(true)
         }),
     }?;

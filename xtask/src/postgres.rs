@@ -9,6 +9,8 @@ use anyhow::{Context as _, Result, bail};
 
 use crate::programs;
 
+pub mod releases;
+
 /// All that the tests and the demo run.
 const PROGRAMS: &[&str] =
     &["initdb", "postgres", "pg_ctl", "psql", "pgbench", "pg_amcheck", "pg_checksums", "pg_controldata", "pg_waldump"];

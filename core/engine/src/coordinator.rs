@@ -5,6 +5,7 @@ mod backup;
 mod expire;
 mod init;
 mod look;
+mod plan;
 mod point;
 mod restore;
 mod schedule;
@@ -30,7 +31,8 @@ use sheetanchor_core::{backup as backup_machine, point as point_machine, restore
 pub use backup::Sealed;
 pub use expire::Expired;
 pub use look::{ClusterStatus, NodeStatus, Verified};
-pub use restore::{Planned, Restored};
+pub use plan::Planned;
+pub use restore::Restored;
 pub use schedule::{Every, Tick};
 
 use crate::caller::Caller;
@@ -59,6 +61,8 @@ pub struct Limits {
     pub restore: restore_machine::Limits,
     /// How long a fence that is busy, or that failed at the end of a backup, is tried again.
     pub retry: Duration,
+    /// How far apart the nodes' clocks may be: what the engine's drift bound is. Plans state it with a time.
+    pub clock_bound: Duration,
 }
 
 impl Default for Limits {
@@ -68,6 +72,7 @@ impl Default for Limits {
             backup: backup_machine::Limits::default(),
             restore: restore_machine::Limits::default(),
             retry: Duration::from_secs(20),
+            clock_bound: Duration::from_mins(1),
         }
     }
 }

@@ -187,23 +187,34 @@ impl core::fmt::Debug for WalPiece {
 /// Archived WAL, read back for recovery.
 #[async_trait]
 pub trait WalSource: Send + Sync {
-    /// The piece of `thread` that starts at `from`; `None` past the last one that the plan holds.
+    /// The piece of its thread and timeline that starts at `from`; `None` past the last one that the plan holds.
     ///
     /// # Errors
     /// `SA504` if the piece is damaged, `SA501` if a later piece is there but not this one.
-    async fn piece(&self, thread: ThreadId, from: Lsn) -> Result<Option<WalPiece>>;
+    async fn piece(&self, from: Position) -> Result<Option<WalPiece>>;
+}
+
+/// WAL of one thread on one of its branches.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Span {
+    /// The thread's log branch.
+    pub timeline: TimelineId,
+    /// Where reading starts.
+    pub from: Lsn,
+    /// Where it ends, exclusive. More may be archived: it is beyond the branch.
+    pub until: Lsn,
+    /// Records above it have no effect.
+    pub scn: Scn,
 }
 
 /// Where one thread's recovery starts and must end.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ThreadRange {
-    /// The thread's log branch.
-    pub timeline: TimelineId,
-    /// Where recovery starts.
-    pub start: Lsn,
-    /// The cut's end in this thread, exclusive.
+    /// What is read: one span of each incarnation from the backup's to the cut's, each from where the one before it ends.
+    pub spans: Vec<Span>,
+    /// The cut's end in this thread, exclusive. If it is sought, the end of the WAL that suffices to find it.
     pub until: Lsn,
-    /// The end of the record that proves the cut.
+    /// The end of the record that proves the cut; the last span ends there.
     pub proof: Lsn,
 }
 
@@ -214,10 +225,19 @@ pub struct Recovery {
     pub record: String,
     /// The cut: records up to and including this SCN, on engines that stamp. Zero elsewhere.
     pub scn: Scn,
+    /// Whether the cut's place in each thread is to be found by its SCN. Engines without stamps refuse that.
+    pub sought: bool,
     /// The highest SCN reported when all nodes had begun: pages torn during capture were changed above it.
     pub begun_scn: Scn,
     /// The threads to recover: all of them on shared storage, this node's own elsewhere.
     pub threads: BTreeMap<ThreadId, ThreadRange>,
+}
+
+impl ThreadRange {
+    /// Where recovery starts.
+    pub fn start(&self) -> Lsn {
+        self.spans.first().map(|span| span.from).unwrap_or_default()
+    }
 }
 
 /// What a new incarnation is opened with.

@@ -281,9 +281,14 @@ impl Repository {
     /// # Errors
     /// `SA002`.
     pub async fn condemned(&self) -> Result<BTreeSet<OperationId>> {
+        self.condemned_by(&self.bucket.list(keys::CONDEMNED).await?).await
+    }
+
+    /// What the objects of `expire` among some keys condemn.
+    async fn condemned_by(&self, keys: &[alloc::string::String]) -> Result<BTreeSet<OperationId>> {
         let mut backups = BTreeSet::new();
-        for key in self.bucket.list(keys::CONDEMNED).await? {
-            backups.extend(self.load::<Condemned>(&key).await?.backups);
+        for key in keys.iter().filter(|key| key.starts_with(keys::CONDEMNED)) {
+            backups.extend(self.load::<Condemned>(key).await?.backups);
         }
         Ok(backups)
     }
@@ -293,20 +298,31 @@ impl Repository {
     /// # Errors
     /// `SA002`.
     pub async fn catalog(&self, incarnation: Incarnation) -> Result<Catalog> {
-        let condemned = self.condemned().await?;
+        let mut catalog = self.whole_catalog().await?;
+        catalog.backups.retain(|(_, seal)| seal.incarnation == incarnation);
+        catalog.points.retain(|(_, point)| point.incarnation == incarnation);
+        Ok(catalog)
+    }
+
+    /// Sealed backups and published points of all incarnations, in order of time. Condemned backups are left out.
+    ///
+    /// # Errors
+    /// `SA002`.
+    pub async fn whole_catalog(&self) -> Result<Catalog> {
+        let keys = self.bucket.list(keys::OUTCOMES).await?;
+        let condemned = self.condemned_by(&keys).await?;
         let mut catalog = Catalog::default();
-        for outcome in self.outcomes(OperationKind::Backup).await? {
+        let backups = keys::outcomes(OperationKind::Backup);
+        for key in keys.iter().filter(|key| key.starts_with(&backups)) {
+            let outcome: Outcome = self.load(key).await?;
             if let Ending::Sealed(seal) = outcome.result
-                && seal.incarnation == incarnation
                 && !condemned.contains(&outcome.operation)
             {
                 catalog.backups.push((outcome.operation, seal));
             }
         }
         for outcome in self.outcomes(OperationKind::Point).await? {
-            if let Ending::Published(point) = outcome.result
-                && point.incarnation == incarnation
-            {
+            if let Ending::Published(point) = outcome.result {
                 catalog.points.push((outcome.operation, point));
             }
         }

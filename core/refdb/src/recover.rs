@@ -6,10 +6,10 @@ use sheetanchor_core::error::Result;
 use sheetanchor_core::identity::{NodeId, ThreadId};
 use sheetanchor_core::merge::{Merge, Step};
 use sheetanchor_core::planted::{self, Bug};
-use sheetanchor_core::position::Lsn;
+use sheetanchor_core::position::{Lsn, Position};
 use sheetanchor_core::refusal::{Code, Refusal};
 use sheetanchor_core::scn::Scn;
-use sheetanchor_engine::database::{Opening, Recovery, ThreadRange, WalSource};
+use sheetanchor_engine::database::{Opening, Recovery, Span, WalSource};
 use sheetanchor_engine::env::{DiskFile, DiskLock, OpenMode};
 
 use crate::control::{Control, NodeControl, Phase, load, seal};
@@ -41,15 +41,17 @@ pub(crate) async fn recover(shared: &Shared, recovery: &Recovery, wal: &dyn WalS
     }
     let _locks = lock_all(shared, &control).await?;
     let file = shared.env.disk.open(&shared.folder.pages(), OpenMode::Write).await?;
-    let records = replay(&*file, recovery, wal).await?;
+    let replayed = replay(&*file, recovery, wal).await?;
     check_all(&*file, recovery.scn).await?;
     file.sync().await?;
     for (thread, range) in &recovery.threads {
-        write_reached(shared, &control, NodeId::new(thread.get()), range, recovery.scn).await?;
+        let until = if recovery.sought { replayed.ends.get(thread).copied() } else { Some(range.until) };
+        let until = until.unwrap_or(range.start());
+        write_reached(shared, &control, NodeId::new(thread.get()), until, recovery.scn).await?;
     }
     shared.env.disk.sync_dir(&shared.folder.nodes()).await?;
     shared.env.disk.sync_dir(shared.folder.data()).await?;
-    tracing::info!(target: "sheetanchor::refdb", node = %shared.config.node, cut = %recovery.scn, records, "recovered");
+    tracing::info!(target: "sheetanchor::refdb", node = %shared.config.node, cut = %recovery.scn, records = replayed.records, "recovered");
     Ok(())
 }
 
@@ -69,14 +71,22 @@ async fn lock_all(shared: &Shared, control: &Control) -> Result<Vec<Box<dyn Disk
     Ok(locks)
 }
 
-/// Applies all records up to the cut; answers how many there were.
-async fn replay(file: &dyn DiskFile, recovery: &Recovery, wal: &dyn WalSource) -> Result<u64> {
+/// What was replayed.
+#[derive(Default)]
+struct Replayed {
+    records: u64,
+    /// The end of each thread's last record at or below the cut.
+    ends: BTreeMap<ThreadId, Lsn>,
+}
+
+/// Applies all records up to the cut.
+async fn replay(file: &dyn DiskFile, recovery: &Recovery, wal: &dyn WalSource) -> Result<Replayed> {
     let mut merge = Merge::new(cut_of(recovery), recovery.threads.keys().copied());
     let mut readers: BTreeMap<ThreadId, Reader> =
-        recovery.threads.iter().map(|(thread, range)| (*thread, Reader::new(*thread, range.start))).collect();
+        recovery.threads.iter().map(|(thread, range)| (*thread, Reader::new(*thread, &range.spans))).collect();
     let mut pages: BTreeMap<PageNo, Recovered> = BTreeMap::new();
     let mut proven: BTreeSet<ThreadId> = BTreeSet::new();
-    let mut records = 0;
+    let mut replayed = Replayed::default();
     loop {
         match merge.step() {
             Step::Feed(thread) => {
@@ -85,19 +95,24 @@ async fn replay(file: &dyn DiskFile, recovery: &Recovery, wal: &dyn WalSource) -
                     None => None,
                 };
                 match next {
-                    Some((record, until)) => {
+                    Some(Next::Record(record, until)) => {
                         if is_proof(recovery, thread, &record, until) {
                             proven.insert(thread);
                         }
                         let scn = stamp_of(recovery, thread, &record, until);
                         merge.feed(thread, scn, record.lsn, until, (record, until))?;
                     }
+                    Some(Next::BeyondBranch(until)) => {
+                        replayed.ends.insert(thread, until);
+                        merge.left_out(thread, until);
+                    }
                     None => merge.ended(thread)?,
                 }
             }
             Step::Apply { thread, scn, record: (record, until) } => {
                 check_inside(recovery, thread, scn, until)?;
-                records += 1;
+                replayed.records += 1;
+                replayed.ends.insert(thread, until);
                 let Body::Changed { page, .. } = &record.body else { continue };
                 if !pages.contains_key(page) {
                     if pages.len() >= PAGES_MAX {
@@ -115,11 +130,13 @@ async fn replay(file: &dyn DiskFile, recovery: &Recovery, wal: &dyn WalSource) -
     if let Some((page, _)) = pages.iter().find(|(_, recovered)| recovered.chain.is_torn()) {
         return Err(Refusal::new(Code::RecoveryFailed, format!("{page} is torn and no image mends it")).into());
     }
-    for (thread, reader) in readers.iter_mut().filter(|(thread, _)| !proven.contains(*thread)) {
+    // A cut that is sought has no record of its own: the first one above it, which the merge has seen, is its proof.
+    let unproven = readers.iter_mut().filter(|(thread, _)| !recovery.sought && !proven.contains(*thread));
+    for (thread, reader) in unproven {
         find_proof(recovery, *thread, reader, wal).await?;
     }
     write_changed(file, &mut pages).await?;
-    Ok(records)
+    Ok(replayed)
 }
 
 /// The SCN that recovery ends at.
@@ -143,9 +160,10 @@ fn is_proof(recovery: &Recovery, thread: ThreadId, record: &Record, until: Lsn) 
 async fn find_proof(recovery: &Recovery, thread: ThreadId, reader: &mut Reader, wal: &dyn WalSource) -> Result<()> {
     let proof = recovery.threads.get(&thread).map(|range| range.proof).unwrap_or_default();
     while reader.at < proof {
-        let Some((record, until)) = reader.next(wal).await? else { break };
-        if is_proof(recovery, thread, &record, until) {
-            return Ok(());
+        match reader.next(wal).await? {
+            Some(Next::Record(record, until)) if is_proof(recovery, thread, &record, until) => return Ok(()),
+            Some(Next::Record(..) | Next::BeyondBranch(_)) => {}
+            None => break,
         }
     }
     let message = format!("thread {thread}: no record `{}` ends at {proof}: the cut is not proven", recovery.record);
@@ -194,16 +212,16 @@ async fn check_all(file: &dyn DiskFile, cut: Scn) -> Result<()> {
 }
 
 /// Writes a node's control file: it has reached the cut, and its thread goes on there.
-async fn write_reached(shared: &Shared, control: &Control, node: NodeId, range: &ThreadRange, cut: Scn) -> Result<()> {
+async fn write_reached(shared: &Shared, control: &Control, node: NodeId, until: Lsn, cut: Scn) -> Result<()> {
     let (disk, folder) = (&*shared.env.disk, &shared.folder);
     let own = NodeControl {
         cluster: control.cluster,
         node,
         incarnation: control.incarnation,
         life: 0,
-        start: range.until,
-        redo: range.until,
-        durable: range.until,
+        start: until,
+        redo: until,
+        durable: until,
         ceiling: cut,
         offset_ms: 0,
         phase: Phase::Reached(cut),
@@ -212,44 +230,83 @@ async fn write_reached(shared: &Shared, control: &Control, node: NodeId, range: 
     Ok(())
 }
 
-/// One thread's records, piece by piece.
+/// One thread's records, span by span and piece by piece.
 struct Reader {
     thread: ThreadId,
+    /// The span that is being read, and those that follow it.
+    spans: VecDeque<Span>,
     /// Where the next record starts.
     at: Lsn,
     /// Bytes from there on.
     bytes: VecDeque<u8>,
 }
 
+/// What comes next in a thread.
+enum Next {
+    /// A record and its end.
+    Record(Record, Lsn),
+    /// A record of an ancestor above the SCN at which its successor branched off, and its end.
+    BeyondBranch(Lsn),
+}
+
 impl Reader {
-    fn new(thread: ThreadId, start: Lsn) -> Self {
-        Self { thread, at: start, bytes: VecDeque::new() }
+    fn new(thread: ThreadId, spans: &[Span]) -> Self {
+        let at = spans.first().map(|span| span.from).unwrap_or_default();
+        Self { thread, spans: spans.iter().copied().collect(), at, bytes: VecDeque::new() }
     }
 
-    /// The next record and its end; `None` past the last piece.
-    async fn next(&mut self, wal: &dyn WalSource) -> Result<Option<(Record, Lsn)>> {
+    /// The next record; `None` past the last span.
+    async fn next(&mut self, wal: &dyn WalSource) -> Result<Option<Next>> {
+        let Some(span) = self.enter_span()? else { return Ok(None) };
         if self.bytes.is_empty() {
-            let Some(piece) = wal.piece(self.thread, self.at).await? else { return Ok(None) };
+            let from = Position { thread: self.thread, timeline: span.timeline, lsn: self.at };
+            let Some(piece) = wal.piece(from).await? else { return Ok(None) };
             let whole = piece.until.bytes_since(piece.from.lsn) == Some(fields::count(piece.bytes.len()));
-            if piece.from.lsn != self.at || !whole || piece.bytes.is_empty() {
-                let message =
-                    format!("thread {}: {piece:?} does not start at {} or is not whole", self.thread, self.at);
+            if piece.from != from || !whole || piece.bytes.is_empty() {
+                let message = format!("{piece:?} does not start at {from} or is not whole");
                 return Err(Refusal::new(Code::WalDamaged, message).into());
             }
             self.bytes = piece.bytes.into();
         }
         match Record::read(self.bytes.make_contiguous(), self.at) {
-            Found::Record(record, until) => {
+            Found::Record(record, until) if until <= span.until => {
                 let length = fields::length(until.bytes_since(self.at).unwrap_or(0));
                 self.bytes.drain(..length);
                 self.at = until;
-                Ok(Some((record, until)))
+                // In the last span the merge itself has to see what lies above the cut.
+                let counts = self.spans.len() == 1 || record.scn <= span.scn;
+                Ok(Some(if counts { Next::Record(record, until) } else { Next::BeyondBranch(until) }))
+            }
+            Found::Record(_, until) => {
+                let message =
+                    format!("thread {}: a record ends at {until}, the branch leaves at {}", self.thread, span.until);
+                Err(Refusal::new(Code::WalDamaged, message).into())
             }
             Found::Short | Found::Bad => {
                 let message = format!("thread {}: there is no record at {}", self.thread, self.at);
                 Err(Refusal::new(Code::WalDamaged, message).into())
             }
         }
+    }
+
+    /// The span that the next record lies in: what its pieces hold beyond its end is of another branch.
+    fn enter_span(&mut self) -> Result<Option<Span>> {
+        while let Some(span) = self.spans.front().copied() {
+            if self.at < span.until {
+                return Ok(Some(span));
+            }
+            if self.spans.len() == 1 {
+                return Ok(None);
+            }
+            self.spans.pop_front();
+            self.bytes.clear();
+            let starts = self.spans.front().map(|next| next.from);
+            if starts != Some(self.at) {
+                let message = format!("thread {}: its branches do not meet at {}", self.thread, self.at);
+                return Err(Refusal::new(Code::RecoveryFailed, message).into());
+            }
+        }
+        Ok(None)
     }
 }
 

@@ -167,7 +167,7 @@ fn a_commit_that_waits_for_the_fence_can_be_cancelled() {
         world.ledger(1).create(4, 10).await.unwrap();
         let hold = HoldId::new(5);
         for database in world.nodes.values() {
-            database.close(hold).await.unwrap();
+            database.close(hold, LEASE).await.unwrap();
         }
         let mut waiting = Client::connect(&world.env(9), &address(2), Session::Plain, Scn::ZERO).await.unwrap();
         waiting.begin().await.unwrap();

@@ -82,11 +82,14 @@ pub fn name_claims(name: &PointName) -> String {
 
 /// Backups that one run of `expire` condemned.
 pub fn condemned(generation: u32) -> String {
-    format!("condemned/{generation:010}")
+    format!("outcomes/condemned-{generation:010}")
 }
 
 /// All that were ever condemned.
-pub const CONDEMNED: &str = "condemned/";
+pub const CONDEMNED: &str = "outcomes/condemned-";
+
+/// Every outcome, and what is condemned: beside each other, so that whoever lists the ones sees the others.
+pub const OUTCOMES: &str = "outcomes/";
 
 /// Every manifest.
 pub const MANIFESTS: &str = "manifests/";

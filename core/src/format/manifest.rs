@@ -158,13 +158,13 @@ pub struct Plan {
     pub begun_scn: Scn,
     /// The cluster.
     pub cluster: ClusterId,
-    /// The cut that recovery ends at.
+    /// The cut that recovery ends at. Of one that is sought, each `until` is the end of the WAL that suffices to find it.
     pub cut: Cut,
     /// The kind of engine.
     pub engine: String,
     /// What the cut says about the nodes together.
     pub guarantee: Guarantee,
-    /// The incarnation whose past is restored.
+    /// The incarnation that the cut lies in; the backup may lie in an ancestor.
     pub incarnation: Incarnation,
     /// The members.
     pub membership: Membership,
@@ -174,6 +174,8 @@ pub struct Plan {
     pub opens: Incarnation,
     /// Which restore.
     pub operation: OperationId,
+    /// What the target resolved to.
+    pub resolved: Resolved,
     /// The new incarnation's clock starts above this.
     pub scn_floor: Scn,
     /// Whether all nodes share one set of files.
@@ -186,14 +188,44 @@ pub struct Plan {
     pub units: BTreeMap<NodeId, Unit>,
 }
 
+/// What a target resolved to.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Resolved {
+    /// How far apart the nodes' clocks may be, in milliseconds: `time_ms` is no better than that.
+    pub clock_bound_ms: u64,
+    /// Whether only the SCN of the cut is known beforehand: recovery finds its place in each thread.
+    pub sought: bool,
+    /// The wall time of the cut's SCN, less what the incarnation's clock adds; none on engines without stamps.
+    pub time_ms: Option<WallMillis>,
+    /// It, in words.
+    pub words: String,
+}
+
 /// The WAL of one thread that a restore replays.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ThreadPlan {
-    /// Keys of the pieces in order, contiguous, from at or before `start` through the cut's proof.
+    /// One span of each incarnation on the way from the backup to the cut; each starts where the one before it ends.
+    pub spans: Vec<WalSpan>,
+}
+
+/// WAL of one thread in one incarnation.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct WalSpan {
+    /// Where reading starts.
+    pub from: Lsn,
+    /// Who wrote it.
+    pub incarnation: Incarnation,
+    /// Keys of the pieces in order, contiguous, from at or before `from` through `until`.
     pub pieces: Vec<String>,
-    /// Where recovery starts.
-    pub start: Lsn,
+    /// Records above it do not count: they are beyond the branch, or beyond the cut.
+    pub scn: Scn,
+    /// The thread's log branch.
+    pub timeline: TimelineId,
+    /// Where reading ends, exclusive: the branch cut, or the end of the record that proves the cut.
+    pub until: Lsn,
 }
 
 impl Object for Plan {

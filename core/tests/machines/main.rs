@@ -13,6 +13,8 @@
 mod agent;
 mod backup;
 mod by_scn;
+mod chaos;
+mod cost;
 mod point;
 mod restore;
 

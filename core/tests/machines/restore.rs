@@ -13,7 +13,8 @@ use sheetanchor_core::scn::Scn;
 
 use super::{LIFE, code, ms, nodes, place};
 
-fn restore_order(decided: bool) -> restore::Order {
+/// Three nodes, one of which stages for all.
+pub fn restore_order(decided: bool) -> restore::Order {
     let thread = |node| {
         let cut = ThreadCut { proof: Lsn::new(70), timeline: TimelineId::new(1), until: Lsn::new(60) };
         (ThreadId::of(node), cut)
@@ -21,14 +22,14 @@ fn restore_order(decided: bool) -> restore::Order {
     let cut = Cut { record: "sa-x".into(), scn: Scn::new(103), threads: nodes().into_iter().map(thread).collect() };
     let units = [NodeId::new(1)].into();
     let plan = ContentHash::of(b"plan");
-    restore::Order { nodes: nodes(), units, plan, cut, decided, limits: restore::Limits::default() }
+    restore::Order { nodes: nodes(), units, plan, cut, sought: false, decided, limits: restore::Limits::default() }
 }
 
 fn answer_restore(node: NodeId, request: &Request) -> Answer {
     match request {
         Request::Enlist { .. } => Answer::Enlisted { life: LIFE, epoch: Epoch::new(1) },
         Request::Stage { .. } | Request::Recover { .. } | Request::Open { .. } | Request::Discard => Answer::Done,
-        Request::Prove { .. } => Answer::Reached { until: place(node, 60) },
+        Request::Prove { .. } => Answer::Reached { scn: Scn::new(103), until: place(node, 60) },
         other => panic!("asked to {}", other.word()),
     }
 }
@@ -56,7 +57,7 @@ fn run_restore(
                     None => continue,
                 }
             }
-            restore::Effect::Decide => {
+            restore::Effect::Decide(_) => {
                 done.push("decide".into());
                 restore::Event::Settled(settles.clone())
             }
@@ -83,7 +84,9 @@ fn no_node_opens_before_all_have_proven_the_cut_and_the_incarnation_is_decided()
 fn a_node_beside_the_cut_ends_the_restore() {
     for lsn in [59, 61] {
         let answer = |node: NodeId, request: &Request| match request {
-            Request::Prove { .. } if node == NodeId::new(2) => Some(Ok(Answer::Reached { until: place(node, lsn) })),
+            Request::Prove { .. } if node == NodeId::new(2) => {
+                Some(Ok(Answer::Reached { scn: Scn::new(103), until: place(node, lsn) }))
+            }
             _ => Some(Ok(answer_restore(node, request))),
         };
         let (done, outcome) = run_restore(false, answer, &Ok(()));

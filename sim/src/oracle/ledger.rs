@@ -130,6 +130,20 @@ impl History {
         self.asked.values().filter(|asked| matches!(asked.known, Known::Acknowledged { scn, .. } if scn <= cut)).count()
     }
 
+    /// The SCNs that were acknowledged, ascending.
+    pub fn acknowledged_scns(&self) -> Vec<Scn> {
+        let mut scns: Vec<Scn> = self
+            .asked
+            .values()
+            .filter_map(|asked| match asked.known {
+                Known::Acknowledged { scn, .. } => Some(scn),
+                Known::Unknown | Known::Failed => None,
+            })
+            .collect();
+        scns.sort_unstable();
+        scns
+    }
+
     /// The highest SCN that was acknowledged.
     pub fn last_scn(&self) -> Option<Scn> {
         let scn = |asked: &Asked| match asked.known {

@@ -75,7 +75,9 @@ fn steps(plan: &Plan) -> String {
     let mut threads = Table::new(["thread", "from", "until", "pieces of wal"]);
     for (thread, wal) in &plan.threads {
         let until = plan.cut.threads.get(thread).map_or_else(|| "-".to_owned(), |cut| cut.until.to_string());
-        threads.row([thread.to_string(), wal.start.to_string(), until, wal.pieces.len().to_string()]);
+        let from = wal.spans.first().map(|span| span.from).unwrap_or_default();
+        let pieces: usize = wal.spans.iter().map(|span| span.pieces.len()).sum();
+        threads.row([thread.to_string(), from.to_string(), until, pieces.to_string()]);
     }
     format!("from {}: {entries} files, {}\n{threads}", plan.backup, bytes(copied))
 }

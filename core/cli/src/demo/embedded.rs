@@ -261,7 +261,7 @@ impl<'a> Stage<'a> {
         let target = Target::Name(POINT.parse()?);
         let restored = progress.during(&self.env, &watched, watched.restore(&target)).await?;
         let plan = &restored.plan;
-        let pieces: usize = plan.threads.values().map(|thread| thread.pieces.len()).sum();
+        let pieces: usize = plan.threads.values().flat_map(|thread| &thread.spans).map(|span| span.pieces.len()).sum();
         step.done(&format!(
             "restored to {POINT}: a backup and {pieces} pieces of WAL of {} threads; incarnation {} is open",
             plan.threads.len(),

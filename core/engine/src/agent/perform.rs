@@ -12,9 +12,9 @@ use sheetanchor_core::error::{Error, Result};
 use sheetanchor_core::format::catalog::{Ending, IncarnationObject, IncarnationState};
 use sheetanchor_core::format::keys;
 use sheetanchor_core::format::manifest::Plan;
-use sheetanchor_core::identity::{ContentHash, LifeId, NodeId, OperationId, ThreadId};
+use sheetanchor_core::identity::{ContentHash, LifeId, NodeId, OperationId, OperationKind, ThreadId};
 use sheetanchor_core::planted::{self, Bug};
-use sheetanchor_core::position::{Lsn, Position};
+use sheetanchor_core::position::Position;
 use sheetanchor_core::refusal::{Code, Refusal};
 use sheetanchor_core::request::{Answer, Description, FenceSeen, Header, PinSeen, Progress, Request};
 use tokio::sync::watch;
@@ -24,7 +24,7 @@ use super::archive::{ARCHIVE_PIN, read_piece};
 use super::capture::progress_of;
 use super::stage::other_restore;
 use super::state::{self, MarkerPhase};
-use crate::database::{CutMade, Joining, Opening, Recovery, State, Storage, ThreadRange, WalPiece, WalSource};
+use crate::database::{CutMade, Joining, Opening, Recovery, Span, State, Storage, ThreadRange, WalPiece, WalSource};
 use crate::repository::Repository;
 
 impl Agent {
@@ -159,7 +159,13 @@ impl Agent {
             return Err(Refusal::new(Code::Aborted, format!("{operation} was aborted: {}", abort.message)).into());
         }
         let epoch = self.repository.epoch(operation).await?;
-        Ok(Answer::Enlisted { life: self.database.status().await?.life, epoch })
+        let life = match self.database.status().await {
+            Ok(status) => status.life,
+            // What was staged in part cannot say anything about itself; a restore quotes no life, and must go on or clean up.
+            Err(Error::Refusal(_)) if operation.kind() == OperationKind::Restore => LifeId::default(),
+            Err(error) => return Err(error),
+        };
+        Ok(Answer::Enlisted { life, epoch })
     }
 
     async fn pin(&self, operation: OperationId) -> Result<Answer> {
@@ -275,13 +281,22 @@ impl Agent {
             .filter(|(thread, _)| plan.shared || **thread == own)
             .filter_map(|(thread, wal)| {
                 let cut = plan.cut.threads.get(thread)?;
-                let range =
-                    ThreadRange { timeline: cut.timeline, start: wal.start, until: cut.until, proof: cut.proof };
-                Some((*thread, range))
+                let spans = wal.spans.iter().map(|span| Span {
+                    timeline: span.timeline,
+                    from: span.from,
+                    until: span.until,
+                    scn: span.scn,
+                });
+                Some((*thread, ThreadRange { spans: spans.collect(), until: cut.until, proof: cut.proof }))
             })
             .collect();
-        let recovery =
-            Recovery { record: plan.cut.record.clone(), scn: plan.cut.scn, begun_scn: plan.begun_scn, threads };
+        let recovery = Recovery {
+            record: plan.cut.record.clone(),
+            scn: plan.cut.scn,
+            sought: plan.resolved.sought,
+            begun_scn: plan.begun_scn,
+            threads,
+        };
         let source = ArchivedWal { repository: &self.repository, plan: &plan };
         self.database.recover(&recovery, &source).await?;
         self.mark(&plan, hash, MarkerPhase::Reached).await?;
@@ -293,7 +308,7 @@ impl Agent {
         self.check_folder(operation).await?;
         let status = self.database.status().await?;
         if matches!(status.state, State::Reached | State::Open) {
-            return Ok(Answer::Reached { until: status.end });
+            return Ok(Answer::Reached { scn: status.scn, until: status.end });
         }
         let message = format!("node {} is `{}`, not at a cut", self.config.node, state_word(status.state));
         Err(Refusal::new(Code::CutMissed, message).into())
@@ -395,11 +410,13 @@ struct ArchivedWal<'a> {
 
 #[async_trait]
 impl WalSource for ArchivedWal<'_> {
-    async fn piece(&self, thread: ThreadId, from: Lsn) -> Result<Option<WalPiece>> {
+    async fn piece(&self, from: Position) -> Result<Option<WalPiece>> {
+        let Position { thread, timeline, lsn: from } = from;
         let Some(wal) = self.plan.threads.get(&thread) else { return Ok(None) };
         let holds = |key: &&String| keys::parse_wal(key).is_some_and(|(_, start)| start <= from);
+        let spans = wal.spans.iter().filter(|span| span.timeline == timeline);
         // Pieces are in order: the last that starts at or before `from` holds it, if any does.
-        let Some(key) = wal.pieces.iter().take_while(holds).last() else { return Ok(None) };
+        let Some(key) = spans.flat_map(|span| &span.pieces).take_while(holds).last() else { return Ok(None) };
         let (header, mut bytes) = read_piece(key, &self.repository.get(key).await?)?;
         if header.thread != thread {
             return Err(Refusal::new(Code::WalDamaged, format!("{key} is of thread {}", header.thread)).into());

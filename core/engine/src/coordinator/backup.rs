@@ -11,7 +11,8 @@ use sheetanchor_core::format::catalog::{Ending, Method, Outcome, Seal};
 use sheetanchor_core::format::manifest::{Manifest, ThreadSpan, Unit};
 use sheetanchor_core::format::{self, keys};
 use sheetanchor_core::identity::{ContentHash, OperationId, OperationKind, PointName};
-use sheetanchor_core::plan::{Choice, Reach, threads};
+use sheetanchor_core::lineage::Way;
+use sheetanchor_core::plan::{Choice, Reach, replay};
 use sheetanchor_core::refusal::{Code, Refusal};
 use sheetanchor_core::scn::Scn;
 
@@ -144,10 +145,15 @@ impl BackupPerformer<'_> {
             guarantee: manifest.guarantee,
             incarnation: manifest.incarnation,
             resolved: format!("{}", manifest.operation),
+            sought: false,
         };
-        threads(manifest, &choice, &archive)?;
-        let last = |reach: &Reach| reach.pieces.iter().rev().find_map(|(_, header)| header.scn_last);
-        Ok(archive.values().map(|reach| last(reach).unwrap_or_default()).min().unwrap_or_default())
+        replay(manifest, &Way::within(manifest.incarnation), &choice, &archive)?;
+        let last = |thread, start| {
+            let pieces = archive.get(&(manifest.incarnation, thread)).cloned().unwrap_or_default();
+            Reach::from(start, pieces).pieces.iter().rev().find_map(|(_, header)| header.scn_last)
+        };
+        let lasts = manifest.threads.iter().map(|(thread, span)| last(*thread, span.start).unwrap_or_default());
+        Ok(lasts.min().unwrap_or_default())
     }
 }
 

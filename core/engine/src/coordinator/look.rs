@@ -9,7 +9,8 @@ use sheetanchor_core::error::{Error, Result};
 use sheetanchor_core::format::catalog::{Cluster, IncarnationObject, Members, Point, Seal};
 use sheetanchor_core::format::files::FileContent;
 use sheetanchor_core::identity::{ByteCount, Incarnation, NodeId, OperationId, OperationKind};
-use sheetanchor_core::plan::{Target, choices, threads};
+use sheetanchor_core::lineage::{Lineage, Way};
+use sheetanchor_core::plan::{Aim, Target, choices, is_stamped, replay};
 use sheetanchor_core::refusal::{Code, Refusal};
 use sheetanchor_core::request::{Answer, Description, PinSeen, Progress, Request};
 
@@ -185,14 +186,14 @@ impl Coordinator {
     ) -> Result<Verified> {
         let footing = self.footing().await?;
         let catalog = self.repository.catalog(footing.incarnation).await?;
-        let choice = choices(&catalog, &Target::Backup(backup))?.into_iter().next();
-        let seal = catalog.backups.iter().find(|(id, _)| *id == backup).map(|(_, seal)| seal);
-        let (Some(choice), Some(seal)) = (choice, seal) else {
-            return Err(
-                Refusal::new(Code::NoSuchTarget, format!("{backup} is no sealed backup of this incarnation")).into()
-            );
+        let manifest = self.manifest_of(&catalog, backup).await?;
+        let (way, archive) = (Way::within(manifest.incarnation), self.archive_of(&manifest).await?);
+        let lineage = Lineage::of(&self.repository.incarnations().await?)?;
+        let aim = Aim::from(&Target::Backup(backup));
+        let choice = choices(&catalog, &lineage, &way, &aim, is_stamped(&archive))?.into_iter().next();
+        let Some(choice) = choice else {
+            return Err(Refusal::new(Code::NoSuchTarget, format!("{backup} is no sealed backup")).into());
         };
-        let manifest = self.repository.manifest(backup, seal).await?;
         let total = ByteCount::new(manifest.units.values().map(|unit| unit.bytes.get()).sum());
         let mut verified = Verified::default();
         for unit in manifest.units.values() {
@@ -207,9 +208,8 @@ impl Coordinator {
                 }
             }
         }
-        let archive = self.archive_of(&manifest).await?;
-        for wal in threads(&manifest, &choice, &archive)?.values() {
-            for key in &wal.pieces {
+        for wal in replay(&manifest, &way, &choice, &archive)?.threads.values() {
+            for key in wal.spans.iter().flat_map(|span| &span.pieces) {
                 read_piece(key, &self.repository.get(key).await?)?;
                 verified.wal_pieces += 1;
             }

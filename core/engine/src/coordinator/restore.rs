@@ -1,23 +1,20 @@
-//! Plans and runs a restore.
+//! Runs a restore.
 
 use alloc::boxed::Box;
-use alloc::collections::BTreeMap;
 use alloc::format;
 use alloc::string::ToString;
-use alloc::vec::Vec;
 use core::time::Duration;
 
 use futures_util::future::BoxFuture;
 use sheetanchor_core::error::{Error, Result};
-use sheetanchor_core::format::catalog::{Branch, IncarnationObject, IncarnationState, Opened, Registered};
-use sheetanchor_core::format::manifest::{Manifest, Plan};
+use sheetanchor_core::format::catalog::{Branch, Cut, IncarnationObject, IncarnationState, Opened, Registered};
+use sheetanchor_core::format::manifest::Plan;
 use sheetanchor_core::format::{self, keys};
-use sheetanchor_core::identity::{ContentHash, Incarnation, NodeId, OperationId, OperationKind, ThreadId};
-use sheetanchor_core::plan::{Choice, Reach, Target, choices, high_water, threads};
+use sheetanchor_core::identity::{ContentHash, Incarnation, NodeId, OperationId, OperationKind};
+use sheetanchor_core::plan::Aim;
 use sheetanchor_core::refusal::{Code, Refusal};
 use sheetanchor_core::request::{Answer, Request};
 use sheetanchor_core::restore::{Effect, Event, Order, Restore};
-use sheetanchor_core::scn::Scn;
 
 use super::{Coordinator, Footing, Term, abort_of};
 use crate::pump::{self, Perform, Performed};
@@ -29,17 +26,6 @@ const AGAIN_AFTER: Duration = Duration::from_millis(200);
 /// How often a node that has just restarted may say that it does not know the operation.
 const UNKNOWN_MAX: usize = 5;
 
-/// What a restore would do.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Planned {
-    /// The plan as it would be written; its operation is registered only by [`Coordinator::restore`].
-    pub plan: Plan,
-    /// What the target resolved to, in words.
-    pub resolved: alloc::string::String,
-    /// Newer cuts that `latest` passed over, and why.
-    pub passed_over: Vec<Refusal>,
-}
-
 /// A restore that has opened a new incarnation.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Restored {
@@ -50,70 +36,13 @@ pub struct Restored {
 }
 
 impl Coordinator {
-    /// Resolves a target and lists everything that restoring to it takes. Changes nothing.
-    ///
-    /// # Errors
-    /// `SA301`, `SA302`, `SA303`, `SA501`; `SA002`, `SA003`, `SA504` if the repository is damaged.
-    pub async fn plan_restore(&self, target: &Target) -> Result<Planned> {
-        let footing = self.footing().await?;
-        self.plan(&footing, target, self.new_id(OperationKind::Restore)).await
-    }
-
-    async fn plan(&self, footing: &Footing, target: &Target, operation: OperationId) -> Result<Planned> {
-        let catalog = self.repository.catalog(footing.incarnation).await?;
-        let mut passed_over = Vec::new();
-        for choice in choices(&catalog, target)? {
-            let seal = catalog.backups.iter().find(|(id, _)| *id == choice.backup).map(|(_, seal)| seal);
-            let Some(seal) = seal else { continue };
-            let manifest = self.repository.manifest(choice.backup, seal).await?;
-            let archive = self.archive_of(&manifest).await?;
-            let wal = match threads(&manifest, &choice, &archive) {
-                Ok(wal) => wal,
-                Err(refusal) if matches!(refusal.code, Code::NotReachable | Code::WalGap) => {
-                    passed_over.push(refusal);
-                    continue;
-                }
-                Err(refusal) => return Err(refusal.into()),
-            };
-            let scn_floor = self.high_water(footing).await?;
-            let resolved = choice.resolved.clone();
-            let plan = plan_of(footing, target, operation, manifest, choice, wal, scn_floor);
-            return Ok(Planned { plan, resolved, passed_over });
-        }
-        let none = || Refusal::new(Code::NotReachable, "the archive reaches no cut");
-        Err(passed_over.into_iter().next().unwrap_or_else(none).into())
-    }
-
-    pub(super) async fn archive_of(&self, manifest: &Manifest) -> Result<BTreeMap<ThreadId, Reach>> {
-        let mut archive = BTreeMap::new();
-        for (thread, span) in &manifest.threads {
-            let headers = self.repository.wal_headers(manifest.incarnation, *thread).await?;
-            let headers = headers.into_iter().filter(|(_, header)| header.timeline == span.timeline).collect();
-            archive.insert(*thread, Reach::from(span.start, headers));
-        }
-        Ok(archive)
-    }
-
-    /// Above every SCN that any incarnation has used, as far as anything of it is left.
-    async fn high_water(&self, footing: &Footing) -> Result<Scn> {
-        let mut highest = footing.opened.scn_floor;
-        for object in self.repository.incarnations().await? {
-            let IncarnationState::Opened(opened) = object.state else { continue };
-            let catalog = self.repository.catalog(object.incarnation).await?;
-            let members = self.repository.membership(opened.membership).await?;
-            let ends = self.repository.wal_ends(object.incarnation, &members).await?;
-            let archived = ends.values().filter_map(|header| header.scn_last);
-            highest = highest.max(opened.scn_floor).max(high_water(&catalog, archived));
-        }
-        Ok(highest)
-    }
-
-    /// Restores every node to `target` and opens a new incarnation there.
+    /// Restores every node to a target and opens a new incarnation there.
     ///
     /// # Errors
     /// Those of [`Coordinator::plan_restore`]; `SA401` if a node still has a database; whatever the nodes refuse with.
     /// Then what was staged is removed again, unless the incarnation was opened: that restore can be resumed.
-    pub async fn restore(&self, target: &Target) -> Result<Restored> {
+    pub async fn restore(&self, aim: impl Into<Aim> + Send) -> Result<Restored> {
+        let aim = aim.into();
         let footing = self.footing().await?;
         let seen = self.survey(&footing).await?;
         if let Some(node) = seen.values().find(|description| description.state != "empty") {
@@ -121,9 +50,9 @@ impl Coordinator {
             return Err(Refusal::new(Code::FolderNotEmpty, message).into());
         }
         // Planned before it is registered, so that a target that cannot be reached leaves nothing behind.
-        self.plan_restore(target).await?;
+        self.plan_restore(&aim).await?;
         let term = self.register(&footing, OperationKind::Restore, footing.next, None).await?;
-        let planned = self.plan(&footing, target, term.operation).await;
+        let planned = self.plan(&footing, &aim, term.operation).await;
         let plan = match planned {
             Ok(planned) => planned.plan,
             Err(error) => {
@@ -179,6 +108,7 @@ impl Coordinator {
             units: plan.units.keys().copied().collect(),
             plan: hash,
             cut: plan.cut.clone(),
+            sought: plan.resolved.sought,
             decided,
             limits: self.limits.restore,
         };
@@ -210,35 +140,6 @@ impl Coordinator {
                 IncarnationState::Opened(_) | IncarnationState::Aborted(_) => Ok(()),
             },
         }
-    }
-}
-
-fn plan_of(
-    footing: &Footing,
-    target: &Target,
-    operation: OperationId,
-    manifest: Manifest,
-    choice: Choice,
-    wal: BTreeMap<ThreadId, sheetanchor_core::format::manifest::ThreadPlan>,
-    scn_floor: Scn,
-) -> Plan {
-    Plan {
-        backup: choice.backup,
-        begun_scn: manifest.begun_scn,
-        cluster: manifest.cluster,
-        cut: choice.cut,
-        engine: manifest.engine,
-        guarantee: choice.guarantee,
-        incarnation: choice.incarnation,
-        membership: manifest.membership,
-        nodes: manifest.nodes,
-        opens: footing.next,
-        operation,
-        scn_floor,
-        shared: manifest.shared,
-        target: target.to_string(),
-        threads: wal,
-        units: manifest.units,
     }
 }
 
@@ -284,10 +185,10 @@ impl RestorePerformer<'_> {
         }
     }
 
-    async fn decide(&self) -> Result<()> {
+    async fn decide(&self, cut: Cut) -> Result<()> {
         let wall = self.coordinator.env.clock.wall();
         let opened = Opened {
-            branch: Some(Branch { cut: self.plan.cut.clone(), parent: self.plan.incarnation }),
+            branch: Some(Branch { cut, parent: self.plan.incarnation }),
             membership: self.plan.membership,
             opened_ms: wall,
             scn_floor: self.plan.scn_floor,
@@ -315,7 +216,7 @@ impl Perform<Restore, Result<()>> for RestorePerformer<'_> {
                 Effect::Ask(step, node, request) => {
                     Performed::Event(Event::Answered(step, node, self.ask(node, &request).await))
                 }
-                Effect::Decide => Performed::Event(Event::Settled(self.decide().await)),
+                Effect::Decide(cut) => Performed::Event(Event::Settled(self.decide(cut).await)),
                 Effect::Abort(why) => {
                     let registered = self.coordinator.repository.registered(self.term.operation).await;
                     let buried = match registered {

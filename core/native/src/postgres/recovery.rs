@@ -12,10 +12,10 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use sheetanchor_core::error::{Error, Fault, FaultKind, Result};
-use sheetanchor_core::identity::ThreadId;
-use sheetanchor_core::position::Lsn;
+use sheetanchor_core::identity::{ThreadId, TimelineId};
+use sheetanchor_core::position::{Lsn, Position};
 use sheetanchor_core::refusal::{Code, Refusal};
-use sheetanchor_engine::database::{Recovery, ThreadRange, WalSource};
+use sheetanchor_engine::database::{Recovery, WalSource};
 use tokio_postgres::Config;
 use tokio_postgres::config::Host;
 
@@ -140,24 +140,41 @@ pub(super) async fn open(database: &PostgresDatabase) -> Result<()> {
     forget(data)
 }
 
-fn range_of(database: &PostgresDatabase, recovery: &Recovery) -> Result<ThreadRange> {
+/// Where recovery starts and must end, on the one timeline that it can follow.
+#[derive(Clone, Copy, Debug)]
+struct OwnRange {
+    timeline: TimelineId,
+    start: Lsn,
+    until: Lsn,
+    proof: Lsn,
+}
+
+fn range_of(database: &PostgresDatabase, recovery: &Recovery) -> Result<OwnRange> {
     let own = recovery.threads.get(&database.thread()).filter(|_| recovery.threads.len() == 1);
     let Some(range) = own else {
         let threads = recovery.threads.keys().map(ThreadId::to_string).collect::<Vec<_>>().join(", ");
         let message = format!("a PostgreSQL node recovers its own thread {}, not {threads}", database.thread());
         return Err(Refusal::new(Code::OutOfOrder, message).into());
     };
-    if range.start > range.until || range.until > range.proof {
-        let message = format!("thread {} starts at {}, after its cut {}", database.thread(), range.start, range.until);
+    let [span] = range.spans.as_slice() else {
+        let message = "recovery through the WAL of two incarnations: it needs a backup of the one that holds the cut";
+        return Err(Refusal::new(Code::NotSupported, message).into());
+    };
+    if recovery.sought {
+        let message = "recovery to an SCN: PostgreSQL's records carry none, it reaches restore points only";
+        return Err(Refusal::new(Code::NotSupported, message).into());
+    }
+    if span.from > range.until || range.until > range.proof {
+        let message = format!("thread {} starts at {}, after its cut {}", database.thread(), span.from, range.until);
         return Err(Refusal::new(Code::ThreadShort, message).into());
     }
-    Ok(*range)
+    Ok(OwnRange { timeline: span.timeline, start: span.from, until: range.until, proof: range.proof })
 }
 
 /// Makes the staged folder ready for recovery.
 async fn stage(
     database: &PostgresDatabase,
-    range: &ThreadRange,
+    range: &OwnRange,
     wanted: &Restored,
     resumed: bool,
     wal: &dyn WalSource,
@@ -195,7 +212,7 @@ async fn start(database: &PostgresDatabase, wanted: &Restored) -> Result<Started
 async fn place_wal(
     database: &PostgresDatabase,
     control: &Control,
-    range: &ThreadRange,
+    range: &OwnRange,
     record: &str,
     wal: &dyn WalSource,
 ) -> Result<()> {
@@ -205,7 +222,7 @@ async fn place_wal(
     let origin = Place { system: control.system, size, timeline: range.timeline, start: next }.origin();
     let (mut reader, mut sought) = (Reader::at_page_of(origin, next), Sought::new(record));
     while next < range.proof {
-        let Some(piece) = wal.piece(thread, next).await? else {
+        let Some(piece) = wal.piece(Position { thread, timeline: range.timeline, lsn: next }).await? else {
             let message = format!("the WAL of thread {thread} ends at {next}, before its cut {}", range.until);
             return Err(Refusal::new(Code::ThreadShort, message).into());
         };

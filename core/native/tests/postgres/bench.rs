@@ -13,7 +13,7 @@ use sheetanchor_core::position::{Lsn, Position};
 use sheetanchor_core::refusal::Code;
 use sheetanchor_core::scn::Scn;
 use sheetanchor_engine::database::{
-    Begun, CutMade, Database, Ended, Joining, Opening, Recovery, SourceFile, SourceKind, ThreadRange, WalPiece,
+    Begun, CutMade, Database, Ended, Joining, Opening, Recovery, SourceFile, SourceKind, Span, ThreadRange, WalPiece,
     WalSource,
 };
 use sheetanchor_native::postgres::install::{Account, Install};
@@ -317,8 +317,8 @@ impl Segments {
 
 #[async_trait::async_trait]
 impl WalSource for Segments {
-    async fn piece(&self, _thread: ThreadId, from: Lsn) -> Result<Option<WalPiece>> {
-        Ok(self.0.get(&from).cloned())
+    async fn piece(&self, from: Position) -> Result<Option<WalPiece>> {
+        Ok(self.0.get(&from.lsn).cloned())
     }
 }
 
@@ -362,12 +362,9 @@ pub fn opening() -> Opening {
 }
 
 pub fn recovery(copy: &Copy, cut: &CutMade, record: &str) -> Recovery {
-    let range = ThreadRange {
-        timeline: copy.begun.start.timeline,
-        start: copy.begun.start.lsn,
-        until: cut.until.lsn,
-        proof: cut.proof,
-    };
+    let start = copy.begun.start;
+    let span = Span { timeline: start.timeline, from: start.lsn, until: cut.proof, scn: Scn::ZERO };
+    let range = ThreadRange { spans: vec![span], until: cut.until.lsn, proof: cut.proof };
     let threads = BTreeMap::from([(cut.until.thread, range)]);
-    Recovery { record: record.to_owned(), scn: Scn::ZERO, begun_scn: Scn::ZERO, threads }
+    Recovery { record: record.to_owned(), scn: Scn::ZERO, sought: false, begun_scn: Scn::ZERO, threads }
 }

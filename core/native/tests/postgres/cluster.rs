@@ -16,23 +16,34 @@ use sheetanchor_native::postgres::postmaster::StopMode;
 
 use crate::bench::{Bench, Running, code, number};
 
-const NODES: [u16; 3] = [1, 2, 3];
+pub const NODES: [u16; 3] = [1, 2, 3];
 
 /// Servers, an agent beside each, and a coordinator.
-struct Cluster {
-    bench: Bench,
-    servers: Vec<Running>,
-    coordinator: Coordinator,
+pub struct Cluster {
+    pub bench: Bench,
+    pub servers: Vec<Running>,
+    pub coordinator: Coordinator,
     _agents: Vec<Box<dyn Task>>,
 }
 
 impl Cluster {
+    /// Servers without the commit fence.
     async fn new(test: &str) -> Self {
+        Self::of(test, false).await
+    }
+
+    /// Servers with it.
+    pub async fn fenced(test: &str) -> Self {
+        Self::of(test, true).await
+    }
+
+    async fn of(test: &str, fenced: bool) -> Self {
         let bench = Bench::new(test);
         let env = native_env(bench.path("repository"));
         let (mut servers, mut agents, mut addresses) = (Vec::new(), Vec::new(), BTreeMap::new());
         for node in NODES {
-            servers.push(bench.server(&format!("n{node}"), &[]).await);
+            let name = format!("n{node}");
+            servers.push(if fenced { bench.fenced(&name, &[]).await } else { bench.server(&name, &[]).await });
             let (agent, address) = agent(&bench, &env, NodeId::new(node)).await;
             agents.push(agent);
             addresses.insert(NodeId::new(node), address);
@@ -65,7 +76,7 @@ async fn three_loaded_primaries_are_backed_up_lost_restored_and_read() {
         server.pgbench(&["-i", "-s", "2", "-q"]).await;
     }
     let fenced = coordinator.backup(None, Method::Fence).await;
-    assert_eq!(code(fenced), Code::NotSupported, "there is no commit fence yet");
+    assert_eq!(code(fenced), Code::NotSupported, "these have no commit fence");
 
     let mut loads = Vec::new();
     for server in &cluster.servers {

@@ -7,6 +7,7 @@ use sheetanchor_core::refusal::Code;
 use sheetanchor_core::scn::Scn;
 use sheetanchor_engine::database::{Database, State, Status};
 use sheetanchor_native::postgres::PostgresDatabase;
+use sheetanchor_native::postgres::postmaster::StopMode;
 use tokio::task::JoinHandle;
 use tokio_postgres::NoTls;
 
@@ -356,6 +357,40 @@ async fn a_cut_whose_hold_has_ended_is_none() {
     eventually(async || node.status().await.ok().filter(is_proven)).await;
     node.close(HoldId::new(5), LEASE).await.unwrap();
     node.release(HoldId::new(5)).await.unwrap();
+}
+
+/// D4 on a real server: it crashes before the record of its cut is durable, and new commits pass the place of it.
+#[tokio::test]
+async fn a_cut_whose_record_a_crash_lost_is_never_called_durable() {
+    let bench = Bench::new("lost");
+    let settings = [("wal_writer_delay", "10s"), ("autovacuum", "off"), ("checkpoint_timeout", "1h")];
+    let server = bench.fenced("n", &settings).await;
+    server.sql("CREATE TABLE t (i int)").await;
+    let node = proven(&bench, "n").await;
+    let mut lost = None;
+    for (round, stamp) in (0_u64..20).map(|round| (round, HoldId::new(100 + round))) {
+        node.close(stamp, LEASE).await.unwrap();
+        let (scn, _) = node.drain(stamp).await.unwrap();
+        let cut = node.cut(stamp, scn, &format!("cut-{round}")).await.unwrap();
+        node.release(stamp).await.unwrap();
+        server.server.stop(StopMode::Kill).await.unwrap();
+        server.start().await;
+        let is_proven = |status: &Status| status.state == State::Open && node.capabilities().fence;
+        eventually(async || node.status().await.ok().filter(is_proven)).await;
+        // What is written now goes where the record was, and beyond.
+        server.sql("INSERT INTO t SELECT generate_series(1, 10000)").await;
+        assert!(node.status().await.unwrap().end.lsn > cut.proof, "WAL is durable beyond the cut");
+        match node.flush(cut.proof).await {
+            // The record had been written out before the crash.
+            Ok(()) => {}
+            Err(error) => {
+                lost = Some(error);
+                break;
+            }
+        }
+    }
+    let error = lost.expect("no crash lost the record of a cut");
+    assert_eq!(error.refusal().unwrap().code, Code::LifeChanged, "{error}");
 }
 
 #[tokio::test]

@@ -10,6 +10,7 @@
 
 mod bench;
 mod bridge;
+mod causal;
 mod cluster;
 mod fence;
 mod wal;

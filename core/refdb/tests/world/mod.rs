@@ -16,7 +16,7 @@ use sheetanchor_core::position::{Lsn, Position};
 use sheetanchor_core::scn::Scn;
 use sheetanchor_core::time::{Moment, WallMillis};
 use sheetanchor_engine::database::{
-    Begun, CutMade, Database, Joining, Opening, Recovery, SourceKind, ThreadRange, WalPiece, WalSource,
+    Begun, CutMade, Database, Joining, Opening, Recovery, SourceKind, Span, ThreadRange, WalPiece, WalSource,
 };
 use sheetanchor_engine::env::{
     Bucket, Clock, Entropy, Env, Fault, FaultKind, Listener, Net, Put, Stream, Task, Tasks, Work,
@@ -337,13 +337,13 @@ impl Archive {
     pub fn recovery(&self, cut: &Cut) -> Recovery {
         let range = |(node, made): (&NodeId, &CutMade)| {
             let start = self.begun[node].start;
-            let range =
-                ThreadRange { timeline: start.timeline, start: start.lsn, until: made.until.lsn, proof: made.proof };
-            (ThreadId::of(*node), range)
+            let span = Span { timeline: start.timeline, from: start.lsn, until: made.proof, scn: cut.scn };
+            (ThreadId::of(*node), ThreadRange { spans: vec![span], until: made.until.lsn, proof: made.proof })
         };
         Recovery {
             record: cut.name.clone(),
             scn: cut.scn,
+            sought: false,
             begun_scn: self.begun.values().map(|begun| begun.scn).max().unwrap(),
             threads: cut.made.iter().map(range).collect(),
         }
@@ -359,9 +359,9 @@ impl Archive {
 
 #[async_trait]
 impl WalSource for Archive {
-    async fn piece(&self, thread: ThreadId, from: Lsn) -> sheetanchor_core::error::Result<Option<WalPiece>> {
+    async fn piece(&self, from: Position) -> sheetanchor_core::error::Result<Option<WalPiece>> {
         tokio::time::sleep(Duration::from_micros(20)).await;
-        Ok(self.pieces.get(&(thread, from)).cloned())
+        Ok(self.pieces.get(&(from.thread, from.lsn)).cloned())
     }
 }
 

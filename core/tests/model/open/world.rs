@@ -147,6 +147,7 @@ fn order(nodes: &BTreeMap<NodeId, Node>, decided: bool) -> Order {
         nodes,
         plan: ContentHash::of(b"plan"),
         cut: Cut { record: "sa-x".into(), scn: Scn::new(9), threads },
+        sought: false,
         decided,
         limits: Limits { patience: wait, stage: wait, recover: wait, open: wait },
     }
@@ -344,7 +345,7 @@ impl State {
                     let asked = Asked { restore, epoch: slot.epoch, step, node, request };
                     self.sent.insert(name_of(&asked), asked);
                 }
-                restore::Effect::Decide => slot.waits = Waits::Decide,
+                restore::Effect::Decide(_) => slot.waits = Waits::Decide,
                 restore::Effect::Abort(_) => slot.waits = Waits::Abort,
                 restore::Effect::Finish(outcome) => slot.refused |= outcome.is_err(),
             }

@@ -6,6 +6,7 @@ use sheetanchor_core::identity::{self, Epoch, LifeId, NodeId, OperationId, Threa
 use sheetanchor_core::position::Position;
 use sheetanchor_core::refusal::{Code, Refusal};
 use sheetanchor_core::request::{Answer, Request};
+use sheetanchor_core::scn::Scn;
 use sheetanchor_core::time::Moment;
 
 use super::{CUT, Fault, Incarnation};
@@ -148,7 +149,7 @@ impl Node {
                 self.check_folder(own, fault)?;
                 if self.folder.is_some_and(|folder| folder.reached) || fault == Fault::ProvesUnrecovered {
                     let (thread, timeline) = (ThreadId::of(self.id), TimelineId::new(1));
-                    return Ok(Answer::Reached { until: Position { thread, timeline, lsn: CUT } });
+                    return Ok(Answer::Reached { scn: Scn::new(9), until: Position { thread, timeline, lsn: CUT } });
                 }
                 refuse(Code::CutMissed)
             }

@@ -1,0 +1,150 @@
+//! Plans a restore: from what an operator asks for to files, WAL and the number of an incarnation. Changes nothing.
+
+use alloc::string::{String, ToString};
+use alloc::vec::Vec;
+
+use sheetanchor_core::error::Result;
+use sheetanchor_core::format::catalog::IncarnationState;
+use sheetanchor_core::format::manifest::{Manifest, Plan, Resolved};
+use sheetanchor_core::identity::{OperationId, OperationKind};
+use sheetanchor_core::lineage::{Lineage, Way};
+use sheetanchor_core::plan::{Aim, Archive, Catalog, Choice, Replay, choices, high_water, is_stamped, replay};
+use sheetanchor_core::refusal::{Code, Refusal};
+use sheetanchor_core::scn::Scn;
+use sheetanchor_core::time::WallMillis;
+
+use super::{Coordinator, Footing};
+
+/// What a restore would do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Planned {
+    /// The plan as it would be written; its operation is registered only by [`Coordinator::restore`].
+    pub plan: Plan,
+    /// What the target resolved to, in words.
+    pub resolved: String,
+    /// Newer cuts that were passed over because the archive does not reach them, and why.
+    pub passed_over: Vec<Refusal>,
+}
+
+impl Coordinator {
+    /// Resolves a target and lists everything that restoring to it takes. Changes nothing.
+    ///
+    /// # Errors
+    /// `SA301` to `SA307`, `SA501`; `SA002`, `SA003`, `SA504` if the repository is damaged.
+    pub async fn plan_restore(&self, aim: impl Into<Aim> + Send) -> Result<Planned> {
+        let aim = aim.into();
+        let footing = self.footing().await?;
+        self.plan(&footing, &aim, self.new_id(OperationKind::Restore)).await
+    }
+
+    pub(super) async fn plan(&self, footing: &Footing, aim: &Aim, operation: OperationId) -> Result<Planned> {
+        let lineage = Lineage::of(&self.repository.incarnations().await?)?;
+        let way = lineage.way_to(aim.incarnation.unwrap_or(footing.incarnation))?;
+        let catalog = self.repository.whole_catalog().await?;
+        let archive = self.archive_along(footing, &way).await?;
+        let mut passed_over = Vec::new();
+        for choice in choices(&catalog, &lineage, &way, aim, is_stamped(&archive))? {
+            let manifest = self.manifest_of(&catalog, choice.backup).await?;
+            let replay = match replay(&manifest, &way, &choice, &archive) {
+                Ok(replay) => replay,
+                Err(refusal) if matches!(refusal.code, Code::NotReachable | Code::WalGap) => {
+                    passed_over.push(refusal);
+                    continue;
+                }
+                Err(refusal) => return Err(refusal.into()),
+            };
+            let scn_floor = self.high_water(footing).await?;
+            let resolved = self.resolved(&way, &choice, is_stamped(&archive));
+            let words = resolved.words.clone();
+            let plan = plan_of(footing, aim, operation, manifest, &choice, replay, resolved, scn_floor);
+            return Ok(Planned { plan, resolved: words, passed_over });
+        }
+        let none = || Refusal::new(Code::NotReachable, "the archive reaches no cut");
+        Err(passed_over.into_iter().next().unwrap_or_else(none).into())
+    }
+
+    pub(super) async fn manifest_of(&self, catalog: &Catalog, backup: OperationId) -> Result<Manifest> {
+        let seal = catalog.backups.iter().find(|(id, _)| *id == backup).map(|(_, seal)| seal);
+        let unknown = || Refusal::new(Code::NoSuchTarget, alloc::format!("{backup} is no sealed backup"));
+        self.repository.manifest(backup, seal.ok_or_else(unknown)?).await
+    }
+
+    /// What is archived of every incarnation on a way.
+    pub(super) async fn archive_along(&self, footing: &Footing, way: &Way) -> Result<Archive> {
+        let mut archive = Archive::new();
+        for stretch in way.stretches() {
+            for thread in footing.members.nodes.keys().copied().map(sheetanchor_core::identity::ThreadId::of) {
+                let headers = self.repository.wal_headers(stretch.incarnation, thread).await?;
+                archive.insert((stretch.incarnation, thread), headers);
+            }
+        }
+        Ok(archive)
+    }
+
+    /// What a manifest's own WAL needs.
+    pub(super) async fn archive_of(&self, manifest: &Manifest) -> Result<Archive> {
+        let mut archive = Archive::new();
+        for thread in manifest.threads.keys() {
+            let headers = self.repository.wal_headers(manifest.incarnation, *thread).await?;
+            archive.insert((manifest.incarnation, *thread), headers);
+        }
+        Ok(archive)
+    }
+
+    fn resolved(&self, way: &Way, choice: &Choice, stamped: bool) -> Resolved {
+        let offset_ms = way.stretch(choice.incarnation).map_or(0, |stretch| stretch.offset_ms);
+        let wall = WallMillis::new(choice.cut.scn.millis().saturating_sub(offset_ms));
+        Resolved {
+            clock_bound_ms: u64::try_from(self.limits.clock_bound.as_millis()).unwrap_or(u64::MAX),
+            sought: choice.sought,
+            time_ms: stamped.then_some(wall),
+            words: choice.resolved.clone(),
+        }
+    }
+
+    /// Above every SCN that any incarnation has used, as far as anything of it is left.
+    async fn high_water(&self, footing: &Footing) -> Result<Scn> {
+        let mut highest = footing.opened.scn_floor;
+        for object in self.repository.incarnations().await? {
+            let IncarnationState::Opened(opened) = object.state else { continue };
+            let catalog = self.repository.catalog(object.incarnation).await?;
+            let members = self.repository.membership(opened.membership).await?;
+            let ends = self.repository.wal_ends(object.incarnation, &members).await?;
+            let archived = ends.values().filter_map(|header| header.scn_last);
+            highest = highest.max(opened.scn_floor).max(high_water(&catalog, archived));
+        }
+        Ok(highest)
+    }
+}
+
+#[allow(clippy::too_many_arguments, reason = "the parts of a plan, each from another source")]
+fn plan_of(
+    footing: &Footing,
+    aim: &Aim,
+    operation: OperationId,
+    manifest: Manifest,
+    choice: &Choice,
+    replay: Replay,
+    resolved: Resolved,
+    scn_floor: Scn,
+) -> Plan {
+    Plan {
+        backup: choice.backup,
+        begun_scn: manifest.begun_scn,
+        cluster: manifest.cluster,
+        cut: replay.cut,
+        engine: manifest.engine,
+        guarantee: choice.guarantee,
+        incarnation: choice.incarnation,
+        membership: manifest.membership,
+        nodes: manifest.nodes,
+        opens: footing.next,
+        operation,
+        resolved,
+        scn_floor,
+        shared: manifest.shared,
+        target: aim.to_string(),
+        threads: replay.threads,
+        units: manifest.units,
+    }
+}
