@@ -67,6 +67,8 @@ pub enum Command {
     Restore(RestoreArguments),
     /// Show nodes, backups, restore points, incarnations and what is under way
     Status,
+    /// Say what each node lacks for points and backups of the whole cluster, and what to run
+    Doctor,
     /// Show or drop what keeps WAL on the nodes
     #[command(subcommand)]
     Pins(PinsCommand),
