@@ -14,6 +14,18 @@ use crate::case::Case;
 
 pub mod lines;
 
+mod board;
+
+mod messages;
+
+mod drawing;
+
+mod nearest;
+
+mod page;
+
+pub use drawing::escaped;
+
 #[cfg(test)]
 mod sample;
 
@@ -45,6 +57,8 @@ impl Recorded {
         put("plan.json", serde_json::to_string_pretty(&self.case)? + "\n")?;
         put("violation.txt", self.violation())?;
         put("trace.jsonl", lines::render(&self.case, &self.recording)?)?;
+        let difference = if self.report.verdict.is_err() { nearest::difference(self)? } else { None };
+        put("timeline.html", page::render(self, difference.as_ref()))?;
         put("repro.sh", self.script())?;
         executable(&folder.join("repro.sh"))
     }

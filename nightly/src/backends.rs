@@ -47,6 +47,11 @@ impl Simulator {
         Ok(found)
     }
 
+    /// All that this build has, the fastest first.
+    pub fn present() -> Vec<Self> {
+        ALL.into_iter().filter(|simulator| simulator.backend(0).is_some()).collect()
+    }
+
     fn backend(self, seed: u64) -> Option<Box<dyn Backend>> {
         match self {
             Self::Own => Some(sheetanchor_sim::own::backend(seed)),

@@ -1,5 +1,5 @@
-//! The runner of the stories, which `cargo xtask sim` calls. Long runs, mutants and reports come with the simulator's
-//! own issue; here are stories by seeds, replayed by one command, and the planted bugs that they must see.
+//! The runner of the stories, which `cargo xtask sim` calls: stories by seeds, the planted bugs that they must see, what a
+//! failure leaves (`artefact`) and how it is run again (`replay`), and whole nights of all of it (`night`).
 #![forbid(unsafe_code)]
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a program that talks to whoever runs it")]
 #![cfg_attr(test, allow(clippy::as_conversions, clippy::wildcard_enum_match_arm, reason = "tests may be blunt"))]
@@ -10,6 +10,7 @@ mod case;
 mod corpus;
 mod failure;
 mod mutants;
+mod night;
 mod replay;
 mod runs;
 mod table;
@@ -48,6 +49,8 @@ enum Chore {
     },
     /// Run a plan file or a seed again, and write the folder that shows what happened.
     Replay(replay::Replay),
+    /// Run new seeds, all that ever failed, and all planted bugs, within a time, and write a report with trends.
+    Nightly(night::Nightly),
 }
 
 /// Which stories, and how often.
@@ -84,6 +87,7 @@ struct Sim {
 fn main() -> ExitCode {
     let good = match Arguments::parse().chore {
         Chore::Sim(sim) => tell(&sim),
+        Chore::Nightly(asked) => night::run(&asked),
         Chore::Replay(asked) => replay::replay(&asked),
         Chore::Mutants { planted, seeds } => {
             planted.iter().try_for_each(|name| known_bug(name)).and_then(|()| mutants::hunt(planted.as_deref(), seeds))

@@ -8,11 +8,14 @@ use sheetanchor_core::planted::Bug;
 use sheetanchor_scenarios::ALL;
 
 /// One hunt: a bug, and the story that must see it.
-struct Hunt {
-    runs: String,
-    seconds: f64,
+#[derive(Debug)]
+pub struct Hunt {
+    /// How many runs it took, in words.
+    pub runs: String,
+    /// How long, in seconds.
+    pub seconds: f64,
     /// The story and the invariant in words, if it was seen.
-    seen: Option<(String, String)>,
+    pub seen: Option<(String, String)>,
 }
 
 /// Plants each known bug in a process of its own, once for each story that claims to see it, prints what was seen, and says
@@ -49,7 +52,7 @@ pub fn hunt(only: Option<&str>, seeds: u64) -> Result<bool> {
 }
 
 /// Runs one story, or all, with the bug, until it is seen.
-fn hunt_one(bug: &str, story: Option<&str>, seeds: u64) -> Result<Hunt> {
+pub fn hunt_one(bug: &str, story: Option<&str>, seeds: u64) -> Result<Hunt> {
     let ourselves = std::env::current_exe().context("cannot find this program")?;
     let started = Instant::now();
     let output = Command::new(&ourselves)

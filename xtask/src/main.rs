@@ -59,6 +59,13 @@ enum Chore {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         forwarded: Vec<String>,
     },
+    /// Run new seeds, old failures and planted bugs within a time, and write a report; `nightly --help` asks the runner.
+    #[command(disable_help_flag = true)]
+    Nightly {
+        /// What the runner understands, as in `nightly --for 10m`.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        forwarded: Vec<String>,
+    },
     /// Find PostgreSQL's servers and headers, or install them as root on Debian and Ubuntu.
     Pg {
         /// Fetch PostgreSQL 17 and 18, too, and run the bridge's tests on them.
@@ -91,6 +98,7 @@ fn run(chore: Chore) -> Result<ExitCode> {
         Chore::Tidy => tidy::run(&root),
         Chore::Sim { forwarded } => return programs::simulator(&root, "sim", &forwarded),
         Chore::Mutants { forwarded } => return programs::simulator(&root, "mutants", &forwarded),
+        Chore::Nightly { forwarded } => return programs::simulator(&root, "nightly", &forwarded),
         Chore::Replay { forwarded } => return programs::simulator(&root, "replay", &forwarded),
         Chore::Pg { releases } => postgres::ensure().and_then(|servers| {
             println!("{servers}");

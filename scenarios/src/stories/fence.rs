@@ -54,7 +54,7 @@ pub fn waits_for_no_other_io(stage: &mut Stage) -> Result<(), Failure> {
     for name in ["held-1", "held-2", "held-3"] {
         stage.meanwhile(0, 300)?;
         let point = stage.begin_point(name);
-        stage.world().run_until_milestone(&point.operator, "phase=cut", Duration::from_secs(30))?;
+        stage.world().run_until_milestone(&point.operator, "phase=cut", Duration::from_secs(3))?;
         let events = stage.world().last_events(400);
         let under_the_fence = events.lines().skip_while(|line| !line.contains("phase=closing"));
         let io = under_the_fence.filter(|line| line.contains(&point.operator) && line.contains("/repo")).count();

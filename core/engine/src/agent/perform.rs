@@ -57,6 +57,7 @@ impl Agent {
             Request::Cut { hold, scn, record, .. } => {
                 let made = database.cut(hold, scn, &record).await?;
                 if planted::is(Bug::ArchiveUnderFence) {
+                    database.flush(made.proof).await?;
                     self.await_archive(Position { lsn: made.proof, ..made.until }).await?;
                 }
                 Ok(cut_made(made))
