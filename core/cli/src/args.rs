@@ -4,9 +4,13 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use jiff::Timestamp;
 use sheetanchor_core::format::catalog::Method;
-use sheetanchor_core::plan::Target;
-use sheetanchor_core::refusal::Refusal;
+use sheetanchor_core::identity::Incarnation;
+use sheetanchor_core::plan::{Aim, Target};
+use sheetanchor_core::refusal::{Code, Refusal};
+use sheetanchor_core::scn::Scn;
+use sheetanchor_core::time::WallMillis;
 
 /// Where options that fit every command are listed.
 const EVERYWHERE: &str = "Options of every command";
@@ -69,6 +73,8 @@ pub enum Command {
     Status,
     /// Say what each node lacks for points and backups of the whole cluster, and what to run
     Doctor,
+    /// Show the tree of incarnations, and where each branched off
+    Incarnations,
     /// Show or drop what keeps WAL on the nodes
     #[command(subcommand)]
     Pins(PinsCommand),
@@ -187,22 +193,96 @@ fn interval(text: &str) -> Result<Duration, String> {
 }
 
 /// Of `restore`.
-#[derive(Debug, Args)]
+#[derive(Debug, Default, Args)]
+#[allow(clippy::struct_excessive_bools, reason = "each is a flag that may be typed")]
 pub struct RestoreArguments {
-    /// Where to: `latest`, `backup:ID` or `name:NAME`
-    #[arg(long, value_name = "TARGET", default_value = "latest", value_parser = target)]
-    pub to: To,
+    /// Where to: `latest` (if nothing is said), `backup:ID` or `name:NAME`
+    #[arg(long, value_name = "TARGET", value_parser = target)]
+    pub to: Option<To>,
+
+    /// To the newest cut that the archive reaches
+    #[arg(long)]
+    pub latest: bool,
+
+    /// To the cut of this backup
+    #[arg(long, value_name = "ID")]
+    pub backup: Option<String>,
+
+    /// To this restore point
+    #[arg(long, value_name = "NAME")]
+    pub name: Option<String>,
+
+    /// To everything stamped at or below this SCN, on engines that stamp their WAL
+    #[arg(long, value_name = "SCN")]
+    pub scn: Option<String>,
+
+    /// With `--scn`: only what is stamped below it
+    #[arg(long)]
+    pub exclusive: bool,
+
+    /// To the last state stamped at or before this time, RFC 3339: `2026-07-01T12:30:00Z`
+    #[arg(long, value_name = "TIME")]
+    pub time: Option<String>,
+
+    /// The incarnation that the target lies in or before; the one in force if nothing is said
+    #[arg(long, value_name = "N")]
+    pub incarnation: Option<u32>,
+
+    /// Take the newest restore point at or before the target, on engines that reach restore points only
+    #[arg(long)]
+    pub nearest_before: bool,
 
     /// Show what would be done, and change nothing
     #[arg(long)]
     pub dry_run: bool,
 
     /// Take up a restore whose coordinator is gone
-    #[arg(long, value_name = "ID", conflicts_with_all = ["to", "dry_run"])]
+    #[arg(long, value_name = "ID", conflicts_with_all = ["to", "latest", "backup", "name", "scn", "time", "dry_run"])]
     pub resume: Option<String>,
 }
 
-/// A target as it was typed.
+impl RestoreArguments {
+    /// What is aimed at.
+    ///
+    /// # Errors
+    /// `SA304` for two targets at once and for one that is malformed, `SA106` for what is no id or name.
+    pub fn aim(&self) -> Result<Aim, Refusal> {
+        let mut targets = Vec::new();
+        match &self.to {
+            Some(To::Latest) => targets.push(Target::Latest),
+            Some(To::Backup(id)) => targets.push(Target::Backup(id.parse()?)),
+            Some(To::Name(name)) => targets.push(Target::Name(name.parse()?)),
+            None => {}
+        }
+        targets.extend(self.latest.then_some(Target::Latest));
+        targets.extend(self.backup.as_deref().map(str::parse).transpose()?.map(Target::Backup));
+        targets.extend(self.name.as_deref().map(str::parse).transpose()?.map(Target::Name));
+        if let Some(text) = &self.scn {
+            let scn: Scn = text.parse().map_err(|()| bad(&format!("`{}` is no SCN", text.escape_debug())))?;
+            targets.push(if self.exclusive { Target::Below(scn) } else { Target::Scn(scn) });
+        } else if self.exclusive {
+            return Err(bad("`--exclusive` goes with `--scn`"));
+        }
+        if let Some(text) = &self.time {
+            let time: Option<Timestamp> = text.parse().ok();
+            let millis = time.and_then(|time| u64::try_from(time.as_millisecond()).ok());
+            let millis = millis.ok_or_else(|| bad(&format!("`{}` is no time in RFC 3339", text.escape_debug())))?;
+            targets.push(Target::Time(WallMillis::new(millis)));
+        }
+        if targets.len() > 1 {
+            let all: Vec<String> = targets.iter().map(ToString::to_string).collect();
+            return Err(bad(&format!("these are {} targets: {}", all.len(), all.join("; "))));
+        }
+        let target = targets.pop().unwrap_or(Target::Latest);
+        Ok(Aim { target, incarnation: self.incarnation.map(Incarnation::new), nearest_before: self.nearest_before })
+    }
+}
+
+fn bad(what: &str) -> Refusal {
+    Refusal::new(Code::BadTarget, what)
+}
+
+/// A target as it was typed after `--to`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum To {
     /// The newest cut that the archive reaches.
@@ -211,20 +291,6 @@ pub enum To {
     Backup(String),
     /// A restore point.
     Name(String),
-}
-
-impl To {
-    /// The target that it names.
-    ///
-    /// # Errors
-    /// `SA106` if what it names is no id or name.
-    pub fn target(&self) -> Result<Target, Refusal> {
-        Ok(match self {
-            Self::Latest => Target::Latest,
-            Self::Backup(id) => Target::Backup(id.parse()?),
-            Self::Name(name) => Target::Name(name.parse()?),
-        })
-    }
 }
 
 fn target(text: &str) -> Result<To, String> {
@@ -289,6 +355,33 @@ mod tests {
         for bad in ["", "Latest", "time:now", "latest:", "name"] {
             assert!(target(bad).is_err(), "{bad}");
         }
-        assert!(To::Name("a:b".to_owned()).target().is_err(), "a name holds no colon");
+        let colon = RestoreArguments { to: Some(To::Name("a:b".to_owned())), ..RestoreArguments::default() };
+        assert!(colon.aim().is_err(), "a name holds no colon");
+    }
+
+    #[test]
+    fn one_target_is_aimed_at_and_no_other_is_guessed() {
+        let none = RestoreArguments::default;
+        let text = |text: &str| Some(text.to_owned());
+        assert_eq!(none().aim(), Ok(Aim::from(Target::Latest)));
+        let scn = Scn::new((1_700 << 16) + 3);
+        let aimed = RestoreArguments { scn: text("1700.3"), incarnation: Some(2), ..none() }.aim();
+        assert_eq!(aimed, Ok(Aim::from(Target::Scn(scn)).of_incarnation(Incarnation::new(2))));
+        let below = RestoreArguments { scn: text("1700.3"), exclusive: true, ..none() }.aim();
+        assert_eq!(below, Ok(Aim::from(Target::Below(scn))));
+        let time = RestoreArguments { time: text("1970-01-01T01:00:02.5+01:00"), ..none() }.aim();
+        assert_eq!(time, Ok(Aim::from(Target::Time(WallMillis::new(2_500)))));
+        for (arguments, code) in [
+            (RestoreArguments { latest: true, scn: text("1.0"), ..none() }, Code::BadTarget),
+            (RestoreArguments { to: Some(To::Latest), name: text("a"), ..none() }, Code::BadTarget),
+            (RestoreArguments { scn: text("yesterday"), ..none() }, Code::BadTarget),
+            (RestoreArguments { time: text("yesterday"), ..none() }, Code::BadTarget),
+            (RestoreArguments { time: text("1969-12-31T23:59:59Z"), ..none() }, Code::BadTarget),
+            (RestoreArguments { exclusive: true, ..none() }, Code::BadTarget),
+            (RestoreArguments { name: text("a/b"), ..none() }, Code::BadName),
+            (RestoreArguments { backup: text("b"), ..none() }, Code::BadName),
+        ] {
+            assert_eq!(arguments.aim().unwrap_err().code, code, "{arguments:?}");
+        }
     }
 }

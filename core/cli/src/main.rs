@@ -74,6 +74,7 @@ async fn dispatch(arguments: &Arguments, screen: &Screen) -> Result<()> {
         Command::Restore(restore) => restore::run(file, screen, restore).await,
         Command::Status => status::show(file, screen).await,
         Command::Doctor => doctor::run(file, screen).await,
+        Command::Incarnations => status::incarnations(file, screen).await,
         Command::Pins(PinsCommand::List) => pins::list(file, screen).await,
         Command::Pins(PinsCommand::Drop { name }) => pins::drop(file, screen, name).await,
         Command::Abort { id } => upkeep::abort(file, screen, id).await,

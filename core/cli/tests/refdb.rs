@@ -381,6 +381,9 @@ fn what_is_not_there_is_refused() {
     site.run(&["restore", "--dry-run"]).refused("SA302");
     site.run(&["restore", "--to", "name:nothing", "--dry-run"]).refused("SA301");
     site.run(&["restore", "--to", "backup:nothing", "--dry-run"]).refused("SA106");
+    site.run(&["restore", "--scn", "yesterday", "--dry-run"]).refused("SA304");
+    site.run(&["restore", "--latest", "--scn", "1.0", "--dry-run"]).refused("SA304");
+    site.run(&["restore", "--latest", "--incarnation", "9", "--dry-run"]).refused("SA301");
     site.run(&["verify", "backup-0190f3a2c4d5-9f31a2b7"]).refused("SA301");
     site.run(&["abort", "backup-0190f3a2c4d5-9f31a2b7"]).refused("SA208");
     site.run(&["restore", "--resume", "restore-0190f3a2c4d5-9f31a2b7"]).refused("SA208");

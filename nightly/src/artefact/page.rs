@@ -95,7 +95,7 @@ fn controls(board: &Board, window: Window) -> String {
     for (at, mut names) in crashed {
         names.dedup();
         let (from, until) = around(at);
-        buttons.push(button(&format!("crash of {}", names.join(", ")), from, until));
+        buttons.push(button(&format!("crash of {} at {} ms", names.join(", "), at / 1_000), from, until));
     }
     let mut ports: Vec<&str> = board.messages.iter().map(|message| message.port.as_str()).collect();
     ports.sort_unstable();

@@ -18,18 +18,18 @@ use crate::screen::{Screen, Table, bytes, lines};
 /// # Errors
 /// The restore's own.
 pub async fn run(file: &Path, screen: &Screen, arguments: &RestoreArguments) -> Result<()> {
-    let (target, resumed) = (arguments.to.target()?, arguments.resume.as_deref().map(str::parse).transpose()?);
+    let (aim, resumed) = (arguments.aim()?, arguments.resume.as_deref().map(str::parse).transpose()?);
     let connected = Connected::new(file, screen)?;
     let coordinator = &connected.coordinator;
     if arguments.dry_run {
-        let planned = coordinator.plan_restore(&target).await?;
+        let planned = coordinator.plan_restore(&aim).await?;
         let passed_over: Vec<String> = planned.passed_over.iter().map(ToString::to_string).collect();
         let value = json!({ "plan": planned.plan, "resolved": planned.resolved, "passed_over": passed_over });
         return screen.result(&preview(&planned), &value);
     }
     let restored = match resumed {
         Some(operation) => connected.watched(coordinator.resume(operation)).await?,
-        None => connected.watched(coordinator.restore(&target)).await?,
+        None => connected.watched(coordinator.restore(&aim)).await?,
     };
     screen.result(&describe(&restored), &json!({ "restore": restored.operation, "plan": restored.plan }))
 }
@@ -38,14 +38,22 @@ fn preview(planned: &Planned) -> String {
     let passed = lines(planned.passed_over.iter().map(|why| format!("passed over: {why}")));
     let plan = &planned.plan;
     format!(
-        "{passed}would restore to {}, at SCN {} of incarnation {}, and open incarnation {}\n{}\n{}\nnothing was changed\n",
+        "{passed}asked for {}\nwould restore to {}, at SCN {} of incarnation {}{}, and open incarnation {}\n{}\n{}\nnothing was changed\n",
+        plan.target,
         planned.resolved,
         plan.cut.scn,
         plan.incarnation,
+        moment(plan),
         plan.opens,
         guarantee(plan),
         steps(plan),
     )
+}
+
+/// The wall time of the cut, and how far off it may be.
+fn moment(plan: &Plan) -> String {
+    let bound = std::time::Duration::from_millis(plan.resolved.clock_bound_ms);
+    plan.resolved.time_ms.map_or_else(String::new, |time| format!(" ({time}, give or take {bound:?})"))
 }
 
 /// What was restored, in words.

@@ -28,6 +28,16 @@ pub async fn show(file: &Path, screen: &Screen) -> Result<()> {
     screen.result(&text(&status, &points), &value(&status, &points))
 }
 
+/// Shows every incarnation under the one that it branched off.
+///
+/// # Errors
+/// Those of the catalog.
+pub async fn incarnations(file: &Path, screen: &Screen) -> Result<()> {
+    let connected = Connected::new(file, screen)?;
+    let incarnations = connected.coordinator.repository().incarnations().await?;
+    screen.result(&tree(&incarnations), &json!({ "incarnations": incarnations }))
+}
+
 fn text(status: &ClusterStatus, points: &[Listed]) -> String {
     let mut text = format!(
         "cluster {} ({}), {} nodes of {}, incarnation {}\n\n{}",
