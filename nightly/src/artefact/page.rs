@@ -207,6 +207,8 @@ mod tests {
     fn the_page_needs_no_network_and_escapes_what_it_shows() {
         let (case, recording) = sample::run();
         let report = Report {
+            plan: sheetanchor_sim::plan::Plan::peaceful(),
+            passes: std::collections::BTreeMap::new(),
             verdict: Ok(()),
             trace_hash: "0123456789abcdef".into(),
             events: 22,
