@@ -13,3 +13,4 @@ pub mod restore;
 pub mod schedule;
 pub mod scn;
 pub mod separate;
+pub mod trials;

@@ -71,6 +71,8 @@ pub enum Command {
     Restore(RestoreArguments),
     /// Show nodes, backups, restore points, incarnations and what is under way
     Status,
+    /// Say what each node lacks for points and backups of the whole cluster, and what to run
+    Doctor,
     /// Show every backup that was ever begun, and what became of it
     History,
     /// Show every restore point, and whether it can be restored to

@@ -32,7 +32,7 @@ use tracing::level_filters::LevelFilter;
 
 use crate::args::{Arguments, Command, LogLevel, PinsCommand, PointCommand};
 use crate::command::views::View;
-use crate::command::{agent, backup, pins, point, restore, status, upkeep, views};
+use crate::command::{agent, backup, doctor, pins, point, restore, status, upkeep, views};
 use crate::report::Result;
 use crate::screen::Screen;
 
@@ -74,6 +74,7 @@ async fn dispatch(arguments: &Arguments, screen: &Screen) -> Result<()> {
         Command::RestorePoint(PointCommand::List) => point::list(file, screen).await,
         Command::Restore(restore) => restore::run(file, screen, restore).await,
         Command::Status => status::show(file, screen).await,
+        Command::Doctor => doctor::run(file, screen).await,
         Command::History => views::show(file, screen, View::History).await,
         Command::RestorePoints => views::show(file, screen, View::RestorePoints).await,
         Command::PitrStatus => views::show(file, screen, View::PitrStatus).await,
