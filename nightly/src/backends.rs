@@ -3,7 +3,7 @@
 use std::thread;
 
 use anyhow::{Result, bail};
-use sheetanchor_scenarios::{Report, Scenario, run, run_recorded};
+use sheetanchor_scenarios::{Report, Scenario, run, run_recorded, run_with};
 use sheetanchor_sim::backend::Backend;
 use sheetanchor_sim::plan::Plan;
 use sheetanchor_sim::recording::Recording;
@@ -60,9 +60,14 @@ impl Simulator {
         }
     }
 
-    /// Tells a story.
+    /// Tells a story, with faults as they are drawn from the seed.
     pub fn tell(self, scenario: &Scenario, seed: u64) -> Report {
         self.on(seed, |backend| run(scenario, seed, backend))
+    }
+
+    /// Tells a story with these faults.
+    pub fn tell_with(self, scenario: &Scenario, seed: u64, plan: &Plan) -> Report {
+        self.on(seed, |backend| run_with(scenario, seed, plan.clone(), backend))
     }
 
     /// Tells a story with a plan of faults, and records it in full.

@@ -11,8 +11,11 @@ mod corpus;
 mod failure;
 mod mutants;
 mod night;
+mod parallel;
 mod replay;
 mod runs;
+mod swarm;
+mod sweep;
 mod table;
 
 use std::path::PathBuf;
@@ -47,10 +50,64 @@ enum Chore {
         #[arg(long, default_value_t = 400)]
         seeds: u64,
     },
+    /// Crash each host at every pass of the gate, under every policy.
+    Sweep {
+        #[command(flatten)]
+        trial: Trial,
+        /// Crash at every so many passes.
+        #[arg(long, default_value_t = 1)]
+        stride: u64,
+        /// 2: crash some of the runs a second time, while they recover.
+        #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=2))]
+        depth: u8,
+    },
+    /// Tell one story with many seeds, each with faults of its own, and count what was reached.
+    Swarm {
+        #[command(flatten)]
+        trial: Trial,
+        /// So many seeds.
+        #[arg(long, default_value_t = 200, conflicts_with = "time")]
+        seeds: u64,
+        /// As many as fit into a time such as `10m`.
+        #[arg(long = "for")]
+        time: Option<String>,
+    },
     /// Run a plan file or a seed again, and write the folder that shows what happened.
     Replay(replay::Replay),
     /// Run new seeds, all that ever failed, and all planted bugs, within a time, and write a report with trends.
     Nightly(night::Nightly),
+}
+
+/// The story of sweeps and swarms.
+const TRIAL: &str = "a-backup-ends-in-a-restore-whatever-strikes";
+
+/// What is swept, or told by the swarm.
+#[derive(Debug, clap::Args)]
+struct Trial {
+    /// The story: one that has a place for faults.
+    #[arg(default_value = TRIAL)]
+    scenario: String,
+    /// Which simulator.
+    #[arg(long, default_value = "own")]
+    backend: String,
+    /// The first seed; the story's own if none is given.
+    #[arg(long)]
+    seed: Option<u64>,
+    /// Plant one bug, by name, in this process: some run must fail.
+    #[arg(long)]
+    planted: Option<String>,
+}
+
+impl Trial {
+    fn chosen(&self) -> Result<(Scenario, Simulator, u64)> {
+        let simulator = Simulator::named(&self.backend)?;
+        let Some(scenario) = chosen(Some(&self.scenario))?.first().copied() else { bail!("there are no stories") };
+        if let Some(name) = &self.planted {
+            known_bug(name)?;
+            planted::plant(name);
+        }
+        Ok((scenario, simulator, self.seed.unwrap_or_else(|| scenario.seed())))
+    }
 }
 
 /// Which stories, and how often.
@@ -85,14 +142,7 @@ struct Sim {
 }
 
 fn main() -> ExitCode {
-    let good = match Arguments::parse().chore {
-        Chore::Sim(sim) => tell(&sim),
-        Chore::Nightly(asked) => night::run(&asked),
-        Chore::Replay(asked) => replay::replay(&asked),
-        Chore::Mutants { planted, seeds } => {
-            planted.iter().try_for_each(|name| known_bug(name)).and_then(|()| mutants::hunt(planted.as_deref(), seeds))
-        }
-    };
+    let good = do_chore(Arguments::parse().chore);
     match good {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
@@ -100,6 +150,27 @@ fn main() -> ExitCode {
             eprintln!("error: {error:#}");
             ExitCode::from(2)
         }
+    }
+}
+
+fn do_chore(chore: Chore) -> Result<bool> {
+    match chore {
+        Chore::Sim(sim) => tell(&sim),
+        Chore::Mutants { planted, seeds } => {
+            planted.iter().try_for_each(|name| known_bug(name)).and_then(|()| mutants::hunt(planted.as_deref(), seeds))
+        }
+        Chore::Sweep { trial, stride, depth } => {
+            let (scenario, simulator, seed) = trial.chosen()?;
+            let sweep = sweep::Sweep { scenario, seed, stride, depth_two: depth == 2 };
+            sweep::sweep(&sweep, simulator, trial.planted.as_deref())
+        }
+        Chore::Swarm { trial, seeds, time } => {
+            let (scenario, simulator, seed) = trial.chosen()?;
+            let budget = time.as_deref().map_or(Ok(swarm::Budget::Seeds(seeds)), swarm::Budget::of)?;
+            swarm::swarm(&scenario, simulator, seed, budget, trial.planted.as_deref())
+        }
+        Chore::Replay(asked) => replay::replay(&asked),
+        Chore::Nightly(asked) => night::run(&asked),
     }
 }
 

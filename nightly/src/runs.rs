@@ -1,14 +1,11 @@
 //! Which runs there are, and running them on all cores. Every run is done twice: the same seed must give the same trace.
 
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::thread;
 use std::time::{Duration, Instant};
 
-use indicatif::{ProgressBar, ProgressStyle};
 use sheetanchor_scenarios::{Report, Scenario};
 
 use crate::backends::Simulator;
+use crate::parallel::{self, Next};
 
 /// One run, done.
 #[derive(Clone, Debug)]
@@ -50,36 +47,13 @@ pub fn plan(scenarios: &[Scenario], seed: Option<u64>, seeds: Option<u64>) -> Ve
 /// Runs everything, as many at once as there are cores, and returns it in the order of the plan; or stops at the first
 /// failure, and returns what was run until then.
 pub fn run_all(simulator: Simulator, plan: &[(Scenario, u64)], until_failure: bool) -> Vec<Run> {
-    let bar = ProgressBar::new(u64::try_from(plan.len()).unwrap_or(0));
-    if let Ok(style) = ProgressStyle::with_template("{bar:40} {pos}/{len} runs, {per_sec}, {eta} left") {
-        bar.set_style(style);
-    }
-    let next = AtomicUsize::new(0);
-    let done: Mutex<Vec<(usize, Run)>> = Mutex::new(Vec::new());
-    let workers = thread::available_parallelism().map_or(1, usize::from).min(plan.len().max(1));
-    thread::scope(|scope| {
-        for _ in 0..workers {
-            scope.spawn(|| {
-                loop {
-                    let place = next.fetch_add(1, Ordering::SeqCst);
-                    let Some((scenario, seed)) = plan.get(place) else { return };
-                    let run = run_twice(simulator, scenario, *seed);
-                    if until_failure && !run.passed() {
-                        next.store(plan.len(), Ordering::SeqCst);
-                    }
-                    bar.inc(1);
-                    if let Ok(mut done) = done.lock() {
-                        done.push((place, run));
-                    }
-                }
-            });
-        }
+    let done = parallel::each(plan, |(scenario, seed)| {
+        let run = run_twice(simulator, scenario, *seed);
+        let then = if until_failure && !run.passed() { Next::Stop } else { Next::More };
+        (run, then)
     });
-    bar.finish_and_clear();
-    let mut done = done.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
-    done.sort_by_key(|(place, _)| *place);
     assert!(until_failure || done.len() == plan.len(), "every run has a result");
-    done.into_iter().map(|(_, run)| run).collect()
+    done
 }
 
 fn run_twice(simulator: Simulator, scenario: &Scenario, seed: u64) -> Run {

@@ -13,6 +13,9 @@ mod stage;
 mod stories;
 mod workload;
 
+use std::collections::BTreeMap;
+use std::ops::Range;
+
 use sheetanchor_core::planted::Bug;
 use sheetanchor_sim::backend::Backend;
 use sheetanchor_sim::plan::Plan;
@@ -56,6 +59,10 @@ pub struct Report {
     pub verdict: Result<(), Failure>,
     /// The hash over every event.
     pub trace_hash: String,
+    /// What was planned to go wrong.
+    pub plan: Plan,
+    /// From where on faults strike, and until where: for each host the numbers of its passes of the gate.
+    pub passes: BTreeMap<String, Range<u64>>,
     /// How many events there were.
     pub events: u64,
     /// Simulated time at the end.
@@ -69,22 +76,29 @@ pub struct Report {
 /// How many events a failure shows.
 const EVENTS_SHOWN: usize = 40;
 
-/// Runs one story in a world of its own.
+/// Runs one story in a world of its own. Faults are drawn from the seed, if the story has any.
 pub fn run(scenario: &Scenario, seed: u64, backend: Box<dyn Backend>) -> Report {
-    tell(scenario, World::new(Settings::of(seed), backend)).0
+    tell(scenario, World::new(Settings::of(seed), backend), true).0
 }
 
-/// The same with a plan of faults on top of what the story does itself, recorded in full.
+/// The same with these faults and no others, but for those that the story itself tells of.
+pub fn run_with(scenario: &Scenario, seed: u64, plan: Plan, backend: Box<dyn Backend>) -> Report {
+    tell(scenario, World::new(Settings::of(seed).with(plan), backend), false).0
+}
+
+/// The same with these faults, or without any plan as they are drawn from the seed, recorded in full.
 pub fn run_recorded(scenario: &Scenario, seed: u64, plan: Plan, backend: Box<dyn Backend>) -> (Report, Recording) {
+    let draws = plan.faults.is_empty();
     let mut world = World::new(Settings::of(seed).with(plan), backend);
     world.record_in_full();
-    let (report, world) = tell(scenario, world);
+    let (report, world) = tell(scenario, world, draws);
     (report, world.recording())
 }
 
-fn tell(scenario: &Scenario, world: World) -> (Report, World) {
-    let mut stage = Stage::new(world);
+fn tell(scenario: &Scenario, world: World, draws: bool) -> (Report, World) {
+    let mut stage = Stage::new(world, draws);
     let told = (scenario.story)(&mut stage);
+    let swept_from = stage.swept_from().clone();
     let world = stage.into_world();
     // First what was done wrong on the way: what the story met afterwards may only follow from it.
     let verdict = judge::judge(&world)
@@ -94,10 +108,21 @@ fn tell(scenario: &Scenario, world: World) -> (Report, World) {
     let report = Report {
         verdict,
         trace_hash: world.trace_hash(),
+        plan: world.plan(),
+        passes: swept(&swept_from, world.all_passes()),
         events: world.events(),
         elapsed: world.elapsed(),
         timeline: world.timeline(),
         last_events: world.last_events(EVENTS_SHOWN),
     };
     (report, world)
+}
+
+/// The passes at which a fault can strike: nowhere, in a story in which none do.
+fn swept(from: &BTreeMap<String, u64>, until: BTreeMap<String, u64>) -> BTreeMap<String, Range<u64>> {
+    if from.is_empty() {
+        return BTreeMap::new();
+    }
+    let range = |(host, passes): (String, u64)| (from.get(&host).copied().unwrap_or(0) + 1..passes + 1, host);
+    until.into_iter().map(range).map(|(passes, host)| (host, passes)).collect()
 }

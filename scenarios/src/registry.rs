@@ -51,6 +51,7 @@ macro_rules! each_story {
             "a-late-restore-point-makes-the-next-be-skipped" a_late_restore_point_makes_the_next_be_skipped: schedule::skips_what_a_late_point_overran, sees [TicksQueued];
             "separate-databases-are-fenced-causally" separate_databases_are_fenced_causally: separate::are_fenced_causally, sees [NoFence];
             "separate-databases-are-cut-by-scn" separate_databases_are_cut_by_scn: separate::are_cut_by_scn, sees [ScnNotObserved];
+            "a-backup-ends-in-a-restore-whatever-strikes" a_backup_ends_in_a_restore_whatever_strikes: trials::end_in_a_restore_whatever_strikes, sees [NoFsyncBeforeSeal];
         }
     };
 }

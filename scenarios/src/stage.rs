@@ -1,6 +1,7 @@
 //! The vocabulary of the stories: a domain verb a line.
 
 mod direct;
+mod trials;
 
 use std::collections::BTreeMap;
 use std::future::Future;
@@ -49,6 +50,10 @@ pub struct Stage {
     listened: BTreeMap<u16, usize>,
     /// What was read last, and at which cut.
     read: Option<(Scn, LedgerState)>,
+    /// How often each host had passed the gate when faults began to strike.
+    swept_from: BTreeMap<String, u64>,
+    /// Whether faults are drawn where a story wants some. They are not, if the run was given a plan.
+    draws: bool,
 }
 
 impl std::fmt::Debug for Stage {
@@ -66,8 +71,8 @@ pub struct Begun<T> {
 }
 
 impl Stage {
-    /// A stage in a world without hosts.
-    pub fn new(world: World) -> Self {
+    /// A stage in a world without hosts. `draws`: where a story wants faults, they are drawn from the seed.
+    pub fn new(world: World, draws: bool) -> Self {
         let chance = world.workload_chance();
         let stop = Arc::new(AtomicBool::new(false));
         let (load, recorder) = (Load::SPREAD, Recorder::default());
@@ -83,6 +88,8 @@ impl Stage {
             operators: 0,
             listened: BTreeMap::new(),
             read: None,
+            swept_from: BTreeMap::new(),
+            draws,
         }
     }
 

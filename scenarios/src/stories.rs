@@ -12,3 +12,4 @@ pub mod restore;
 pub mod schedule;
 pub mod scn;
 pub mod separate;
+pub mod trials;

@@ -55,6 +55,9 @@ impl Load {
     /// Accounts spread over the pages.
     pub const SPREAD: Self =
         Self { accounts: 24, roaming: 4, at_home: true, hopping: 0, hopping_carries: false, pause_ms_max: 40 };
+    /// As little as shows anything, for stories that are told a thousand times.
+    pub const BRIEF: Self =
+        Self { accounts: 12, roaming: 2, at_home: false, hopping: 0, hopping_carries: false, pause_ms_max: 30 };
     /// The same at leisure, for long stories: a page of rows holds 26 of them, and then it is full.
     pub const CALM: Self =
         Self { accounts: 24, roaming: 3, at_home: true, hopping: 0, hopping_carries: false, pause_ms_max: 500 };

@@ -124,6 +124,7 @@ pub struct Gate {
 
 struct State {
     trace: Trace,
+    plan: Plan,
     strikes: Strikes,
     hosts: Vec<Host>,
     actions: Vec<Action>,
@@ -154,7 +155,8 @@ impl Gate {
     pub fn new(plan: Plan, time: Arc<dyn SimTime>) -> Self {
         let state = State {
             trace: Trace::new(),
-            strikes: Strikes::new(plan),
+            strikes: Strikes::new(plan.clone()),
+            plan,
             hosts: Vec::new(),
             actions: Vec::new(),
             links: 0,
@@ -242,6 +244,23 @@ impl Gate {
     /// How often the host has passed the gate, over all of its lives.
     pub fn passes(&self, host: HostId) -> u64 {
         locked(&self.state).hosts.get(usize::from(host.number())).map_or(0, |host| host.passes)
+    }
+
+    /// Adds faults to the plan.
+    pub fn arm(&self, more: Plan) {
+        let mut state = locked(&self.state);
+        state.plan.faults.extend(more.faults.iter().cloned());
+        state.strikes.arm(more);
+    }
+
+    /// The whole plan, with what was added.
+    pub fn plan(&self) -> Plan {
+        locked(&self.state).plan.clone()
+    }
+
+    /// Every host and how often it has passed the gate.
+    pub fn all_passes(&self) -> Vec<(String, u64)> {
+        locked(&self.state).hosts.iter().map(|host| (host.name.clone(), host.passes)).collect()
     }
 
     /// Whether the plan wants something done.

@@ -400,6 +400,21 @@ impl World {
         self.gate.host(host).map_or(0, |id| self.gate.passes(id))
     }
 
+    /// How often each host has passed the gate.
+    pub fn all_passes(&self) -> BTreeMap<String, u64> {
+        self.gate.all_passes().into_iter().collect()
+    }
+
+    /// Adds faults to the plan of the run. A pass that has gone by does not come back.
+    pub fn arm(&self, plan: Plan) {
+        self.gate.arm(plan);
+    }
+
+    /// What goes wrong in this run, as far as it was planned.
+    pub fn plan(&self) -> Plan {
+        self.gate.plan()
+    }
+
     /// The bytes of a file as `host` would read them now.
     pub fn peek(&self, host: &str, path: &str) -> Option<Vec<u8>> {
         self.ground.disks.peek(self.gate.host(host)?, path)

@@ -1,4 +1,4 @@
-//! The project's own chores: `cargo xtask ci | tidy | sim | pg`.
+//! The project's own chores: `cargo xtask ci | tidy | sim | mutants | sweep | swarm | replay | pg`.
 //!
 //! By absence: nothing here depends on a crate of ours, so the gate still runs when they do not compile.
 #![forbid(unsafe_code)]
@@ -52,6 +52,20 @@ enum Chore {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         forwarded: Vec<String>,
     },
+    /// Crash each host of a story at every operation; everything after `sweep` goes to the runner.
+    #[command(disable_help_flag = true)]
+    Sweep {
+        /// What the runner understands: `cargo xtask sweep --help` asks it.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        forwarded: Vec<String>,
+    },
+    /// Tell one story with many seeds and random faults; everything after `swarm` goes to the runner.
+    #[command(disable_help_flag = true)]
+    Swarm {
+        /// What the runner understands: `cargo xtask swarm --help` asks it.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        forwarded: Vec<String>,
+    },
     /// Run a failure again from its plan file or its seed; everything after `replay` goes to the runner.
     #[command(disable_help_flag = true)]
     Replay {
@@ -98,6 +112,8 @@ fn run(chore: Chore) -> Result<ExitCode> {
         Chore::Tidy => tidy::run(&root),
         Chore::Sim { forwarded } => return programs::simulator(&root, "sim", &forwarded),
         Chore::Mutants { forwarded } => return programs::simulator(&root, "mutants", &forwarded),
+        Chore::Sweep { forwarded } => return programs::simulator(&root, "sweep", &forwarded),
+        Chore::Swarm { forwarded } => return programs::simulator(&root, "swarm", &forwarded),
         Chore::Nightly { forwarded } => return programs::simulator(&root, "nightly", &forwarded),
         Chore::Replay { forwarded } => return programs::simulator(&root, "replay", &forwarded),
         Chore::Pg { releases } => postgres::ensure().and_then(|servers| {

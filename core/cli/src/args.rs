@@ -71,6 +71,8 @@ pub enum Command {
     Restore(RestoreArguments),
     /// Show nodes, backups, restore points, incarnations and what is under way
     Status,
+    /// Say what each node lacks for points and backups of the whole cluster, and what to run
+    Doctor,
     /// Show the tree of incarnations, and where each branched off
     Incarnations,
     /// Show or drop what keeps WAL on the nodes

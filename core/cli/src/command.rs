@@ -10,6 +10,8 @@ pub mod restore;
 
 pub mod status;
 
+pub mod doctor;
+
 pub mod pins;
 
 pub mod upkeep;

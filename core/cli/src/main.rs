@@ -31,7 +31,7 @@ use sheetanchor_engine::coordinator::Every;
 use tracing::level_filters::LevelFilter;
 
 use crate::args::{Arguments, Command, LogLevel, PinsCommand, PointCommand};
-use crate::command::{agent, backup, pins, point, restore, status, upkeep};
+use crate::command::{agent, backup, doctor, pins, point, restore, status, upkeep};
 use crate::report::Result;
 use crate::screen::Screen;
 
@@ -73,6 +73,7 @@ async fn dispatch(arguments: &Arguments, screen: &Screen) -> Result<()> {
         Command::RestorePoint(PointCommand::List) => point::list(file, screen).await,
         Command::Restore(restore) => restore::run(file, screen, restore).await,
         Command::Status => status::show(file, screen).await,
+        Command::Doctor => doctor::run(file, screen).await,
         Command::Incarnations => status::incarnations(file, screen).await,
         Command::Pins(PinsCommand::List) => pins::list(file, screen).await,
         Command::Pins(PinsCommand::Drop { name }) => pins::drop(file, screen, name).await,

@@ -169,7 +169,7 @@ impl Coordinator {
     }
 
     /// Every node's description, or why there is none.
-    async fn describe_all(&self) -> BTreeMap<NodeId, Result<Description>> {
+    pub async fn describe_all(&self) -> BTreeMap<NodeId, Result<Description>> {
         let asked = self.setup.addresses.keys().map(|node| async move { (*node, self.describe(*node).await) });
         join_all(asked).await.into_iter().collect()
     }

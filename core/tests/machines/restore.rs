@@ -116,3 +116,32 @@ fn after_the_outcome_only_forward() {
         assert!(!done.iter().any(|line| line.starts_with("discard") || line == "abort"), "{done:?}");
     }
 }
+
+#[test]
+fn a_cut_that_was_sought_is_where_all_nodes_prove_it_at_one_scn() {
+    let decided = |scn: u64, lsn: u64| {
+        let mut machine = Restore::new(restore::Order { sought: true, ..restore_order(false) });
+        let mut effects: VecDeque<restore::Effect> = machine.step(ms(0), restore::Event::Begun).into();
+        while let Some(effect) = effects.pop_front() {
+            match effect {
+                restore::Effect::Ask(step, node, request) => {
+                    let answer = match request {
+                        Request::Prove { .. } if node == NodeId::new(2) => {
+                            Answer::Reached { scn: Scn::new(scn), until: place(node, lsn) }
+                        }
+                        _ => answer_restore(node, &request),
+                    };
+                    effects.extend(machine.step(ms(0), restore::Event::Answered(step, node, Ok(answer))));
+                }
+                restore::Effect::Decide(cut) => return Ok(cut.threads[&ThreadId::new(2)].until),
+                restore::Effect::Abort(why) => return Err(why.refusal().unwrap().code),
+                restore::Effect::Finish(outcome) => panic!("{outcome:?}"),
+            }
+        }
+        panic!("it came to nothing");
+    };
+    assert_eq!(decided(103, 41), Ok(Lsn::new(41)), "the branch is where the node proved it");
+    for (scn, lsn) in [(102, 41), (104, 41), (103, 61)] {
+        assert_eq!(decided(scn, lsn), Err(Code::CutMissed), "{scn} at {lsn}");
+    }
+}

@@ -95,7 +95,7 @@ fn controls(board: &Board, window: Window) -> String {
     for (at, mut names) in crashed {
         names.dedup();
         let (from, until) = around(at);
-        buttons.push(button(&format!("crash of {}", names.join(", ")), from, until));
+        buttons.push(button(&format!("crash of {} at {} ms", names.join(", "), at / 1_000), from, until));
     }
     let mut ports: Vec<&str> = board.messages.iter().map(|message| message.port.as_str()).collect();
     ports.sort_unstable();
@@ -207,6 +207,8 @@ mod tests {
     fn the_page_needs_no_network_and_escapes_what_it_shows() {
         let (case, recording) = sample::run();
         let report = Report {
+            plan: sheetanchor_sim::plan::Plan::peaceful(),
+            passes: std::collections::BTreeMap::new(),
             verdict: Ok(()),
             trace_hash: "0123456789abcdef".into(),
             events: 22,

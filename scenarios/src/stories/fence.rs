@@ -20,7 +20,7 @@ use crate::stage::Stage;
 use crate::workload::Load;
 
 /// How long a fence may stay closed where nothing goes wrong: a few rounds, and one flush.
-const HOLD_MAX: Duration = Duration::from_millis(60);
+const HOLD_MAX: Duration = Duration::from_millis(120);
 
 /// L2, D6. All nodes are fenced before any is cut, and while the cut reaches one node late, open transactions change pages
 /// on the nodes that are cut already and the pages move to the one that is not: the cut holds no change without the one

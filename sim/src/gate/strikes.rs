@@ -35,6 +35,11 @@ impl Strikes {
         }
     }
 
+    /// Adds faults to the plan.
+    pub(super) fn arm(&mut self, plan: Plan) {
+        self.waiting.extend(plan.faults.into_iter().map(|fault| Waiting { fault, seen: 0 }));
+    }
+
     /// The faults that strike now that `host` makes its pass of that number.
     pub(super) fn pass(&mut self, host: &str, number: u64) -> Vec<Fault> {
         self.take(|waiting| {

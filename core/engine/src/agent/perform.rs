@@ -58,6 +58,7 @@ impl Agent {
                 let made = database.cut(hold, scn, &record).await?;
                 if planted::is(Bug::ArchiveUnderFence) {
                     database.flush(made.proof).await?;
+                    self.env.clock.sleep(self.config.archive_interval).await;
                     self.await_archive(Position { lsn: made.proof, ..made.until }).await?;
                 }
                 Ok(cut_made(made))

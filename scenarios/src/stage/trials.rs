@@ -1,0 +1,204 @@
+//! Verbs for runs in which faults strike by plan, whenever it pleases them: operations end somehow, and in the end everything works.
+
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::time::Duration;
+
+use sheetanchor_core::error::{Error, Result as Outcome};
+use sheetanchor_core::format::catalog::Method;
+use sheetanchor_core::identity::OperationKind;
+use sheetanchor_core::plan::Target;
+use sheetanchor_engine::coordinator::{Coordinator, Restored, Sealed};
+use sheetanchor_sim::oracle::Violation;
+use sheetanchor_sim::oracle::ledger::check_restored;
+use sheetanchor_sim::plan::{CrashPolicy, Fault, Plan, When};
+use sheetanchor_sim::world::Failure;
+
+use super::{BOUND, Begun, CLIENTS, Stage};
+use crate::cluster::{NODES, host};
+use crate::workload::read_back;
+
+/// How often something is tried, once nothing new goes wrong, and how long between.
+const ATTEMPTS: u32 = 8;
+const PAUSE: Duration = Duration::from_millis(700);
+
+/// How often a node or an operator passes the gate in a short story, roughly.
+const PASSES: u64 = 2_500;
+
+impl Stage {
+    /// When: from here on faults strike. Those of the run's plan, or a few that are drawn if none was given.
+    pub fn faults_begin(&mut self) {
+        self.swept_from = self.world.all_passes();
+        // Drawn in any case: what comes after is the same run, whether its plan was drawn or written down.
+        let drawn = self.any_plan();
+        if self.draws {
+            self.world.arm(drawn);
+        }
+    }
+
+    /// How often each host had passed the gate when faults began.
+    pub fn swept_from(&self) -> &BTreeMap<String, u64> {
+        &self.swept_from
+    }
+
+    /// One to three faults, at some pass of some host.
+    fn any_plan(&self) -> Plan {
+        let count = self.chance.between(1, 4);
+        (0..count).fold(Plan::peaceful(), |plan, _| plan.and(self.any_fault()))
+    }
+
+    fn any_fault(&self) -> Fault {
+        let names = NODES.map(host);
+        let any = || usize::try_from(self.chance.below(3)).ok().and_then(|place| names.get(place)).cloned();
+        let (one, other) = (any().unwrap_or_default(), any().unwrap_or_default());
+        let next_operator = format!("operator{}", self.operators + 1);
+        let victim = if self.chance.one_in(4) { next_operator } else { one.clone() };
+        let passed = self.swept_from.get(&victim).copied().unwrap_or(0);
+        let at = When::pass(&victim, passed + 1 + self.chance.below(PASSES));
+        let for_ms = self.chance.between(20, 1_500);
+        match self.chance.below(8) {
+            0 => Fault::SyncFailed { at },
+            1 => {
+                let volumes = ["/", "/repo", "/shared"];
+                let drawn = usize::try_from(self.chance.below(3)).unwrap_or(0);
+                Fault::NoSpace { at, volume: volumes.get(drawn).copied().unwrap_or("/").into(), for_ms }
+            }
+            2 if one != other => Fault::Hold { at, one, other, for_ms },
+            _ => {
+                let (policy, silent) = (self.any_policy(), self.chance.one_in(2));
+                let silent = silent && policy != CrashPolicy::ProcessOnly;
+                Fault::Crash { at, policy, restart_after_ms: Some(self.chance.between(10, 600)), silent }
+            }
+        }
+    }
+
+    /// Waits for the end of an operation, whatever it is. A node or an operator that stopped is started again.
+    pub fn ends_amid_faults<T>(&mut self, begun: &Begun<T>) -> Result<Outcome<T>, Failure> {
+        let until = self.world.elapsed() + BOUND;
+        loop {
+            match self.world.finish(&begun.promise, PAUSE) {
+                Ok(Err(Error::Bug(what))) => {
+                    self.holds(false, Violation::new("no invariant of ours breaks", what.clone()))?;
+                    return Ok(Err(Error::Bug(what)));
+                }
+                Err(Failure::Stuck { .. }) if self.world.elapsed() < until => self.what_stopped_is_started(),
+                Err(failure) => return Err(failure),
+                Ok(outcome) => return Ok(outcome),
+            }
+        }
+    }
+
+    /// Nodes whose process has ended, for whatever reason, are started again, as a supervisor does.
+    fn what_stopped_is_started(&mut self) {
+        for name in NODES.map(host) {
+            if self.world.has_ended(&name) {
+                self.world.crash(&name, CrashPolicy::ProcessOnly);
+            }
+            self.world.restart(&name);
+        }
+    }
+
+    /// A database whose disk failed has stopped and says so, while its agent lives: somebody starts both anew.
+    fn all_is_started_anew(&mut self) -> Result<(), Failure> {
+        for name in NODES.map(host) {
+            self.world.crash(&name, CrashPolicy::ProcessOnly);
+            self.world.restart(&name);
+        }
+        self.world.run_for(PAUSE)
+    }
+
+    /// Then: what is asked for works in the end, though not at once.
+    pub fn works_in_the_end<T, F>(
+        &mut self,
+        what: &str,
+        act: impl Fn(Coordinator) -> F + Clone + Send + Sync + 'static,
+    ) -> Result<T, Failure>
+    where
+        T: Send + 'static,
+        F: Future<Output = Outcome<T>> + Send + 'static,
+    {
+        for attempt in 1..ATTEMPTS {
+            let begun = self.operate(act.clone());
+            if let Ok(value) = self.ends_amid_faults(&begun)? {
+                return Ok(value);
+            }
+            self.world.run_for(PAUSE)?;
+            self.what_stopped_is_started();
+            if attempt.is_multiple_of(3) {
+                self.all_is_started_anew()?;
+            }
+        }
+        let begun = self.operate(act);
+        let outcome = self.ends_amid_faults(&begun)?;
+        self.expect(what, outcome)
+    }
+
+    /// Then: once what failed is aborted, a backup is taken; or it was taken at once.
+    pub fn is_backed_up_in_the_end(&mut self, first: Outcome<Sealed>) -> Result<Sealed, Failure> {
+        let Err(_) = first else { return self.expect("a backup", first) };
+        let status = self.works_in_the_end("status is shown", |operator| async move { operator.status().await })?;
+        for operation in status.unfinished {
+            // Its outcome may be decided meanwhile; then there is nothing to abort.
+            let aborted = self.operate(move |operator| async move { operator.abort(operation).await });
+            drop(self.ends_amid_faults(&aborted)?);
+        }
+        self.works_in_the_end("a backup once the faults are over", |operator| async move {
+            operator.backup(None, Method::Fence).await
+        })
+    }
+
+    /// Then: the cluster is restored in the end, by whoever takes the restore up, and holds exactly what was committed.
+    pub fn is_restored_in_the_end(&mut self, target: &Target) -> Result<Restored, Failure> {
+        let mut begun = self.begin_restore(target.clone());
+        for _ in 0..ATTEMPTS {
+            if let Ok(restored) = self.ends_amid_faults(&begun)? {
+                self.is_read_in_the_end(&restored)?;
+                return Ok(restored);
+            }
+            self.world.run_for(PAUSE)?;
+            self.what_stopped_is_started();
+            if let Some(restored) = self.a_restore_is_taken_up()? {
+                self.is_read_in_the_end(&restored)?;
+                return Ok(restored);
+            }
+            begun = self.begin_restore(target.clone());
+        }
+        let outcome = self.ends_amid_faults(&begun)?;
+        let restored = self.expect("a restore once the faults are over", outcome)?;
+        self.is_read_in_the_end(&restored)?;
+        Ok(restored)
+    }
+
+    fn is_read_in_the_end(&mut self, restored: &Restored) -> Result<(), Failure> {
+        let cut = restored.plan.cut.scn;
+        for _ in 0..ATTEMPTS {
+            self.what_stopped_is_started();
+            let mut states = Vec::new();
+            for node in NODES {
+                let state = self.world.launch(CLIENTS, move |env| read_back(env, node));
+                states.extend(self.world.finish(&state, BOUND)?.ok());
+            }
+            if states.len() == NODES.len() {
+                let history = self.history();
+                return states.iter().try_for_each(|state| self.world.judge(check_restored(&history, cut, state)));
+            }
+            self.all_is_started_anew()?;
+        }
+        self.holds(false, Violation::new("a restored database is read in the end", format!("cut {cut}")))
+    }
+
+    /// Whichever restore can be resumed is; the others are aborted.
+    fn a_restore_is_taken_up(&mut self) -> Result<Option<Restored>, Failure> {
+        let list =
+            |operator: Coordinator| async move { operator.repository().operations(OperationKind::Restore).await };
+        for operation in self.works_in_the_end("restores are listed", list)? {
+            let resumed = self.operate(move |operator| async move { operator.resume(operation).await });
+            if let Ok(restored) = self.ends_amid_faults(&resumed)? {
+                return Ok(Some(restored));
+            }
+            let aborted = self.operate(move |operator| async move { operator.abort(operation).await });
+            drop(self.ends_amid_faults(&aborted)?);
+        }
+        Ok(None)
+    }
+}
