@@ -10,6 +10,10 @@ pub mod restore;
 
 pub mod status;
 
+pub mod doctor;
+
 pub mod pins;
+
+pub mod views;
 
 pub mod upkeep;

@@ -253,3 +253,62 @@ async fn two_nodes_that_are_one_server_are_refused() {
     site.run(&["init"]).refused("SA107");
     assert!(site.repository_contents().is_empty(), "nothing was made");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_doctor_says_what_to_run_and_then_the_cluster_is_cut_as_one() {
+    let mut town = Town::new("doctor", 2).await;
+    let said = town.site.run(&["doctor"]);
+    for step in
+        ["add sheetanchor_fence to shared_preload_libraries and restart", "`CREATE EXTENSION sheetanchor_fence`"]
+    {
+        assert_eq!(said.out.matches(step).count(), 2, "{}", said.out);
+    }
+    said.refused("0A000");
+    for server in &town.servers {
+        let preload = "ALTER SYSTEM SET shared_preload_libraries = 'sheetanchor_fence'";
+        connect(&server.connection()).await.batch_execute(preload).await.unwrap();
+        server.stop(StopMode::Fast).await.unwrap();
+        assert!(town.site.run(&["doctor"]).out.contains("down"));
+        server.start().await.expect("it starts; `cargo xtask pg` installs the fence");
+        let session = connect(&server.connection()).await;
+        session.batch_execute("CREATE EXTENSION sheetanchor_fence; CREATE TABLE kept (what text)").await.unwrap();
+    }
+    // What the doctor says of a server is at most some seconds old.
+    site::eventually(|| {
+        std::thread::sleep(Duration::from_millis(100));
+        town.site.run(&["doctor"]).status.eq(&0).then_some(())
+    });
+    let said = town.site.run(&["doctor"]).done();
+    assert_eq!(said.matches("the commit fence holds").count(), 2, "{said}");
+
+    town.site.run(&["init"]).done();
+    let sealed = town.site.run(&["--json", "backup"]).json();
+    assert_eq!(sealed["seal"]["guarantee"], "causal");
+    let insert = async |what: &str| {
+        for server in &town.servers {
+            let sql = format!("INSERT INTO kept VALUES ('{what}')");
+            connect(&server.connection()).await.batch_execute(&sql).await.unwrap();
+        }
+    };
+    insert("before").await;
+    town.site.run(&["restore-point", "create", "here"]).done();
+    insert("after").await;
+    site::eventually(|| {
+        std::thread::sleep(Duration::from_millis(100));
+        town.site.run(&["restore", "--to", "name:here", "--dry-run"]).status.eq(&0).then_some(())
+    });
+    for server in &town.servers {
+        server.stop(StopMode::Kill).await.unwrap();
+    }
+    town.site.kill_all();
+    town.site.wipe();
+    town.site.start_agents();
+    town.site.run(&["restore", "--to", "name:here"]).done();
+    for server in &town.servers {
+        let session = connect(&server.connection()).await;
+        let rows = session.query("SELECT what FROM kept", &[]).await.unwrap();
+        let kept: Vec<String> = rows.iter().map(|row| row.get(0)).collect();
+        assert_eq!(kept, ["before"]);
+    }
+    town.site.run(&["doctor"]).done();
+}
