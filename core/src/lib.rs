@@ -50,4 +50,8 @@ pub mod lineage;
 
 pub mod plan;
 
+pub mod expiry;
+
+pub mod views;
+
 pub mod merge;

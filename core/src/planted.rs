@@ -44,6 +44,12 @@ pub enum Bug {
     ShortPieceRefused,
     /// A backup that failed lets go of its pins before failure has become its outcome.
     UnpinBeforeOutcome,
+    /// Expiry does not wait for backups that are running.
+    ExpiryIgnoresBackups,
+    /// Expiry does not wait for restores that are running.
+    ExpiryIgnoresRestores,
+    /// Expiry keeps WAL from the oldest kept backup's stop on, not from its start.
+    ExpiryKeepsFromStop,
     /// The SCN that a session carries from node to node is not observed.
     ScnNotObserved,
     /// A node's clock starts above the last record that it finds, and not above the ceiling that it had reserved.
@@ -93,6 +99,9 @@ impl Bug {
         ("nonce-unchecked", Self::NonceUnchecked),
         ("short-piece-refused", Self::ShortPieceRefused),
         ("unpin-before-outcome", Self::UnpinBeforeOutcome),
+        ("expiry-ignores-backups", Self::ExpiryIgnoresBackups),
+        ("expiry-ignores-restores", Self::ExpiryIgnoresRestores),
+        ("expiry-keeps-from-stop", Self::ExpiryKeepsFromStop),
         ("scn-not-observed", Self::ScnNotObserved),
         ("ceiling-ignored", Self::CeilingIgnored),
         ("barrier-unflushed", Self::BarrierUnflushed),

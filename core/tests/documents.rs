@@ -85,6 +85,7 @@ fn every_name_in_the_repository_is_shown() {
         keys::outcome(point),
         keys::incarnation(Incarnation::new(2)),
         keys::name(&"before-migration".parse().unwrap(), 0),
+        keys::condemned(0),
         keys::manifest(backup, hash),
         keys::files(backup, node, hash),
         keys::pack(backup, node, 0, 0xabcd),

@@ -13,8 +13,8 @@
 use std::collections::BTreeMap;
 
 use sheetanchor_core::format::catalog::{
-    Abort, Branch, Cluster, Cut, Ending, Guarantee, IncarnationObject, IncarnationState, Members, Method, NameClaim,
-    Opened, Outcome, Point, Registered, Seal, Term, ThreadCut,
+    Abort, Branch, Cluster, Condemned, Cut, Ending, Guarantee, IncarnationObject, IncarnationState, Members, Method,
+    NameClaim, Opened, Outcome, Point, Registered, Seal, Term, ThreadCut,
 };
 use sheetanchor_core::format::files::{Chunk, FileContent, FileEntry, FileList};
 use sheetanchor_core::format::manifest::{ListRef, Manifest, Plan, Resolved, ThreadPlan, ThreadSpan, Unit, WalSpan};
@@ -163,6 +163,7 @@ fn the_catalog_has_one_spelling() {
     let operation = id(OperationKind::Backup);
     check("registered", &Registered { incarnation, label: None, membership, nonce, operation });
     check("term", &Term { epoch: Epoch::new(2), nonce, operation });
+    check("condemned", &Condemned { backups: vec![operation], generation: 0, nonce });
     check("name", &NameClaim { name: "before-migration".parse().unwrap(), nonce, operation: id(OperationKind::Point) });
     let abort = Abort { code: "SA201".into(), message: "node 2 did not answer \"in time\"".into() };
     check("aborted", &Outcome { nonce, operation, result: Ending::Aborted(abort.clone()) });

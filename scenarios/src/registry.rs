@@ -39,6 +39,9 @@ macro_rules! each_story {
             "two-candidates-for-one-name-have-one-winner" two_candidates_for_one_name_have_one_winner: catalog::has_one_winner_for_one_name, sees [NonceUnchecked];
             "a-seal-is-whole-when-power-fails" a_seal_is_whole_when_power_fails: catalog::keeps_a_seal_when_power_fails, sees [NoFsyncBeforeSeal];
             "other-members-are-refused" other_members_are_refused: catalog::refuses_other_members, sees [MembershipUnchecked];
+            "expiry-waits-for-a-restore" expiry_waits_for_a_restore: expiry::waits_for_a_restore, sees [ExpiryIgnoresRestores];
+            "expiry-waits-for-a-running-backup" expiry_waits_for_a_running_backup: expiry::waits_for_a_backup, sees [ExpiryIgnoresBackups];
+            "expiry-may-be-cut-short-anywhere" expiry_may_be_cut_short_anywhere: expiry::may_be_cut_short, sees [ExpiryKeepsFromStop];
             "no-commit-waits-for-a-point-by-scn" no_commit_waits_for_a_point_by_scn: scn::holds_no_commit_back, sees [CutOffByOne];
             "a-cut-by-scn-is-causal-for-sessions-that-carry-it" a_cut_by_scn_is_causal_for_sessions_that_carry_it: scn::is_causal_for_sessions_that_carry_it, sees [ScnNotObserved];
             "nothing-is-stamped-below-a-published-cut" nothing_is_stamped_below_a_published_cut: scn::is_never_stamped_below_again, sees [CeilingIgnored, BarrierUnflushed];

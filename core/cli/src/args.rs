@@ -73,7 +73,13 @@ pub enum Command {
     Status,
     /// Say what each node lacks for points and backups of the whole cluster, and what to run
     Doctor,
-    /// Show the tree of incarnations, and where each branched off
+    /// Show every backup that was ever begun, and what became of it
+    History,
+    /// Show every restore point, and whether it can be restored to
+    RestorePoints,
+    /// Show what the cluster can be restored to, what is missing, and how far each archive is behind
+    PitrStatus,
+    /// Show every incarnation, and where it branched off
     Incarnations,
     /// Show or drop what keeps WAL on the nodes
     #[command(subcommand)]
@@ -83,6 +89,8 @@ pub enum Command {
         /// The operation, as `status` shows it
         id: String,
     },
+    /// Remove old backups, what failed ones left, and WAL that no kept backup needs
+    Expire(ExpireArguments),
     /// Read a backup again and check every hash
     Verify {
         /// The backup, as `status` shows it
@@ -300,6 +308,23 @@ fn target(text: &str) -> Result<To, String> {
         Some(("name", name)) => Ok(To::Name(name.to_owned())),
         Some(_) | None => Err("write `latest`, `backup:ID` or `name:NAME`".to_owned()),
     }
+}
+
+/// Of `expire`.
+#[derive(Debug, Args)]
+#[command(group(clap::ArgGroup::new("keep").required(true)))]
+pub struct ExpireArguments {
+    /// Keep so many backups, the newest ones
+    #[arg(long, value_name = "N", group = "keep", value_parser = clap::value_parser!(u32).range(1..))]
+    pub keep_backups: Option<u32>,
+
+    /// Keep all that it takes to restore to any cut after this time, such as `2026-01-31T12:00:00Z`
+    #[arg(long, value_name = "TIME", group = "keep")]
+    pub before: Option<jiff::Timestamp>,
+
+    /// Show what would be removed, and change nothing
+    #[arg(long)]
+    pub dry_run: bool,
 }
 
 /// Of `pins`.

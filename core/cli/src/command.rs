@@ -14,4 +14,6 @@ pub mod doctor;
 
 pub mod pins;
 
+pub mod views;
+
 pub mod upkeep;

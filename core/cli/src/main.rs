@@ -31,7 +31,8 @@ use sheetanchor_engine::coordinator::Every;
 use tracing::level_filters::LevelFilter;
 
 use crate::args::{Arguments, Command, LogLevel, PinsCommand, PointCommand};
-use crate::command::{agent, backup, doctor, pins, point, restore, status, upkeep};
+use crate::command::views::View;
+use crate::command::{agent, backup, doctor, pins, point, restore, status, upkeep, views};
 use crate::report::Result;
 use crate::screen::Screen;
 
@@ -74,10 +75,14 @@ async fn dispatch(arguments: &Arguments, screen: &Screen) -> Result<()> {
         Command::Restore(restore) => restore::run(file, screen, restore).await,
         Command::Status => status::show(file, screen).await,
         Command::Doctor => doctor::run(file, screen).await,
-        Command::Incarnations => status::incarnations(file, screen).await,
+        Command::History => views::show(file, screen, View::History).await,
+        Command::RestorePoints => views::show(file, screen, View::RestorePoints).await,
+        Command::PitrStatus => views::show(file, screen, View::PitrStatus).await,
+        Command::Incarnations => views::show(file, screen, View::Incarnations).await,
         Command::Pins(PinsCommand::List) => pins::list(file, screen).await,
         Command::Pins(PinsCommand::Drop { name }) => pins::drop(file, screen, name).await,
         Command::Abort { id } => upkeep::abort(file, screen, id).await,
+        Command::Expire(expire) => upkeep::expire(file, screen, expire).await,
         Command::Verify { id } => upkeep::verify(file, screen, id).await,
         Command::Demo(demo) => demo::run(screen, demo).await,
     }

@@ -442,3 +442,48 @@ impl Drop for SmallDisk {
         std::process::Command::new("umount").args(["-l", &self.0]).status().ok();
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn views_show_what_was_done_and_expiry_removes_what_is_not_kept() {
+    let site = Site::running("views");
+    let mut bank = Bank::of(&site);
+    bank.create().await;
+    bank.write(5).await;
+    let first = site.run(&["--json", "backup", "--label", "first"]).json();
+    bank.write(5).await;
+    site.run(&["restore-point", "create", "between"]).done();
+    let second = site.run(&["--json", "backup", "--label", "second"]).json();
+    let column = |view: &Value, name: &str| -> Vec<Value> {
+        view.as_object()
+            .unwrap()
+            .values()
+            .next()
+            .unwrap()
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|row| row[name].clone())
+            .collect()
+    };
+    let states = |site: &Site, view: &str| column(&site.run(&["--json", view]).json(), "state");
+    assert_eq!(states(&site, "history"), ["sealed", "sealed"]);
+    eventually(|| (states(&site, "restore-points") == ["reachable"; 3]).then_some(()));
+    let window = &site.run(&["--json", "pitr-status"]).json()["pitr_status"][0]["windows"][0].clone();
+    assert_eq!((&window["backup_id"], &window["backups"]), (&first["backup"], &json!(2)), "{window}");
+    assert_eq!(states(&site, "incarnations"), ["current"]);
+    assert!(site.run(&["history"]).done().contains("first"));
+
+    let before = site.repository_contents();
+    let planned = site.run(&["expire", "--keep-backups", "1", "--dry-run"]).done();
+    assert!(planned.contains("1 backups would be removed, 1 kept"), "{planned}");
+    assert_eq!(
+        site.repository_contents().keys().filter(|key| key.starts_with("packs")).count(),
+        before.keys().filter(|key| key.starts_with("packs")).count()
+    );
+    let removed = site.run(&["--json", "expire", "--keep-backups", "1"]).json();
+    assert_eq!(removed["condemned"], json!([first["backup"]]));
+    assert_eq!(states(&site, "history"), ["expired", "sealed"]);
+    assert_eq!(states(&site, "restore-points"), ["lost", "lost", "reachable"]);
+    site.run(&["verify", first["backup"].as_str().unwrap()]).refused("SA301");
+    assert!(site.run(&["verify", second["backup"].as_str().unwrap()]).done().contains("hash to what was captured"));
+}

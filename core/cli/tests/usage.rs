@@ -18,6 +18,7 @@ const GROUPS: &[&[&str]] = &[
     &["restore"],
     &["pins"],
     &["abort"],
+    &["expire"],
     &["verify"],
     &["demo"],
 ];
@@ -41,6 +42,9 @@ fn wrong_usage_ends_with_two() {
         &["restore", "--to", "yesterday"],
         &["restore", "--to", "latest", "--resume", "restore-0190f3a2c4d5-9f31a2b7"],
         &["agent"],
+        &["expire"],
+        &["expire", "--keep-backups", "0"],
+        &["expire", "--keep-backups", "2", "--before", "2026-01-01T00:00:00Z"],
         &["agent", "--node", "x"],
         &["--log", "loudly", "status"],
     ] {

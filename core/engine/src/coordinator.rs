@@ -2,12 +2,14 @@
 //! leaves behind ends by itself or is ended by whoever takes over.
 
 mod backup;
+mod expire;
 mod init;
 mod look;
 mod plan;
 mod point;
 mod restore;
 mod schedule;
+mod views;
 
 use alloc::collections::BTreeMap;
 use alloc::format;
@@ -27,6 +29,7 @@ use sheetanchor_core::request::{Answer, Description, Header, Request};
 use sheetanchor_core::{backup as backup_machine, point as point_machine, restore as restore_machine};
 
 pub use backup::Sealed;
+pub use expire::Expired;
 pub use look::{ClusterStatus, NodeStatus, Verified};
 pub use plan::Planned;
 pub use restore::Restored;

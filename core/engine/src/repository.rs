@@ -1,7 +1,7 @@
 //! The catalog in the repository, typed. Every object is created once or not at all; after an ambiguous answer the
 //! writer reads back, and its nonce tells it whether it won.
 
-use alloc::collections::BTreeMap;
+use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::format;
 use alloc::string::ToString;
 use alloc::sync::Arc;
@@ -9,8 +9,8 @@ use alloc::vec::Vec;
 
 use sheetanchor_core::error::{Error, FaultKind, Result};
 use sheetanchor_core::format::catalog::{
-    Cluster, Ending, IncarnationObject, IncarnationState, Members, NameClaim, Opened, Outcome, Point, Registered, Seal,
-    Term, operations_in,
+    Cluster, Condemned, Ending, IncarnationObject, IncarnationState, Members, NameClaim, Opened, Outcome, Point,
+    Registered, Seal, Term, operations_in,
 };
 use sheetanchor_core::format::manifest::{Manifest, Plan};
 use sheetanchor_core::format::wal::{self, WalHeader};
@@ -276,7 +276,24 @@ impl Repository {
         Ok(operations_in(keys.iter().map(alloc::string::String::as_str), kind))
     }
 
-    /// Sealed backups and published points of an incarnation, in order of time.
+    /// Every backup that was ever condemned.
+    ///
+    /// # Errors
+    /// `SA002`.
+    pub async fn condemned(&self) -> Result<BTreeSet<OperationId>> {
+        self.condemned_by(&self.bucket.list(keys::CONDEMNED).await?).await
+    }
+
+    /// What the objects of `expire` among some keys condemn.
+    async fn condemned_by(&self, keys: &[alloc::string::String]) -> Result<BTreeSet<OperationId>> {
+        let mut backups = BTreeSet::new();
+        for key in keys.iter().filter(|key| key.starts_with(keys::CONDEMNED)) {
+            backups.extend(self.load::<Condemned>(key).await?.backups);
+        }
+        Ok(backups)
+    }
+
+    /// Sealed backups and published points of an incarnation, in order of time. Condemned backups are left out.
     ///
     /// # Errors
     /// `SA002`.
@@ -287,14 +304,20 @@ impl Repository {
         Ok(catalog)
     }
 
-    /// Sealed backups and published points of all incarnations, in order of time.
+    /// Sealed backups and published points of all incarnations, in order of time. Condemned backups are left out.
     ///
     /// # Errors
     /// `SA002`.
     pub async fn whole_catalog(&self) -> Result<Catalog> {
+        let keys = self.bucket.list(keys::OUTCOMES).await?;
+        let condemned = self.condemned_by(&keys).await?;
         let mut catalog = Catalog::default();
-        for outcome in self.outcomes(OperationKind::Backup).await? {
-            if let Ending::Sealed(seal) = outcome.result {
+        let backups = keys::outcomes(OperationKind::Backup);
+        for key in keys.iter().filter(|key| key.starts_with(&backups)) {
+            let outcome: Outcome = self.load(key).await?;
+            if let Ending::Sealed(seal) = outcome.result
+                && !condemned.contains(&outcome.operation)
+            {
                 catalog.backups.push((outcome.operation, seal));
             }
         }
@@ -343,6 +366,19 @@ impl Repository {
         let manifest: Manifest = self.load_hashed(&key, seal.manifest).await?;
         manifest.validate()?;
         Ok(manifest)
+    }
+
+    /// The plan of a restore, found by its operation, and what it hashes to.
+    ///
+    /// # Errors
+    /// `SA209` if the restore came to no plan; `SA002`, `SA003`.
+    pub async fn newest_plan(&self, restore: OperationId) -> Result<(ContentHash, Plan)> {
+        let prefix = keys::plans(restore);
+        let plans = self.bucket.list(&prefix).await?;
+        let hash = plans.first().and_then(|key| key.strip_prefix(&prefix)).and_then(|hash| hash.parse().ok());
+        let none = || Refusal::new(Code::OutOfOrder, format!("{restore} came to no plan: abort it and start again"));
+        let hash = hash.ok_or_else(none)?;
+        Ok((hash, self.plan(restore, hash).await?))
     }
 
     /// The plan of a restore, verified.

@@ -73,6 +73,18 @@ pub struct Term {
     pub operation: OperationId,
 }
 
+/// Backups that are no target any more, since a run of `expire` on.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Condemned {
+    /// Which.
+    pub backups: Vec<OperationId>,
+    /// Its number; runs do not build on each other.
+    pub generation: u32,
+    /// Who wrote this.
+    pub nonce: Nonce,
+}
+
 /// A claim to a name.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -278,6 +290,9 @@ impl Object for Registered {
 }
 impl Object for Term {
     const KIND: &'static str = "term";
+}
+impl Object for Condemned {
+    const KIND: &'static str = "condemned";
 }
 impl Object for NameClaim {
     const KIND: &'static str = "name";

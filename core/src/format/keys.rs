@@ -47,6 +47,11 @@ pub fn plan(operation: OperationId, hash: ContentHash) -> String {
     format!("operations/{operation}/plan-{hash}")
 }
 
+/// The plans of a restore: one, since they are named by what they hash to.
+pub fn plans(operation: OperationId) -> String {
+    format!("operations/{operation}/plan-")
+}
+
 /// The one outcome of a backup or a restore point. That of a restore is its incarnation.
 pub fn outcome(operation: OperationId) -> String {
     format!("outcomes/{operation}")
@@ -74,6 +79,26 @@ pub fn name(name: &PointName, claim: u32) -> String {
 pub fn name_claims(name: &PointName) -> String {
     format!("names/{name}/")
 }
+
+/// Backups that one run of `expire` condemned.
+pub fn condemned(generation: u32) -> String {
+    format!("outcomes/condemned-{generation:010}")
+}
+
+/// All that were ever condemned.
+pub const CONDEMNED: &str = "outcomes/condemned-";
+
+/// Every outcome, and what is condemned: beside each other, so that whoever lists the ones sees the others.
+pub const OUTCOMES: &str = "outcomes/";
+
+/// Every manifest.
+pub const MANIFESTS: &str = "manifests/";
+
+/// Every list of captured files.
+pub const FILES: &str = "files/";
+
+/// Every pack.
+pub const PACKS: &str = "packs/";
 
 /// A manifest, named by what it hashes to.
 pub fn manifest(operation: OperationId, hash: ContentHash) -> String {

@@ -7,10 +7,12 @@ use serde_json::{Value, json};
 use sheetanchor_core::format::catalog::{IncarnationObject, IncarnationState, Method, Point, Seal};
 use sheetanchor_core::identity::{Incarnation, OperationId};
 use sheetanchor_core::request::Description;
+use sheetanchor_core::views::backups::backup;
 use sheetanchor_engine::coordinator::{ClusterStatus, NodeStatus};
 
 use super::backup::method_word;
 use super::point;
+use super::views::running_table;
 use crate::connect::Connected;
 use crate::report::Result;
 use crate::screen::{Screen, Table, bytes, lines, time};
@@ -24,18 +26,15 @@ type Listed = (OperationId, Point, sheetanchor_core::error::Result<()>);
 /// Those of the catalog; a node that is silent is shown as such.
 pub async fn show(file: &Path, screen: &Screen) -> Result<()> {
     let connected = Connected::new(file, screen)?;
-    let (status, points) = tokio::try_join!(connected.coordinator.status(), connected.coordinator.points())?;
-    screen.result(&text(&status, &points), &value(&status, &points))
-}
-
-/// Shows every incarnation under the one that it branched off.
-///
-/// # Errors
-/// Those of the catalog.
-pub async fn incarnations(file: &Path, screen: &Screen) -> Result<()> {
-    let connected = Connected::new(file, screen)?;
-    let incarnations = connected.coordinator.repository().incarnations().await?;
-    screen.result(&tree(&incarnations), &json!({ "incarnations": incarnations }))
+    let coordinator = &connected.coordinator;
+    let (status, points, scene) = tokio::try_join!(coordinator.status(), coordinator.points(), coordinator.scene())?;
+    let running = unless_empty(&running_table(&scene));
+    let running = if running.is_empty() { running } else { format!("\nbackups under way\n{running}") };
+    let mut value = value(&status, &points);
+    if let Some(value) = value.as_object_mut() {
+        value.insert("running".to_owned(), json!(backup(&scene)));
+    }
+    screen.result(&format!("{}{running}", text(&status, &points)), &value)
 }
 
 fn text(status: &ClusterStatus, points: &[Listed]) -> String {

@@ -1,14 +1,18 @@
-//! `init`, `abort` and `verify`.
+//! `init`, `abort`, `expire` and `verify`.
 
 use std::path::Path;
 
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::json;
+use sheetanchor_core::expiry::Keep;
 use sheetanchor_core::identity::{ByteCount, OperationId};
+use sheetanchor_core::refusal::{Code, Refusal};
+use sheetanchor_core::time::WallMillis;
 
+use crate::args::ExpireArguments;
 use crate::connect::Connected;
 use crate::report::Result;
-use crate::screen::{Screen, bytes};
+use crate::screen::{Screen, bytes, lines};
 
 /// Makes the repository of a new cluster.
 ///
@@ -58,6 +62,32 @@ pub async fn verify(file: &Path, screen: &Screen, id: &str) -> Result<()> {
     let value = json!({
         "backup": backup, "entries": verified.entries, "chunks": verified.chunks, "bytes": verified.bytes,
         "wal_pieces": verified.wal_pieces,
+    });
+    screen.result(&text, &value)
+}
+
+/// Removes old backups, what failed ones left, and WAL that no kept backup needs.
+///
+/// # Errors
+/// `SA214` if operations that began before do not end in time; those of the catalog.
+pub async fn expire(file: &Path, screen: &Screen, arguments: &ExpireArguments) -> Result<()> {
+    let keep = match (arguments.keep_backups, arguments.before) {
+        (Some(count), _) => Keep::Newest(count),
+        (None, Some(time)) => Keep::Since(WallMillis::new(u64::try_from(time.as_millisecond()).unwrap_or(0))),
+        (None, None) => return Err(Refusal::new(Code::ConfigInvalid, "it is not said what to keep").into()),
+    };
+    let expired = Connected::new(file, screen)?.coordinator.expire(keep, arguments.dry_run).await?;
+    let (would, is) = if arguments.dry_run { ("would be ", "would be") } else { ("", "is") };
+    let list = |ids: &[OperationId]| lines(ids.iter().map(|id| format!("  {id}")));
+    let backups = match expired.condemned.len() {
+        0 => format!("no backup {is} removed; {} kept\n", expired.kept.len()),
+        count => format!("{count} backups {would}removed, {} kept\n{}", expired.kept.len(), list(&expired.condemned)),
+    };
+    let (objects, wal) = (expired.objects.len(), expired.wal.len());
+    let text = format!("{backups}{objects} objects of backups and {wal} pieces of WAL {would}removed\n");
+    let value = json!({
+        "dry_run": arguments.dry_run, "condemned": expired.condemned, "kept": expired.kept,
+        "objects": expired.objects, "wal": expired.wal,
     });
     screen.result(&text, &value)
 }

@@ -1,4 +1,4 @@
-//! The story on PostgreSQL servers, as far as that engine goes today: it has no commit fence here yet, so each node has a
+//! The story on PostgreSQL servers, without the commit fence, which is not on every machine: each node has a
 //! cut of its own, and each node's ledger is a ledger for itself.
 
 mod ledger;
@@ -146,7 +146,7 @@ impl<'a> Stage<'a> {
                 return Err(broken(format!("without a commit fence, 0A000 was due and not {refused:?}")).into());
             }
         }
-        step.done("a cluster-wide restore point is refused (0A000): there is no commit fence yet");
+        step.done("a cluster-wide restore point is refused (0A000): these servers run without the commit fence");
         Ok(())
     }
 

@@ -94,7 +94,7 @@ impl Coordinator {
         seen.filter_map(|(node, description)| Some((node, description.ok()?.progress))).collect()
     }
 
-    async fn unfinished(&self) -> Result<Vec<OperationId>> {
+    pub(super) async fn unfinished(&self) -> Result<Vec<OperationId>> {
         let mut unfinished = Vec::new();
         for kind in [OperationKind::Backup, OperationKind::Point] {
             for operation in self.repository.operations(kind).await? {

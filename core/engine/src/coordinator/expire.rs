@@ -1,0 +1,166 @@
+//! Removes what is of no use any more: old backups, what failed ones left, and WAL that no kept backup needs.
+//!
+//! First the backups are condemned, by one create-once object: no restore that begins from here on chooses them. Then
+//! whoever may have begun before is waited for. Only then what they alone needed goes, computed anew. A crash anywhere
+//! leaves condemned backups in part, and every other one whole; the next run goes on.
+
+use alloc::collections::BTreeSet;
+use alloc::format;
+use alloc::string::String;
+use alloc::vec::Vec;
+use core::time::Duration;
+
+use sheetanchor_core::error::Result;
+use sheetanchor_core::expiry::{Keep, choose, objects_to_remove, wal_floor, wal_to_remove};
+use sheetanchor_core::format::catalog::{Condemned, Ending, IncarnationObject, Seal};
+use sheetanchor_core::format::{keys, manifest::Manifest};
+use sheetanchor_core::identity::{OperationId, OperationKind, ThreadId};
+use sheetanchor_core::planted::{self, Bug};
+use sheetanchor_core::refusal::{Code, Refusal};
+
+use super::{Coordinator, Footing};
+use crate::repository::Created;
+
+/// How often to look whether operations have ended.
+const LOOK_AGAIN_AFTER: Duration = Duration::from_millis(500);
+
+/// What an expiry did, or would do.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Expired {
+    /// Backups that are no target any more from this run on.
+    pub condemned: Vec<OperationId>,
+    /// Backups that are kept.
+    pub kept: Vec<OperationId>,
+    /// Objects of condemned backups, and of backups that failed.
+    pub objects: Vec<String>,
+    /// Pieces of WAL that no kept backup needs.
+    pub wal: Vec<String>,
+}
+
+impl Coordinator {
+    /// Removes what `keep` does not keep. With `dry_run` nothing is changed, and the answer is what would be removed.
+    ///
+    /// # Errors
+    /// `SA101` if nothing would be kept; `SA214` if backups or restores that began before have no outcome in time: then
+    /// the backups are condemned, and nothing has been removed; `SA002`, `SA003` if the repository is damaged.
+    pub async fn expire(&self, keep: Keep, dry_run: bool) -> Result<Expired> {
+        let footing = self.footing().await?;
+        let backups = self.sealed().await?;
+        let mut going = choose(&backups, keep)?;
+        if let Some(held) = self.held(&footing, &backups).await? {
+            going.retain(|backup| *backup != held);
+        }
+        if dry_run {
+            return self.removable(going.into_iter().collect()).await;
+        }
+        self.condemn(&going).await?;
+        self.await_outcomes().await?;
+        // Marked again: what was sealed meanwhile is kept, and needs its WAL.
+        let mut expired = self.removable(BTreeSet::new()).await?;
+        for key in expired.objects.iter().chain(&expired.wal) {
+            self.repository.bucket().delete(key).await?;
+        }
+        tracing::info!(target: "sheetanchor::phase", objects = expired.objects.len(), wal = expired.wal.len(), phase = "expired");
+        expired.condemned = going;
+        Ok(expired)
+    }
+
+    /// Every sealed backup that is not condemned, of all incarnations, oldest first.
+    async fn sealed(&self) -> Result<Vec<(OperationId, Seal)>> {
+        let condemned = self.repository.condemned().await?;
+        let outcomes = self.repository.outcomes(OperationKind::Backup).await?;
+        let sealed = outcomes.into_iter().filter_map(|outcome| match outcome.result {
+            Ending::Sealed(seal) if !condemned.contains(&outcome.operation) => Some((outcome.operation, seal)),
+            Ending::Sealed(_) | Ending::Aborted(_) | Ending::Published(_) => None,
+        });
+        Ok(sealed.collect())
+    }
+
+    /// The backup that the incarnation in force was restored from, as long as it has none of its own: a node that is lost
+    /// before it has opened is staged again from it.
+    async fn held(&self, footing: &Footing, backups: &[(OperationId, Seal)]) -> Result<Option<OperationId>> {
+        if backups.iter().any(|(_, seal)| seal.incarnation == footing.incarnation) {
+            return Ok(None);
+        }
+        let object: IncarnationObject = self.repository.load(&keys::incarnation(footing.incarnation)).await?;
+        match object.restore {
+            Some(restore) => Ok(Some(self.repository.newest_plan(restore).await?.1.backup)),
+            None => Ok(None),
+        }
+    }
+
+    async fn condemn(&self, backups: &[OperationId]) -> Result<()> {
+        if backups.is_empty() {
+            return Ok(());
+        }
+        let taken = self.repository.bucket().list(keys::CONDEMNED).await?.len();
+        let mut generation = u32::try_from(taken).unwrap_or(u32::MAX);
+        loop {
+            let condemned = Condemned { backups: backups.to_vec(), generation, nonce: self.nonce() };
+            match self.repository.create(&keys::condemned(generation), &condemned).await? {
+                Created::Ours => return Ok(()),
+                Created::Theirs(_) => generation = generation.saturating_add(1),
+            }
+        }
+    }
+
+    /// Waits for every backup and restore that has been registered: it may rely on what is condemned now, or on WAL that
+    /// nobody else needs. Whoever registers later sees what is condemned.
+    async fn await_outcomes(&self) -> Result<()> {
+        let until = self.env.clock.now().after(self.limits.retry);
+        loop {
+            let mut waiting = self.unfinished().await?;
+            waiting.retain(|operation| match operation.kind() {
+                OperationKind::Backup => !planted::is(Bug::ExpiryIgnoresBackups),
+                OperationKind::Restore => !planted::is(Bug::ExpiryIgnoresRestores),
+                OperationKind::Point => false,
+            });
+            let Some(first) = waiting.first() else { return Ok(()) };
+            if self.env.clock.now() >= until {
+                let message = format!("{first} may rely on what would be removed, and has no outcome yet");
+                return Err(Refusal::new(Code::Unfinished, message).into());
+            }
+            self.env.clock.sleep(LOOK_AGAIN_AFTER).await;
+        }
+    }
+
+    /// What is of no use once the backups in `going` are condemned, too.
+    async fn removable(&self, going: BTreeSet<OperationId>) -> Result<Expired> {
+        let mut dead = self.repository.condemned().await?;
+        dead.extend(&going);
+        let mut kept: Vec<Manifest> = Vec::new();
+        for outcome in self.repository.outcomes(OperationKind::Backup).await? {
+            match outcome.result {
+                Ending::Sealed(seal) if !dead.contains(&outcome.operation) => {
+                    kept.push(self.repository.manifest(outcome.operation, &seal).await?);
+                }
+                Ending::Aborted(_) => {
+                    dead.insert(outcome.operation);
+                }
+                Ending::Sealed(_) | Ending::Published(_) => {}
+            }
+        }
+        let mut objects = Vec::new();
+        for folder in [keys::PACKS, keys::FILES, keys::MANIFESTS] {
+            objects.extend(objects_to_remove(&self.repository.bucket().list(folder).await?, &dead));
+        }
+        let kept_ids = kept.iter().map(|manifest| manifest.operation).collect();
+        let wal = self.removable_wal(&kept).await?;
+        Ok(Expired { condemned: going.into_iter().collect(), kept: kept_ids, objects, wal })
+    }
+
+    async fn removable_wal(&self, kept: &[Manifest]) -> Result<Vec<String>> {
+        let (current, _, _) = self.repository.current_incarnation().await?;
+        let incarnations = self.repository.incarnations().await?;
+        let members = self.repository.members().await?;
+        let mut wal = Vec::new();
+        for object in &incarnations {
+            let floor = wal_floor(object.incarnation, current, &incarnations, kept);
+            for thread in members.nodes.keys().copied().map(ThreadId::of) {
+                let keys = self.repository.bucket().list(&keys::wal_thread(object.incarnation, thread)).await?;
+                wal.extend(wal_to_remove(thread, &keys, &floor));
+            }
+        }
+        Ok(wal)
+    }
+}

@@ -1,0 +1,79 @@
+//! Gathers what the views show: everything of the repository, and what the nodes say now.
+
+use alloc::collections::BTreeMap;
+use alloc::string::ToString;
+use alloc::vec::Vec;
+
+use futures_util::StreamExt;
+use futures_util::future::join_all;
+use futures_util::stream;
+use sheetanchor_core::error::Result;
+use sheetanchor_core::format::catalog::IncarnationState;
+use sheetanchor_core::format::keys;
+use sheetanchor_core::format::wal::WalHeader;
+use sheetanchor_core::identity::{Incarnation, NodeId, OperationKind, ThreadId};
+use sheetanchor_core::request::{Answer, PinSeen, Request};
+use sheetanchor_core::views::Scene;
+use sheetanchor_core::views::archive::runs_of;
+
+use super::{Coordinator, Footing};
+
+/// Objects that are read at once.
+const READS_AT_ONCE: usize = 16;
+
+impl Coordinator {
+    /// What the views of [`sheetanchor_core::views`] are made of. A node that does not answer leaves its columns empty.
+    ///
+    /// # Errors
+    /// `SA102`, `SA104`, `SA105`; `SA002`, `SA504` if the catalog or the archive is damaged.
+    pub async fn scene(&self) -> Result<Scene> {
+        let footing = self.footing().await?;
+        let incarnations = self.repository.incarnations().await?;
+        let mut begun = Vec::new();
+        for operation in self.repository.operations(OperationKind::Backup).await? {
+            begun.push((self.repository.registered(operation).await?, self.repository.epoch(operation).await?));
+        }
+        let mut archive = BTreeMap::new();
+        for object in &incarnations {
+            if let IncarnationState::Opened(opened) = &object.state {
+                let members = self.repository.membership(opened.membership).await?;
+                for thread in members.nodes.keys().copied().map(ThreadId::of) {
+                    let pieces = self.pieces(object.incarnation, thread).await?;
+                    archive.insert((object.incarnation, thread), runs_of(pieces));
+                }
+            }
+        }
+        let nodes = self.describe_all().await.into_iter();
+        Ok(Scene {
+            current: footing.incarnation,
+            now: self.env.clock.wall(),
+            incarnations,
+            begun,
+            backups: self.repository.outcomes(OperationKind::Backup).await?,
+            points: self.repository.outcomes(OperationKind::Point).await?,
+            condemned: self.repository.condemned().await?,
+            archive,
+            nodes: nodes.map(|(node, seen)| (node, seen.map_err(|error| error.to_string()))).collect(),
+            pins: self.pins_where_told(&footing).await,
+        })
+    }
+
+    async fn pieces(&self, incarnation: Incarnation, thread: ThreadId) -> Result<Vec<WalHeader>> {
+        let keys = self.repository.bucket().list(&keys::wal_thread(incarnation, thread)).await?;
+        let headers = keys.iter().map(|key| self.repository.wal_header(key));
+        stream::iter(headers).buffered(READS_AT_ONCE).collect::<Vec<_>>().await.into_iter().collect()
+    }
+
+    async fn pins_where_told(&self, footing: &Footing) -> BTreeMap<NodeId, Vec<PinSeen>> {
+        let asked = self.setup.addresses.keys().map(|node| {
+            let header = footing.header(*node, None);
+            async move {
+                match self.caller.ask_within(self.limits.point.patience, &header, &Request::Pins).await {
+                    Ok(Answer::Pins(pins)) => Some((*node, pins)),
+                    Ok(_) | Err(_) => None,
+                }
+            }
+        });
+        join_all(asked).await.into_iter().flatten().collect()
+    }
+}

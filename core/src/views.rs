@@ -1,0 +1,76 @@
+//! Views as plain data: what operators see of backups, points, the restorable window and incarnations, from one place, for
+//! the command line and whatever else shows it. `docs/views.md` explains each column.
+//!
+//! Reading order: [`Scene`] (what is looked at), [`archive`] (WAL without a gap), then a module a view.
+
+pub mod archive;
+
+pub mod backups;
+
+pub mod points;
+
+pub mod pitr;
+
+pub mod incarnations;
+
+use alloc::collections::{BTreeMap, BTreeSet};
+use alloc::string::String;
+use alloc::vec::Vec;
+
+use crate::format::catalog::{Ending, IncarnationObject, IncarnationState, Opened, Outcome, Point, Registered, Seal};
+use crate::identity::{Epoch, Incarnation, NodeId, OperationId, ThreadId};
+use crate::request::{Description, PinSeen};
+use crate::time::WallMillis;
+use archive::Run;
+
+/// What the repository holds and the nodes say, at one moment. Nodes that are silent leave their columns empty.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Scene {
+    /// The incarnation in force.
+    pub current: Incarnation,
+    /// The present, by the clock of whoever looks.
+    pub now: WallMillis,
+    /// Every incarnation's object, ascending.
+    pub incarnations: Vec<IncarnationObject>,
+    /// Every backup that was ever begun, with the term that it is in, in order of time.
+    pub begun: Vec<(Registered, Epoch)>,
+    /// What became of backups, in order of time.
+    pub backups: Vec<Outcome>,
+    /// What became of restore points, in order of time.
+    pub points: Vec<Outcome>,
+    /// Backups that have expired.
+    pub condemned: BTreeSet<OperationId>,
+    /// The archive, as runs without a gap.
+    pub archive: BTreeMap<(Incarnation, ThreadId), Vec<Run>>,
+    /// What each node says of itself, or why it says nothing.
+    pub nodes: BTreeMap<NodeId, Result<Description, String>>,
+    /// The pins of each node that lists them.
+    pub pins: BTreeMap<NodeId, Vec<PinSeen>>,
+}
+
+impl Scene {
+    /// Backups that can be restored, oldest first.
+    pub(crate) fn sealed(&self) -> impl DoubleEndedIterator<Item = (OperationId, &Seal)> {
+        self.backups.iter().filter_map(|outcome| match &outcome.result {
+            Ending::Sealed(seal) if !self.condemned.contains(&outcome.operation) => Some((outcome.operation, seal)),
+            Ending::Sealed(_) | Ending::Published(_) | Ending::Aborted(_) => None,
+        })
+    }
+
+    /// Published points, oldest first.
+    pub(crate) fn published(&self) -> impl Iterator<Item = (OperationId, &Point)> {
+        self.points.iter().filter_map(|outcome| match &outcome.result {
+            Ending::Published(point) => Some((outcome.operation, point)),
+            Ending::Sealed(_) | Ending::Aborted(_) => None,
+        })
+    }
+
+    /// How an incarnation began, if it did.
+    pub(crate) fn opened(&self, incarnation: Incarnation) -> Option<&Opened> {
+        let object = self.incarnations.iter().find(|object| object.incarnation == incarnation)?;
+        match &object.state {
+            IncarnationState::Opened(opened) => Some(opened),
+            IncarnationState::Aborted(_) => None,
+        }
+    }
+}
