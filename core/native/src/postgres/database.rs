@@ -27,7 +27,7 @@ use super::look::{end_of_wal, finish_segment, flush, look, segment_size};
 use super::marker::Restored;
 use super::postmaster::{Postmaster, StopMode};
 use super::recovery::{self, is_private, private_target};
-use super::session::{Session, down};
+use super::session::{Session, down, over_is_down};
 use super::wal::Place;
 use super::wal_chain::{Chain, prove_record};
 use super::{files, pages, pins};
@@ -356,32 +356,35 @@ impl Database for PostgresDatabase {
 
     async fn pin(&self, name: &str) -> Result<Position> {
         let session = self.session().await?;
-        let kept = pins::pin(&session, name).await?;
-        let (timeline, _) = end_of_wal(&session).await?;
+        let kept = pins::pin(&session, name).await.map_err(over_is_down)?;
+        let (timeline, _) = end_of_wal(&session).await.map_err(over_is_down)?;
         Ok(self.position(timeline, segment_size(&session)?.start(kept)))
     }
 
     async fn unpin(&self, name: &str) -> Result<()> {
-        let session = match self.session().await {
+        let dropped = match self.session().await {
+            Ok(session) => pins::unpin(&session, name).await.map_err(over_is_down),
+            Err(error) => Err(error),
+        };
+        match dropped {
             // A database that does not run keeps its slots on disk.
             Err(error) if error.refusal().is_some_and(|refusal| refusal.code == Code::DatabaseDown) => {
-                return self.let_go_later(name).await;
+                self.let_go_later(name).await
             }
-            session => session?,
-        };
-        pins::unpin(&session, name).await
+            dropped => dropped,
+        }
     }
 
     async fn pins(&self) -> Result<Vec<Pin>> {
         let session = self.session().await?;
-        let (timeline, _) = end_of_wal(&session).await?;
+        let (timeline, _) = end_of_wal(&session).await.map_err(over_is_down)?;
         let size = segment_size(&session)?;
         let pin = |(name, kept)| Pin { name, from: self.position(timeline, size.start(kept)) };
         Ok(pins::all(&session).await?.into_iter().map(pin).collect())
     }
 
     async fn advance_pin(&self, name: &str, from: Lsn) -> Result<()> {
-        pins::advance(&*self.session().await?, name, from).await
+        pins::advance(&*self.session().await?, name, from).await.map_err(over_is_down)
     }
 
     async fn begin_backup(&self, label: &str) -> Result<Begun> {

@@ -186,6 +186,11 @@ pub(super) fn down(seen: impl std::fmt::Display) -> Error {
     Refusal::new(Code::DatabaseDown, format!("the database does not answer: {seen}")).into()
 }
 
+/// A session that turns out to be over means that nobody answers: until a query fails, a killed server is not noticed.
+pub(super) fn over_is_down(error: Error) -> Error {
+    if error.is(FaultKind::Unreachable) { down(error) } else { error }
+}
+
 async fn facts(client: &Client) -> Result<Facts> {
     let sql = "SELECT current_setting('server_version_num'), current_setting('server_version'), \
         (SELECT system_identifier::text FROM pg_control_system()), current_setting('data_directory'), \
