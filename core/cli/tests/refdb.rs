@@ -267,7 +267,7 @@ async fn a_missing_piece_of_wal_is_refused() {
     site.wipe();
     site.start_agents();
     let plan = site.run(&["--json", "restore", "--to", "name:after", "--dry-run"]).json();
-    let pieces = plan["plan"]["threads"]["2"]["pieces"].as_array().unwrap().clone();
+    let pieces = plan["plan"]["threads"]["2"]["spans"][0]["pieces"].as_array().unwrap().clone();
     assert!(pieces.len() > 2, "{pieces:?}");
     let missing = site.repository().join(pieces[pieces.len() - 2].as_str().unwrap());
     fs::remove_file(missing).unwrap();

@@ -6,6 +6,7 @@ mod world;
 use std::collections::{BTreeMap, BTreeSet};
 
 use sheetanchor_core::identity::{HoldId, Incarnation};
+use sheetanchor_core::position::Lsn;
 use sheetanchor_core::refusal::Code;
 use sheetanchor_core::scn::Scn;
 use sheetanchor_engine::database::{Database, Joining, State};
@@ -190,7 +191,7 @@ fn a_commit_that_waits_for_the_fence_can_be_cancelled() {
 #[test]
 fn a_mark_holds_nobody_back_and_nothing_at_or_below_it_follows() {
     run(async {
-        let world = World::created().await;
+        let mut world = World::created().await;
         world.ledger(1).create(4, 10).await.unwrap();
         let before = world.database(2).status().await.unwrap();
         let ahead = Scn::new(before.scn.get() + (1_500 << 16));
@@ -203,10 +204,15 @@ fn a_mark_holds_nobody_back_and_nothing_at_or_below_it_follows() {
         client.begin().await.unwrap();
         client.write(1, b"later".to_vec()).await.unwrap();
         assert!(client.commit().await.unwrap() > ahead, "what commits next lies above it");
-        let forgotten = world.database(2).mark(Scn::new(7), "sa-y").await.unwrap_err();
-        assert_eq!(forgotten.refusal().unwrap().code, Code::OutOfOrder);
+        let first = world.database(2).mark(Scn::new(7), "sa-y").await.unwrap();
+        assert_eq!(first.until.lsn, Lsn::new(0), "the whole thread was stamped in this life, and above that");
         let mad = world.database(2).mark(Scn::new(before.scn.get() + (100_000 << 16)), "sa-z").await.unwrap_err();
         assert_eq!(mad.refusal().unwrap().code, Code::ClockDrift);
+        drop(client);
+        world.crash(2, Loss::DropAll).await;
+        world.start(2, u64::MAX).await.unwrap();
+        let forgotten = world.database(2).mark(Scn::new(7), "sa-y2").await.unwrap_err();
+        assert_eq!(forgotten.refusal().unwrap().code, Code::OutOfOrder, "the next life knows only where it began");
     });
 }
 
