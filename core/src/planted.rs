@@ -76,6 +76,10 @@ pub enum Bug {
     ObservedUnverified,
     /// Restore points at an interval that are late are followed by those that they overran, one after the other.
     TicksQueued,
+    /// A point is a target whether or not the archive leads to it.
+    ReachUnchecked,
+    /// A node's pins are captured with its files, and kept when it opens.
+    PinsCaptured,
 }
 
 impl Bug {
@@ -117,6 +121,8 @@ impl Bug {
         ("checkpoint-too-early", Self::CheckpointTooEarly),
         ("observed-unverified", Self::ObservedUnverified),
         ("ticks-queued", Self::TicksQueued),
+        ("reach-unchecked", Self::ReachUnchecked),
+        ("pins-captured", Self::PinsCaptured),
     ];
 }
 

@@ -3,6 +3,7 @@
 pub mod backup;
 pub mod catalog;
 pub mod chaos;
+pub mod evidence;
 pub mod expiry;
 pub mod fence;
 pub mod lineage;

@@ -5,13 +5,14 @@ use std::collections::BTreeMap;
 
 use sheetanchor_core::error::{Error, Fault, FaultKind, Result};
 use sheetanchor_core::identity::NodeId;
+use sheetanchor_core::planted::{self, Bug};
 use sheetanchor_core::position::Lsn;
 use sheetanchor_core::refusal::{Code, Refusal};
 use sheetanchor_core::scn::Scn;
 use sheetanchor_engine::database::Joining;
 use sheetanchor_engine::env::OpenMode;
 
-use crate::control::{Control, NodeControl, Phase, Pins, seal};
+use crate::control::{Control, NodeControl, Phase, Pins, load, seal};
 use crate::node::Shared;
 
 /// The pin that keeps WAL until it is archived. Every node has it, always.
@@ -106,11 +107,13 @@ pub(crate) async fn write_node(shared: &Shared, control: &NodeControl) -> Result
     }
     disk.sync_dir(&wal).await?;
     disk.sync_dir(sheetanchor_engine::env::disk::parent(&wal)).await?;
-    let pins = Pins {
-        cluster: control.cluster,
-        incarnation: control.incarnation,
-        kept: BTreeMap::from([(ARCHIVE_PIN.into(), control.start)]),
-    };
+    let mut kept = BTreeMap::from([(ARCHIVE_PIN.into(), control.start)]);
+    if planted::is(Bug::PinsCaptured)
+        && let Some(found) = load::<Pins>(disk, &folder.pins(node)).await?
+    {
+        kept.extend(found.kept.into_iter().filter(|(name, _)| name != ARCHIVE_PIN));
+    }
+    let pins = Pins { cluster: control.cluster, incarnation: control.incarnation, kept };
     disk.replace(&folder.pins(node), seal(&pins)).await?;
     disk.replace(&folder.node_control(node), seal(control)).await?;
     Ok(())

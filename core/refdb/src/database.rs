@@ -5,6 +5,7 @@ use core::time::Duration;
 use async_trait::async_trait;
 use sheetanchor_core::error::{Error, Fault, FaultKind, Result};
 use sheetanchor_core::identity::{ByteCount, HoldId, Incarnation, LifeId, ThreadId, TimelineId};
+use sheetanchor_core::planted::{self, Bug};
 use sheetanchor_core::position::{Lsn, Position};
 use sheetanchor_core::refusal::{Code, Refusal};
 use sheetanchor_core::scn::Scn;
@@ -139,6 +140,9 @@ impl Database for Node {
         let running = self.shared.open()?;
         let mut names = vec![("control".to_owned(), true), ("nodes".to_owned(), false), ("pages".to_owned(), true)];
         names.extend(running.layout.nodes.iter().map(|node| (format!("nodes/{node}"), false)));
+        if planted::is(Bug::PinsCaptured) {
+            names.extend(running.layout.nodes.iter().map(|node| (format!("nodes/{node}/pins"), true)));
+        }
         names.sort_unstable();
         let mut files = Vec::new();
         for (name, is_file) in names {
