@@ -76,6 +76,10 @@ pub enum Bug {
     ObservedUnverified,
     /// Restore points at an interval that are late are followed by those that they overran, one after the other.
     TicksQueued,
+    /// An incarnation adds nothing to wall time, however far its history ran ahead.
+    OffsetNotStored,
+    /// The clocks of a new incarnation start above its cut, and not above all that its history used.
+    ScnFloorIgnored,
 }
 
 impl Bug {
@@ -117,6 +121,8 @@ impl Bug {
         ("checkpoint-too-early", Self::CheckpointTooEarly),
         ("observed-unverified", Self::ObservedUnverified),
         ("ticks-queued", Self::TicksQueued),
+        ("offset-not-stored", Self::OffsetNotStored),
+        ("scn-floor-ignored", Self::ScnFloorIgnored),
     ];
 }
 

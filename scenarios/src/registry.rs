@@ -54,6 +54,7 @@ macro_rules! each_story {
             "a-late-restore-point-makes-the-next-be-skipped" a_late_restore_point_makes_the_next_be_skipped: schedule::skips_what_a_late_point_overran, sees [TicksQueued];
             "separate-databases-are-fenced-causally" separate_databases_are_fenced_causally: separate::are_fenced_causally, sees [NoFence];
             "separate-databases-are-cut-by-scn" separate_databases_are_cut_by_scn: separate::are_cut_by_scn, sees [ScnNotObserved];
+            "a-clock-that-ran-ahead-does-not-stop-its-successor" a_clock_that_ran_ahead_does_not_stop_its_successor: ahead::does_not_stop_its_successor, sees [OffsetNotStored, ScnFloorIgnored];
             "a-backup-ends-in-a-restore-whatever-strikes" a_backup_ends_in_a_restore_whatever_strikes: trials::end_in_a_restore_whatever_strikes, sees [NoFsyncBeforeSeal, FolderUnsynced];
         }
     };
