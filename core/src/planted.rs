@@ -80,6 +80,10 @@ pub enum Bug {
     ReachUnchecked,
     /// A node's pins are captured with its files, and kept when it opens.
     PinsCaptured,
+    /// An incarnation adds nothing to wall time, however far its history ran ahead.
+    OffsetNotStored,
+    /// The clocks of a new incarnation start above its cut, and not above all that its history used.
+    ScnFloorIgnored,
 }
 
 impl Bug {
@@ -123,6 +127,8 @@ impl Bug {
         ("ticks-queued", Self::TicksQueued),
         ("reach-unchecked", Self::ReachUnchecked),
         ("pins-captured", Self::PinsCaptured),
+        ("offset-not-stored", Self::OffsetNotStored),
+        ("scn-floor-ignored", Self::ScnFloorIgnored),
     ];
 }
 

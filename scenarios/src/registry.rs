@@ -56,6 +56,7 @@ macro_rules! each_story {
             "separate-databases-are-cut-by-scn" separate_databases_are_cut_by_scn: separate::are_cut_by_scn, sees [ScnNotObserved];
             "a-point-whose-wal-was-lost-is-no-target" a_point_whose_wal_was_lost_is_no_target: evidence::of_a_point_is_its_wal, sees [ReachUnchecked];
             "a-restored-node-owns-no-pins" a_restored_node_owns_no_pins: evidence::brings_no_pins_along, sees [PinsCaptured];
+            "a-clock-that-ran-ahead-does-not-stop-its-successor" a_clock_that_ran_ahead_does_not_stop_its_successor: ahead::does_not_stop_its_successor, sees [OffsetNotStored, ScnFloorIgnored];
             "a-backup-ends-in-a-restore-whatever-strikes" a_backup_ends_in_a_restore_whatever_strikes: trials::end_in_a_restore_whatever_strikes, sees [NoFsyncBeforeSeal, FolderUnsynced];
         }
     };

@@ -349,8 +349,8 @@ async fn open_reached(shared: &Shared, control: &Control, own: &NodeControl, ope
     let opened = NodeControl {
         cluster: opening.cluster,
         incarnation: opening.incarnation,
-        ceiling: opening.scn_floor.max(own.ceiling),
-        offset_ms: opening.scn_offset_ms,
+        ceiling: if planted::is(Bug::ScnFloorIgnored) { own.ceiling } else { opening.scn_floor.max(own.ceiling) },
+        offset_ms: if planted::is(Bug::OffsetNotStored) { 0 } else { opening.scn_offset_ms },
         phase: Phase::Open,
         ..own.clone()
     };
