@@ -17,7 +17,7 @@ use crate::error::{Error, Result};
 use crate::format::catalog::{Cut, ThreadCut};
 use crate::identity::{LifeId, NodeId, ThreadId};
 pub use crate::point::{Effect, Event};
-use crate::point::{Floor, Limits, after_floor, unexpected};
+use crate::point::{Floor, Limits, after_floor, outcome, unexpected};
 use crate::refusal::{Code, Refusal};
 use crate::request::{Answer, Request};
 use crate::round::Round;
@@ -181,12 +181,12 @@ impl ScnPoint {
     }
 
     fn settle(&mut self, settled: Result<()>) -> Vec<Effect> {
-        let outcome = match (self.phase, settled, self.why.take()) {
-            (Phase::Deciding, Ok(()), _) => Ok(self.cut()),
-            (Phase::Aborting, _, Some(why)) => Err(why),
-            (Phase::Deciding, Err(error), _) => Err(error),
-            _ => return Vec::new(),
+        let cut = match self.phase {
+            Phase::Deciding => Some(self.cut()),
+            Phase::Aborting => None,
+            Phase::Idle | Phase::Enlisting | Phase::Marking | Phase::Ended => return Vec::new(),
         };
+        let Some(outcome) = outcome(cut, settled, self.why.take()) else { return Vec::new() };
         self.phase = Phase::Ended;
         Vec::from([Effect::Finish(outcome)])
     }

@@ -8,10 +8,11 @@ use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 
-use crate::format::catalog::{IncarnationObject, IncarnationState, Seal};
+use crate::format::catalog::Seal;
 use crate::format::keys;
 use crate::format::manifest::Manifest;
 use crate::identity::{Incarnation, OperationId, ThreadId, TimelineId};
+use crate::lineage::Lineage;
 use crate::planted::{self, Bug};
 use crate::position::Lsn;
 use crate::refusal::{Code, Refusal};
@@ -61,16 +62,13 @@ pub enum WalFloor {
 
 /// What of an incarnation's WAL is kept. An incarnation that an older one with a backup leads to is kept whole, since
 /// recovery from that backup goes through it; so is the one in force. One that no kept backup leads to is of no use.
-pub fn wal_floor(
-    incarnation: Incarnation,
-    current: Incarnation,
-    incarnations: &[IncarnationObject],
-    kept: &[Manifest],
-) -> WalFloor {
+pub fn wal_floor(incarnation: Incarnation, current: Incarnation, lineage: &Lineage, kept: &[Manifest]) -> WalFloor {
     let own: Vec<&Manifest> = kept.iter().filter(|manifest| manifest.incarnation == incarnation).collect();
-    let led_to = ancestors(incarnation, incarnations)
-        .iter()
-        .any(|ancestor| kept.iter().any(|manifest| manifest.incarnation == *ancestor));
+    // One that was never opened has no way to it, and no WAL.
+    let led_to = lineage.way_to(incarnation).is_ok_and(|way| {
+        let ancestors = way.stretches().iter().map(|stretch| stretch.incarnation).filter(|of| *of != incarnation);
+        ancestors.into_iter().any(|ancestor| kept.iter().any(|manifest| manifest.incarnation == ancestor))
+    });
     match (led_to, own.is_empty(), incarnation == current) {
         (true, _, _) | (false, true, true) => WalFloor::All,
         (false, true, false) => WalFloor::Nothing,
@@ -84,27 +82,6 @@ pub fn wal_floor(
                     .or_insert(needed);
             }
             WalFloor::From(floors)
-        }
-    }
-}
-
-/// The incarnations that led to this one, nearest first.
-fn ancestors(incarnation: Incarnation, incarnations: &[IncarnationObject]) -> Vec<Incarnation> {
-    let mut found = Vec::new();
-    let mut child = incarnation;
-    loop {
-        let parent =
-            incarnations.iter().find(|object| object.incarnation == child).and_then(|object| match &object.state {
-                IncarnationState::Opened(opened) => opened.branch.as_ref().map(|branch| branch.parent),
-                IncarnationState::Aborted(_) => None,
-            });
-        // A parent is older: a damaged catalog cannot make a circle of it.
-        match parent.filter(|parent| *parent < child) {
-            Some(parent) => {
-                found.push(parent);
-                child = parent;
-            }
-            None => return found,
         }
     }
 }
@@ -154,8 +131,9 @@ pub fn objects_to_remove(keys: &[String], dead: &BTreeSet<OperationId>) -> Vec<S
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::format::catalog::{Cut, Guarantee};
-    use crate::identity::{ContentHash, OperationKind};
+    use crate::format::catalog::{Branch, Cut, Guarantee, IncarnationObject, IncarnationState, Method, Opened};
+    use crate::format::manifest::ThreadSpan;
+    use crate::identity::{ClusterId, ContentHash, Membership, Nonce, OperationKind};
     use crate::scn::Scn;
     use std::format;
     use std::vec;
@@ -193,6 +171,61 @@ mod tests {
         assert_eq!(left(WalFloor::All), 4);
         assert_eq!(left(WalFloor::Nothing), 1, "the archive goes on at the end of the newest piece");
         assert_eq!(left(WalFloor::From(BTreeMap::new())), 4, "a thread without a floor is kept whole");
+    }
+
+    /// A backup of an incarnation whose WAL starts at `start`.
+    fn manifest(incarnation: u32, start: u64) -> Manifest {
+        let span = ThreadSpan { start: Lsn::new(start), stop: Lsn::new(start + 5), timeline: TimelineId::new(1) };
+        Manifest {
+            begun_scn: Scn::ZERO,
+            cluster: ClusterId::new(1),
+            cut: Cut { record: String::new(), scn: Scn::ZERO, threads: BTreeMap::new() },
+            durable_scn: Scn::ZERO,
+            engine: "refdb".into(),
+            guarantee: Guarantee::Atomic,
+            incarnation: Incarnation::new(incarnation),
+            label: None,
+            membership: Membership::new(1),
+            method: Method::Fence,
+            nodes: BTreeMap::new(),
+            operation: backup(incarnation, 1).0,
+            shared: true,
+            started_ms: WallMillis::new(0),
+            threads: BTreeMap::from([(ThreadId::new(1), span)]),
+            units: BTreeMap::new(),
+        }
+    }
+
+    #[test]
+    fn an_incarnation_that_a_kept_backup_leads_to_keeps_all_its_wal() {
+        let opened = |number: u32, parent: Option<u32>| {
+            let cut = Cut { record: String::new(), scn: Scn::ZERO, threads: BTreeMap::new() };
+            IncarnationObject {
+                incarnation: Incarnation::new(number),
+                nonce: Nonce::new(1),
+                restore: None,
+                state: IncarnationState::Opened(Opened {
+                    branch: parent.map(|parent| Branch { cut, parent: Incarnation::new(parent) }),
+                    membership: Membership::new(1),
+                    opened_ms: WallMillis::new(0),
+                    scn_floor: Scn::ZERO,
+                    scn_offset_ms: 0,
+                }),
+            }
+        };
+        // 1 → 2 → 4, and 1 → 3.
+        let tree = [opened(1, None), opened(2, Some(1)), opened(3, Some(1)), opened(4, Some(2))];
+        let lineage = Lineage::of(&tree).unwrap();
+        let floor =
+            |number, kept: &[Manifest]| wal_floor(Incarnation::new(number), Incarnation::new(4), &lineage, kept);
+        let from = |start| WalFloor::From(BTreeMap::from([((ThreadId::new(1), TimelineId::new(1)), Lsn::new(start))]));
+        let kept = [manifest(1, 30), manifest(1, 20)];
+        assert_eq!(floor(1, &kept), from(20));
+        assert_eq!([2, 3, 4].map(|number| floor(number, &kept)), [WalFloor::All, WalFloor::All, WalFloor::All]);
+        let kept = [manifest(2, 7)];
+        assert_eq!([1, 3].map(|number| floor(number, &kept)), [WalFloor::Nothing, WalFloor::Nothing]);
+        assert_eq!([floor(2, &kept), floor(4, &kept)], [from(7), WalFloor::All]);
+        assert_eq!(floor(4, &[manifest(3, 1)]), WalFloor::All, "the one in force goes on");
     }
 
     #[test]

@@ -13,7 +13,7 @@ use crate::scn::Scn;
 use crate::time::WallMillis;
 
 /// Every incarnation that was opened.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Lineage {
     opened: BTreeMap<Incarnation, Opened>,
 }

@@ -8,6 +8,7 @@ use alloc::string::String;
 use alloc::vec::Vec;
 
 pub use choose::choices;
+pub(crate) use choose::start_of;
 pub use replay::{Archive, Reach, Replay, is_stamped, replay};
 pub use target::{Aim, Target};
 
@@ -41,11 +42,11 @@ pub struct Choice {
     pub sought: bool,
 }
 
-/// The SCN that a new incarnation's clock starts above: nothing that any ancestor's points, backups or archived records
-/// used lies beyond it, not even beyond the cut.
-pub fn high_water(catalog: &Catalog, archived: impl IntoIterator<Item = Scn>) -> Scn {
+/// The SCN that a new incarnation's clock starts above: nothing that any incarnation's points, backups or archived records
+/// used lies beyond it, not even beyond the cut. `used` are floors, and the last SCNs of archives.
+pub fn high_water(catalog: &Catalog, used: impl IntoIterator<Item = Scn>) -> Scn {
     let points = catalog.points.iter().map(|(_, point)| point.cut.scn);
     let backups = catalog.backups.iter().map(|(_, seal)| seal.cut.scn);
     // The record that marks a cut is stamped above it, and may not be archived yet.
-    points.chain(backups).map(Scn::next).chain(archived).max().unwrap_or(Scn::ZERO)
+    points.chain(backups).map(Scn::next).chain(used).max().unwrap_or(Scn::ZERO)
 }

@@ -335,14 +335,20 @@ impl FencedPoint {
     }
 
     fn settle(&mut self, settled: Result<()>) -> Vec<Effect> {
-        let outcome = match (self.phase, settled, self.why.take()) {
-            (Phase::Deciding, Ok(()), _) => {
-                Ok(Cut { record: self.record.clone(), scn: self.scn, threads: self.cuts.clone() })
-            }
-            (Phase::Aborting, _, Some(why)) => Err(why),
-            (Phase::Deciding, Err(error), _) => Err(error),
-            _ => return Vec::new(),
+        let cut = match self.phase {
+            Phase::Deciding => Some(Cut { record: self.record.clone(), scn: self.scn, threads: self.cuts.clone() }),
+            Phase::Aborting => None,
+            Phase::Idle
+            | Phase::Enlisting
+            | Phase::Closing
+            | Phase::Draining
+            | Phase::Cutting
+            | Phase::Releasing
+            | Phase::Flushing
+            | Phase::Undoing
+            | Phase::Ended => return Vec::new(),
         };
+        let Some(outcome) = outcome(cut, settled, self.why.take()) else { return Vec::new() };
         self.phase = Phase::Ended;
         Vec::from([Effect::Finish(outcome)])
     }
@@ -378,6 +384,14 @@ impl FencedPoint {
         self.deadline = Some(deadline);
         let life = |node| self.lives.get(&node).copied().unwrap_or_default();
         self.nodes.iter().map(|node| Effect::Ask(step, *node, request(*node, life(*node)))).collect()
+    }
+}
+
+/// What a point came to once its outcome is written: `cut` if that is its publication, else `why` it failed.
+pub(crate) fn outcome(cut: Option<Cut>, settled: Result<()>, why: Option<Error>) -> Option<Result<Cut>> {
+    match cut {
+        Some(cut) => Some(settled.map(|()| cut)),
+        None => why.map(Err),
     }
 }
 

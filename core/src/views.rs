@@ -17,8 +17,9 @@ use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::string::String;
 use alloc::vec::Vec;
 
-use crate::format::catalog::{Ending, IncarnationObject, IncarnationState, Opened, Outcome, Point, Registered, Seal};
+use crate::format::catalog::{Ending, IncarnationObject, Outcome, Point, Registered, Seal};
 use crate::identity::{Epoch, Incarnation, NodeId, OperationId, ThreadId};
+use crate::lineage::Lineage;
 use crate::request::{Description, PinSeen};
 use crate::time::WallMillis;
 use archive::Run;
@@ -32,6 +33,8 @@ pub struct Scene {
     pub now: WallMillis,
     /// Every incarnation's object, ascending.
     pub incarnations: Vec<IncarnationObject>,
+    /// The tree that they make.
+    pub lineage: Lineage,
     /// Every backup that was ever begun, with the term that it is in, in order of time.
     pub begun: Vec<(Registered, Epoch)>,
     /// What became of backups, in order of time.
@@ -65,12 +68,8 @@ impl Scene {
         })
     }
 
-    /// How an incarnation began, if it did.
-    pub(crate) fn opened(&self, incarnation: Incarnation) -> Option<&Opened> {
-        let object = self.incarnations.iter().find(|object| object.incarnation == incarnation)?;
-        match &object.state {
-            IncarnationState::Opened(opened) => Some(opened),
-            IncarnationState::Aborted(_) => None,
-        }
+    /// Whether the records of whoever wrote the archive carry SCNs.
+    pub(crate) fn stamped(&self) -> bool {
+        self.archive.values().flatten().any(|run| run.scn_last.is_some())
     }
 }

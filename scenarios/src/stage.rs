@@ -1,6 +1,7 @@
 //! The vocabulary of the stories: a domain verb a line.
 
 mod direct;
+mod skew;
 mod trials;
 
 use std::collections::BTreeMap;
@@ -15,6 +16,7 @@ use sheetanchor_core::identity::{OperationId, PointName};
 use sheetanchor_core::plan::{Aim, Target};
 use sheetanchor_core::refusal::Code;
 use sheetanchor_core::scn::Scn;
+use sheetanchor_core::views::points::PointState;
 use sheetanchor_engine::coordinator::{ClusterStatus, Coordinator, Planned, Restored, Sealed};
 use sheetanchor_engine::database::Storage;
 use sheetanchor_sim::chance::Chance;
@@ -288,13 +290,18 @@ impl Stage {
         Ok(self.succeeds("a restore point without faults succeeds", &begun)?.1)
     }
 
+    /// What the operator sees of a restore point; nothing if it is not listed.
+    pub fn point_is_listed_as(&mut self, name: &str) -> Result<Option<PointState>, Failure> {
+        let wanted: Option<PointName> = name.parse().ok();
+        let points = self.operate(|operator| async move { operator.points().await });
+        let points = self.succeeds("points are listed", &points)?;
+        Ok(points.iter().find(|point| point.name == wanted).map(|point| point.state))
+    }
+
     /// Waits until the archive reaches a restore point on every node.
     pub fn the_point_becomes_reachable(&mut self, name: &str) -> Result<(), Failure> {
-        let wanted: Option<PointName> = name.parse().ok();
         for _ in 0..40 {
-            let points = self.operate(|operator| async move { operator.points().await });
-            let points = self.succeeds("points are listed", &points)?;
-            if points.iter().any(|(_, point, reached)| point.name == wanted && reached.is_ok()) {
+            if self.point_is_listed_as(name)? == Some(PointState::Reachable) {
                 return Ok(());
             }
             self.world.run_for(Duration::from_millis(200))?;

@@ -180,7 +180,7 @@ pub enum PointCommand {
         #[arg(long, value_name = "N")]
         points: Option<u64>,
     },
-    /// Show the restore points of the incarnation in force
+    /// Show every restore point, as `restore-points` does
     List,
 }
 

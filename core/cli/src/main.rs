@@ -71,12 +71,13 @@ async fn dispatch(arguments: &Arguments, screen: &Screen) -> Result<()> {
                 Every { interval: *interval, method: method.method(), prefix: prefix.parse()?, points: *points };
             point::every(file, screen, &every).await
         }
-        Command::RestorePoint(PointCommand::List) => point::list(file, screen).await,
         Command::Restore(restore) => restore::run(file, screen, restore).await,
         Command::Status => status::show(file, screen).await,
         Command::Doctor => doctor::run(file, screen).await,
         Command::History => views::show(file, screen, View::History).await,
-        Command::RestorePoints => views::show(file, screen, View::RestorePoints).await,
+        Command::RestorePoints | Command::RestorePoint(PointCommand::List) => {
+            views::show(file, screen, View::RestorePoints).await
+        }
         Command::PitrStatus => views::show(file, screen, View::PitrStatus).await,
         Command::Incarnations => views::show(file, screen, View::Incarnations).await,
         Command::Pins(PinsCommand::List) => pins::list(file, screen).await,

@@ -157,7 +157,7 @@ fn a_name_is_used_once() {
     site.run(&["restore-point", "create", "a"]).refused("SA213");
     site.run(&["restore-point", "create", "a b"]).refused("SA106");
     let listed = site.run(&["--json", "restore-point", "list"]).json();
-    assert_eq!(listed["points"].as_array().unwrap().len(), 1);
+    assert_eq!(listed["restore_points"].as_array().unwrap().len(), 1);
 }
 
 #[test]

@@ -7,6 +7,7 @@ use alloc::string::ToString;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 
+use futures_util::future::try_join_all;
 use sheetanchor_core::error::{Error, FaultKind, Result};
 use sheetanchor_core::format::catalog::{
     Cluster, Condemned, Ending, IncarnationObject, IncarnationState, Members, NameClaim, Opened, Outcome, Point,
@@ -26,6 +27,9 @@ use crate::env::{Bucket, Env, Put};
 
 /// How often an ambiguous write is settled by reading back before it is given up as a fault.
 const READ_BACK_MAX: usize = 3;
+
+/// How many objects are read at once.
+const READS_AT_ONCE: usize = 16;
 
 /// Whose object a create-once name stands for after [`Repository::create`].
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -281,16 +285,8 @@ impl Repository {
     /// # Errors
     /// `SA002`.
     pub async fn condemned(&self) -> Result<BTreeSet<OperationId>> {
-        self.condemned_by(&self.bucket.list(keys::CONDEMNED).await?).await
-    }
-
-    /// What the objects of `expire` among some keys condemn.
-    async fn condemned_by(&self, keys: &[alloc::string::String]) -> Result<BTreeSet<OperationId>> {
-        let mut backups = BTreeSet::new();
-        for key in keys.iter().filter(|key| key.starts_with(keys::CONDEMNED)) {
-            backups.extend(self.load::<Condemned>(key).await?.backups);
-        }
-        Ok(backups)
+        let condemned: Vec<Condemned> = self.load_all(&self.bucket.list(keys::CONDEMNED).await?).await?;
+        Ok(condemned.into_iter().flat_map(|condemned| condemned.backups).collect())
     }
 
     /// Sealed backups and published points of an incarnation, in order of time. Condemned backups are left out.
@@ -309,12 +305,9 @@ impl Repository {
     /// # Errors
     /// `SA002`.
     pub async fn whole_catalog(&self) -> Result<Catalog> {
-        let keys = self.bucket.list(keys::OUTCOMES).await?;
-        let condemned = self.condemned_by(&keys).await?;
+        let condemned = self.condemned().await?;
         let mut catalog = Catalog::default();
-        let backups = keys::outcomes(OperationKind::Backup);
-        for key in keys.iter().filter(|key| key.starts_with(&backups)) {
-            let outcome: Outcome = self.load(key).await?;
+        for outcome in self.outcomes(OperationKind::Backup).await? {
             if let Ending::Sealed(seal) = outcome.result
                 && !condemned.contains(&outcome.operation)
             {
@@ -345,16 +338,29 @@ impl Repository {
         Ok(None)
     }
 
+    /// Every operation of a kind that has an outcome, in order of time.
+    ///
+    /// # Errors
+    /// Faults only.
+    pub async fn ended(&self, kind: OperationKind) -> Result<Vec<OperationId>> {
+        let keys = self.bucket.list(&keys::outcomes(kind)).await?;
+        Ok(operations_in(keys.iter().map(alloc::string::String::as_str), kind))
+    }
+
     /// Every outcome of a kind, in order of time.
     ///
     /// # Errors
     /// `SA002`.
     pub async fn outcomes(&self, kind: OperationKind) -> Result<Vec<Outcome>> {
-        let mut outcomes = Vec::new();
-        for key in self.bucket.list(&keys::outcomes(kind)).await? {
-            outcomes.push(self.load(&key).await?);
+        self.load_all(&self.bucket.list(&keys::outcomes(kind)).await?).await
+    }
+
+    async fn load_all<T: Object>(&self, keys: &[alloc::string::String]) -> Result<Vec<T>> {
+        let mut objects = Vec::with_capacity(keys.len());
+        for keys in keys.chunks(READS_AT_ONCE) {
+            objects.extend(try_join_all(keys.iter().map(|key| self.load::<T>(key))).await?);
         }
-        Ok(outcomes)
+        Ok(objects)
     }
 
     /// The manifest of a sealed backup, verified.
@@ -448,10 +454,11 @@ impl Repository {
         incarnation: Incarnation,
         thread: ThreadId,
     ) -> Result<Vec<(alloc::string::String, WalHeader)>> {
-        let mut headers = Vec::new();
-        for key in self.bucket.list(&keys::wal_thread(incarnation, thread)).await? {
-            let header = self.wal_header(&key).await?;
-            headers.push((key, header));
+        let keys = self.bucket.list(&keys::wal_thread(incarnation, thread)).await?;
+        let mut headers = Vec::with_capacity(keys.len());
+        for keys in keys.chunks(READS_AT_ONCE) {
+            let read = try_join_all(keys.iter().map(|key| self.wal_header(key))).await?;
+            headers.extend(keys.iter().cloned().zip(read));
         }
         headers.sort_by_key(|(_, header)| (header.timeline, header.from));
         Ok(headers)

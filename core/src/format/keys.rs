@@ -88,9 +88,6 @@ pub fn condemned(generation: u32) -> String {
 /// All that were ever condemned.
 pub const CONDEMNED: &str = "outcomes/condemned-";
 
-/// Every outcome, and what is condemned: beside each other, so that whoever lists the ones sees the others.
-pub const OUTCOMES: &str = "outcomes/";
-
 /// Every manifest.
 pub const MANIFESTS: &str = "manifests/";
 

@@ -145,31 +145,22 @@ impl Menu<'_> {
         }
         let resolved = format!("everything stamped at or below SCN {scn}");
         let reaches = |seal: &Seal| seal.incarnation < incarnation || seal.cut.scn <= scn;
-        let (backup, seal) = self.newest_backup(incarnation, reaches).ok_or_else(|| no_backup(&resolved))?;
+        let newest = newest_backup(self.backups(), self.way, incarnation, self.stamped, reaches);
+        let (backup, seal) = newest.ok_or_else(|| no_backup(&resolved))?;
         let cut = Cut { record: String::new(), scn, threads: BTreeMap::new() };
-        Ok(Choice { backup: *backup, cut, guarantee: seal.guarantee, incarnation, resolved, sought: true })
+        Ok(Choice { backup, cut, guarantee: seal.guarantee, incarnation, resolved, sought: true })
     }
 
-    /// The newest backup on the way, in `incarnation` or an ancestor of it, that `fits`.
-    fn newest_backup(&self, incarnation: Incarnation, fits: impl Fn(&Seal) -> bool) -> Option<&(OperationId, Seal)> {
-        let good = |seal: &Seal| {
-            // Without stamps no engine here reads the WAL of two incarnations as one.
-            let readable = seal.incarnation == incarnation || self.stamped && seal.incarnation < incarnation;
-            readable && self.way.holds(seal.incarnation, &seal.cut) && fits(seal)
-        };
-        let backups = self.catalog.backups.iter().filter(|(_, seal)| good(seal));
-        backups.max_by_key(|(id, seal)| (seal.incarnation, seal.cut.scn, id.started_ms()))
+    fn backups(&self) -> impl Iterator<Item = (OperationId, &Seal)> {
+        self.catalog.backups.iter().map(|(id, seal)| (*id, seal))
     }
 
-    /// A point, and the newest backup whose own cut is this point or lies before it.
     fn of_point(&self, point: &Point, resolved: String) -> Result<Choice, Refusal> {
         self.check_on_way(&resolved, point.incarnation, &point.cut)?;
-        let before = |seal: &Seal| {
-            seal.incarnation < point.incarnation || seal.cut == point.cut || point.cut.is_after(&seal.cut)
-        };
-        let (backup, _) = self.newest_backup(point.incarnation, before).ok_or_else(|| no_backup(&resolved))?;
+        let (backup, _) =
+            start_of(self.backups(), self.way, point, self.stamped).ok_or_else(|| no_backup(&resolved))?;
         Ok(Choice {
-            backup: *backup,
+            backup,
             cut: point.cut.clone(),
             guarantee: point.guarantee,
             incarnation: point.incarnation,
@@ -198,6 +189,34 @@ impl Menu<'_> {
         };
         Err(Refusal::new(Code::OtherBranch, message))
     }
+}
+
+/// The backup that a restore to `point` starts from: the newest whose own cut is this point or lies before it.
+pub(crate) fn start_of<'a>(
+    backups: impl Iterator<Item = (OperationId, &'a Seal)>,
+    way: &Way,
+    point: &Point,
+    stamped: bool,
+) -> Option<(OperationId, &'a Seal)> {
+    let before =
+        |seal: &Seal| seal.incarnation < point.incarnation || seal.cut == point.cut || point.cut.is_after(&seal.cut);
+    newest_backup(backups, way, point.incarnation, stamped, before)
+}
+
+/// The newest backup on the way, in `incarnation` or an ancestor of it, that `fits`.
+fn newest_backup<'a>(
+    backups: impl Iterator<Item = (OperationId, &'a Seal)>,
+    way: &Way,
+    incarnation: Incarnation,
+    stamped: bool,
+    fits: impl Fn(&Seal) -> bool,
+) -> Option<(OperationId, &'a Seal)> {
+    let good = |seal: &Seal| {
+        // Without stamps no engine here reads the WAL of two incarnations as one.
+        let readable = seal.incarnation == incarnation || stamped && seal.incarnation < incarnation;
+        readable && way.holds(seal.incarnation, &seal.cut) && fits(seal)
+    };
+    backups.filter(|(_, seal)| good(seal)).max_by_key(|(id, seal)| (seal.incarnation, seal.cut.scn, id.started_ms()))
 }
 
 fn no_backup(what: &str) -> Refusal {

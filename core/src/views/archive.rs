@@ -46,7 +46,7 @@ pub fn run_at(runs: &[Run], timeline: TimelineId, place: Lsn) -> Option<&Run> {
     runs.iter().find(|run| run.timeline == timeline && run.from <= place && place <= run.until)
 }
 
-/// Where WAL goes on after a run, if it does: what lies between is missing.
-pub fn resumes_after(runs: &[Run], run: &Run) -> Option<Lsn> {
-    runs.iter().filter(|later| later.timeline == run.timeline && later.from > run.until).map(|later| later.from).min()
+/// Where WAL goes on behind a place that a run ends at, if it does: what lies between is missing.
+pub fn resumes_after(runs: &[Run], timeline: TimelineId, place: Lsn) -> Option<Lsn> {
+    runs.iter().filter(|later| later.timeline == timeline && later.from > place).map(|later| later.from).min()
 }

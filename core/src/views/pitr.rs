@@ -99,7 +99,7 @@ fn pitr_row(scene: &Scene, incarnation: Incarnation, opened: &Opened, points: &[
     let threads = archive.clone().map(|((_, thread), runs)| thread_row(scene, incarnation, *thread, runs));
     let holes = archive.flat_map(|((_, thread), runs)| {
         runs.iter().filter_map(|run| {
-            let until = resumes_after(runs, run)?;
+            let until = resumes_after(runs, run.timeline, run.until)?;
             Some(Hole { thread: *thread, timeline: run.timeline, from: run.until, until })
         })
     });

@@ -7,9 +7,11 @@ use alloc::vec::Vec;
 use serde::Serialize;
 
 use super::Scene;
-use super::archive::{resumes_after, run_at};
+use super::archive::{Run, resumes_after, run_at};
 use crate::format::catalog::{Cut, Guarantee, Method, Point, Seal};
 use crate::identity::{Incarnation, Membership, OperationId, PointName, ThreadId, TimelineId};
+use crate::lineage::Way;
+use crate::plan::start_of;
 use crate::position::Lsn;
 use crate::scn::Scn;
 use crate::time::WallMillis;
@@ -87,7 +89,8 @@ pub fn restore_points(scene: &Scene) -> Vec<PointRow> {
 }
 
 fn point_row(scene: &Scene, id: OperationId, point: &Point) -> PointRow {
-    let start = start_of(scene, point);
+    let way = scene.lineage.way_to(point.incarnation).unwrap_or_else(|_| Way::within(point.incarnation));
+    let start = start_of(scene.sealed(), &way, point, scene.stamped());
     let threads: Vec<PointThreadRow> = point
         .cut
         .threads
@@ -97,13 +100,16 @@ fn point_row(scene: &Scene, id: OperationId, point: &Point) -> PointRow {
             timeline: cut.timeline,
             until: cut.until,
             proof: cut.proof,
-            archived: reach(scene, point, start.map(|(_, seal)| seal), *thread).is_ok(),
+            archived: match start {
+                Some((_, seal)) => reach(scene, &way, point, seal, *thread).is_ok(),
+                None => run_at(runs(scene, point.incarnation, *thread), cut.timeline, cut.proof).is_some(),
+            },
         })
         .collect();
     let (state, reason) = match start {
         None => (PointState::Lost, Some("no backup that is kept lies before it".to_string())),
         Some((_, seal)) => {
-            let behind = point.cut.threads.keys().find_map(|thread| reach(scene, point, Some(seal), *thread).err());
+            let behind = point.cut.threads.keys().find_map(|thread| reach(scene, &way, point, seal, *thread).err());
             behind.map_or((PointState::Reachable, None), |(state, why)| (state, Some(why)))
         }
     };
@@ -123,47 +129,141 @@ fn point_row(scene: &Scene, id: OperationId, point: &Point) -> PointRow {
     }
 }
 
-/// The newest backup that lies before a point: in its incarnation, or else in the nearest ancestor before the branch.
-pub(super) fn start_of<'a>(scene: &'a Scene, point: &'a Point) -> Option<(OperationId, &'a Seal)> {
-    let (mut incarnation, mut cut): (Incarnation, &Cut) = (point.incarnation, &point.cut);
-    loop {
-        let fits = |seal: &Seal| seal.incarnation == incarnation && (seal.cut == *cut || cut.is_after(&seal.cut));
-        if let Some(found) = scene.sealed().rev().find(|(_, seal)| fits(seal)) {
-            return Some(found);
+fn runs(scene: &Scene, incarnation: Incarnation, thread: ThreadId) -> &[Run] {
+    scene.archive.get(&(incarnation, thread)).map(Vec::as_slice).unwrap_or_default()
+}
+
+/// Whether a thread's archive leads from a backup's cut to a point, through every incarnation between them; else what is
+/// missing.
+fn reach(scene: &Scene, way: &Way, point: &Point, seal: &Seal, thread: ThreadId) -> Result<(), (PointState, String)> {
+    let place = |cut: &Cut| cut.threads.get(&thread).copied();
+    let Some(last) = place(&point.cut) else { return Ok(()) };
+    let mut at = place(&seal.cut).map(|cut| cut.until).unwrap_or_default();
+    for stretch in way.between(seal.incarnation, point.incarnation) {
+        let leaves = stretch.leaves.as_ref().filter(|_| stretch.incarnation != point.incarnation);
+        let (timeline, until) =
+            leaves.and_then(place).map_or((last.timeline, last.proof), |cut| (cut.timeline, cut.until));
+        let runs = runs(scene, stretch.incarnation, thread);
+        let run = run_at(runs, timeline, at);
+        let reached = run.map_or(at, |run| run.until);
+        if reached < until {
+            return Err(match resumes_after(runs, timeline, reached) {
+                Some(later) => {
+                    (PointState::Lost, format!("WAL of thread {thread} is missing from {reached} to {later}"))
+                }
+                None => behind(scene, stretch.incarnation, thread, reached),
+            });
         }
-        // Each parent is older, so this ends.
-        let branch = scene.opened(incarnation)?.branch.as_ref().filter(|branch| branch.parent < incarnation)?;
-        (incarnation, cut) = (branch.parent, &branch.cut);
+        at = until;
     }
+    Ok(())
 }
 
-/// Whether the archive of a thread leads from a backup to a point.
-fn reach(scene: &Scene, point: &Point, seal: Option<&Seal>, thread: ThreadId) -> Result<(), (PointState, String)> {
-    let Some(cut) = point.cut.threads.get(&thread) else { return Ok(()) };
-    let runs = scene.archive.get(&(point.incarnation, thread)).map(Vec::as_slice).unwrap_or_default();
-    let start =
-        seal.filter(|seal| seal.incarnation == point.incarnation).and_then(|seal| seal.cut.threads.get(&thread));
-    let run = match start {
-        Some(start) => run_at(runs, cut.timeline, start.until),
-        // The backup is an ancestor's: this incarnation's WAL is needed from its beginning.
-        None => runs.iter().find(|run| run.timeline == cut.timeline),
-    };
-    match run {
-        Some(run) if run.until >= cut.proof => Ok(()),
-        Some(run) => match resumes_after(runs, run) {
-            Some(later) => {
-                Err((PointState::Lost, format!("WAL of thread {thread} is missing from {} to {later}", run.until)))
-            }
-            None => Err(behind(scene, point, thread, run.until)),
-        },
-        None => Err(behind(scene, point, thread, start.map(|start| start.until).unwrap_or_default())),
-    }
-}
-
-fn behind(scene: &Scene, point: &Point, thread: ThreadId, until: Lsn) -> (PointState, String) {
-    if point.incarnation == scene.current {
+/// The archive of the incarnation in force goes on; that of another does not.
+fn behind(scene: &Scene, incarnation: Incarnation, thread: ThreadId, until: Lsn) -> (PointState, String) {
+    if incarnation == scene.current {
         return (PointState::Pending, format!("thread {thread} is archived to {until}"));
     }
-    let why = format!("thread {thread} is archived to {until}, and incarnation {} is over", point.incarnation);
+    let why = format!("thread {thread} is archived to {until}, and incarnation {incarnation} is over");
     (PointState::Lost, why)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::format::catalog::{Branch, Ending, IncarnationObject, IncarnationState, Opened, Outcome, ThreadCut};
+    use crate::identity::{ContentHash, Nonce, OperationKind};
+    use crate::lineage::Lineage;
+    use std::vec;
+
+    const THREAD: ThreadId = ThreadId::new(1);
+
+    fn cut(scn: u64) -> Cut {
+        let place = ThreadCut { proof: Lsn::new(scn + 1), timeline: TimelineId::new(1), until: Lsn::new(scn) };
+        Cut { record: format!("sa-{scn}"), scn: Scn::new(scn), threads: [(THREAD, place)].into() }
+    }
+
+    fn opened(number: u32, parent: Option<u64>) -> IncarnationObject {
+        let opened = Opened {
+            branch: parent.map(|scn| Branch { cut: cut(scn), parent: Incarnation::new(1) }),
+            membership: Membership::new(1),
+            opened_ms: WallMillis::new(0),
+            scn_floor: Scn::new(parent.unwrap_or(0)),
+            scn_offset_ms: 0,
+        };
+        let state = IncarnationState::Opened(opened);
+        IncarnationObject { incarnation: Incarnation::new(number), nonce: Nonce::new(1), restore: None, state }
+    }
+
+    fn outcome(kind: OperationKind, result: Ending) -> Outcome {
+        Outcome { nonce: Nonce::new(1), operation: OperationId::new(kind, 1, 1), result }
+    }
+
+    /// A backup of the first incarnation at 10, the second one branches off at 50, and has a point at 90. `archives` are
+    /// the first and last byte of each run, by incarnation.
+    fn scene(stamped: bool, archives: &[(u32, &[(u64, u64)])]) -> Scene {
+        let seal = Seal {
+            cut: cut(10),
+            ended_ms: WallMillis::new(0),
+            guarantee: Guarantee::Node,
+            incarnation: Incarnation::new(1),
+            manifest: ContentHash::of(b""),
+            point: None,
+        };
+        let point = Point {
+            cut: cut(90),
+            ended_ms: WallMillis::new(0),
+            guarantee: Guarantee::Causal,
+            incarnation: Incarnation::new(2),
+            membership: Membership::new(1),
+            method: Method::Fence,
+            name: None,
+        };
+        let run = |(from, until): &(u64, u64)| Run {
+            timeline: TimelineId::new(1),
+            from: Lsn::new(*from),
+            until: Lsn::new(*until),
+            scn_last: stamped.then_some(Scn::new(*until)),
+        };
+        let incarnations = vec![opened(1, None), opened(2, Some(50))];
+        Scene {
+            current: Incarnation::new(2),
+            lineage: Lineage::of(&incarnations).unwrap(),
+            incarnations,
+            backups: vec![outcome(OperationKind::Backup, Ending::Sealed(seal))],
+            points: vec![outcome(OperationKind::Point, Ending::Published(point))],
+            archive: archives
+                .iter()
+                .map(|(of, runs)| ((Incarnation::new(*of), THREAD), runs.iter().map(run).collect()))
+                .collect(),
+            ..Scene::default()
+        }
+    }
+
+    fn state(scene: &Scene) -> PointState {
+        restore_points(scene)[0].state
+    }
+
+    #[test]
+    fn a_point_is_a_target_if_the_archive_leads_to_it_through_every_incarnation() {
+        assert_eq!(state(&scene(true, &[(1, &[(0, 60)]), (2, &[(50, 95)])])), PointState::Reachable);
+        for (archives, wanted) in [
+            ([(1, &[(0, 60)][..]), (2, &[(50, 80)][..])], PointState::Pending),
+            ([(1, &[(0, 20), (30, 60)]), (2, &[(50, 95)])], PointState::Lost),
+            ([(1, &[(0, 40)]), (2, &[(50, 95)])], PointState::Lost),
+            ([(1, &[(0, 60)]), (2, &[(70, 95)])], PointState::Lost),
+            ([(1, &[(0, 60)]), (2, &[(50, 60), (70, 95)])], PointState::Lost),
+        ] {
+            let scene = scene(true, &archives);
+            assert_eq!(state(&scene), wanted, "{archives:?}");
+            assert!(!restore_points(&scene)[0].threads[0].archived, "{archives:?}");
+        }
+    }
+
+    #[test]
+    fn without_stamps_a_backup_of_an_ancestor_is_no_beginning() {
+        let scene = scene(false, &[(1, &[(0, 60)]), (2, &[(50, 95)])]);
+        assert_eq!(state(&scene), PointState::Lost);
+        assert_eq!(restore_points(&scene)[0].backup_id, None);
+    }
 }

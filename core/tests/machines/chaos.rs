@@ -1,6 +1,7 @@
 //! Arbitrary events in arbitrary order: no machine panics, each ends once its deadlines have come, and an agent answers
 //! every request.
 
+use std::fmt::Debug;
 use std::time::Duration;
 
 use proptest::prelude::*;
@@ -70,6 +71,22 @@ fn cut() -> Cut {
     Cut { record: "sa-x".into(), scn: Scn::new(9), threads: [(ThreadId::new(1), thread)].into() }
 }
 
+/// Lets a machine's deadlines come, or what it waits for be over, until it has ended. The repository and a backup's point
+/// have deadlines of their own.
+fn ends<M: Debug>(
+    machine: &mut M,
+    is_over: impl Fn(&M) -> bool,
+    mut go_on: impl FnMut(&mut M),
+) -> std::result::Result<(), TestCaseError> {
+    let mut left = DEADLINES_MAX;
+    while !is_over(machine) {
+        left -= 1;
+        prop_assert!(left > 0, "it never ends: {machine:?}");
+        go_on(machine);
+    }
+    Ok(())
+}
+
 fn settled(answer: Result<Answer>) -> Result<()> {
     answer.map(|_| ())
 }
@@ -137,16 +154,10 @@ proptest! {
             now += draw.4;
             machine.step(ms(now), point_event(draw));
         }
-        let mut left = DEADLINES_MAX;
-        while machine.phase() != point::Phase::Ended {
-            left -= 1;
-            prop_assert!(left > 0, "it never ends: {machine:?}");
-            match machine.deadline() {
-                Some(deadline) => machine.step(deadline, point::Event::Elapsed),
-                // It waits for the repository, whose every question has a deadline of its own.
-                None => machine.step(ms(now), point::Event::Settled(Ok(()))),
-            };
-        }
+        ends(&mut machine, |machine| machine.phase() == point::Phase::Ended, |machine| match machine.deadline() {
+            Some(deadline) => drop(machine.step(deadline, point::Event::Elapsed)),
+            None => drop(machine.step(ms(now), point::Event::Settled(Ok(())))),
+        })?;
     }
 
     #[test]
@@ -159,15 +170,10 @@ proptest! {
             now += draw.4;
             machine.step(ms(now), point_event(draw));
         }
-        let mut left = DEADLINES_MAX;
-        while machine.phase() != sheetanchor_core::by_scn::Phase::Ended {
-            left -= 1;
-            prop_assert!(left > 0, "it never ends: {machine:?}");
-            match machine.deadline() {
-                Some(deadline) => machine.step(deadline, point::Event::Elapsed),
-                None => machine.step(ms(now), point::Event::Settled(Ok(()))),
-            };
-        }
+        ends(&mut machine, |machine| machine.phase() == sheetanchor_core::by_scn::Phase::Ended, |machine| match machine.deadline() {
+            Some(deadline) => drop(machine.step(deadline, point::Event::Elapsed)),
+            None => drop(machine.step(ms(now), point::Event::Settled(Ok(())))),
+        })?;
     }
 
     #[test]
@@ -182,22 +188,16 @@ proptest! {
             now += draw.4;
             machine.step(ms(now), backup_event(draw));
         }
-        let mut left = DEADLINES_MAX;
-        while machine.phase() != backup::Phase::Ended {
-            left -= 1;
-            prop_assert!(left > 0, "it never ends: {machine:?}");
-            match (machine.phase(), machine.deadline()) {
-                // The point and the repository have deadlines of their own.
+        ends(&mut machine, |machine| machine.phase() == backup::Phase::Ended, |machine| {
+            let event = match (machine.phase(), machine.deadline()) {
                 (backup::Phase::Cutting, _) if fenced => {
-                    let failed = Refusal::new(Code::Busy, "no point").into();
-                    machine.step(ms(now), backup::Event::PointTaken(Err(failed)))
+                    backup::Event::PointTaken(Err(Refusal::new(Code::Busy, "no point").into()))
                 }
-                (backup::Phase::Deciding | backup::Phase::Aborting, _) | (_, None) => {
-                    machine.step(ms(now), backup::Event::Settled(Ok(())))
-                }
-                (_, Some(deadline)) => machine.step(deadline, backup::Event::Elapsed),
+                (backup::Phase::Deciding | backup::Phase::Aborting, _) | (_, None) => backup::Event::Settled(Ok(())),
+                (_, Some(deadline)) => return drop(machine.step(deadline, backup::Event::Elapsed)),
             };
-        }
+            drop(machine.step(ms(now), event));
+        })?;
     }
 
     #[test]
@@ -209,15 +209,10 @@ proptest! {
             now += draw.4;
             machine.step(ms(now), restore_event(draw));
         }
-        let mut left = DEADLINES_MAX;
-        while machine.phase() != restore::Phase::Ended {
-            left -= 1;
-            prop_assert!(left > 0, "it never ends: {machine:?}");
-            match machine.deadline() {
-                Some(deadline) => machine.step(deadline, restore::Event::Elapsed),
-                None => machine.step(ms(now), restore::Event::Settled(Ok(()))),
-            };
-        }
+        ends(&mut machine, |machine| machine.phase() == restore::Phase::Ended, |machine| match machine.deadline() {
+            Some(deadline) => drop(machine.step(deadline, restore::Event::Elapsed)),
+            None => drop(machine.step(ms(now), restore::Event::Settled(Ok(())))),
+        })?;
     }
 
     #[test]

@@ -21,9 +21,10 @@ mod term;
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 
-use sheetanchor_core::agent::Belonging;
+use sheetanchor_core::agent::{self, Belonging};
+use sheetanchor_core::error::Result;
 use sheetanchor_core::identity::{ClusterId, Epoch, Incarnation, Membership, NodeId, OperationId};
-use sheetanchor_core::request::Header;
+use sheetanchor_core::request::{Answer, Header};
 
 /// The cluster that every node is part of.
 fn belonging() -> Belonging {
@@ -33,6 +34,15 @@ fn belonging() -> Belonging {
 fn header(node: NodeId, operation: OperationId, epoch: Epoch) -> Header {
     let Belonging { cluster, membership, incarnation } = belonging();
     Header { cluster, membership, incarnation, node, operation: Some(operation), epoch }
+}
+
+/// What an agent answers once it has been told how a request was performed.
+fn replied(effects: Vec<agent::Effect>) -> Result<Answer> {
+    let reply = effects.into_iter().find_map(|effect| match effect {
+        agent::Effect::Reply(_, answer) => Some(answer),
+        _ => None,
+    });
+    reply.expect("what was performed is answered")
 }
 
 /// A name for a message on its way, so that equal ones are one.

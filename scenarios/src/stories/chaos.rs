@@ -6,6 +6,7 @@ use sheetanchor_core::error::{Error, Result as Outcome};
 use sheetanchor_core::identity::PointName;
 use sheetanchor_core::plan::Target;
 use sheetanchor_core::scn::Scn;
+use sheetanchor_core::views::points::PointState;
 use sheetanchor_sim::oracle::Violation;
 use sheetanchor_sim::plan::CrashPolicy;
 use sheetanchor_sim::world::Failure;
@@ -142,8 +143,8 @@ fn every_published_point_is_reachable(stage: &mut Stage, published: &BTreeMap<Po
     let points = stage.operate(|operator| async move { operator.points().await });
     let points = stage.succeeds("points are listed", &points)?;
     for (name, scn) in published {
-        let listed = points.iter().find(|(_, point, _)| point.name.as_ref() == Some(name));
-        let good = listed.is_some_and(|(_, point, reached)| point.cut.scn == *scn && reached.is_ok());
+        let listed = points.iter().find(|point| point.name.as_ref() == Some(name));
+        let good = listed.is_some_and(|point| point.scn == *scn && point.state == PointState::Reachable);
         let detail = format!("`{name}` was published at {scn} and is listed as {listed:?}");
         stage.holds(good, Violation::new("what was published is listed and reachable", detail))?;
     }

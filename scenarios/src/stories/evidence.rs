@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use sheetanchor_core::plan::Target;
 use sheetanchor_core::refusal::Code;
+use sheetanchor_core::views::points::PointState;
 use sheetanchor_sim::gate::PutTrouble;
 use sheetanchor_sim::oracle::Violation;
 use sheetanchor_sim::world::Failure;
@@ -33,11 +34,9 @@ pub fn of_a_point_is_its_wal(stage: &mut Stage) -> Result<(), Failure> {
     stage.meanwhile(300, 600)?;
     stage.transfers_end()?;
     stage.everything_is_lost()?;
-    let points = stage.operate(|operator| async move { operator.points().await });
-    let points = stage.succeeds("points are listed", &points)?;
-    let wanted = "lost".parse().ok();
-    let listed = points.iter().find(|(_, point, _)| point.name == wanted).map(|(_, _, reached)| reached.is_ok());
-    stage.holds(listed == Some(false), Violation::new("listed means reachable", format!("{listed:?}")))?;
+    let listed = stage.point_is_listed_as("lost")?;
+    let is_no_target = listed.is_some_and(|state| state != PointState::Reachable);
+    stage.holds(is_no_target, Violation::new("listed means reachable", format!("{listed:?}")))?;
     let planned = stage.begin_plan(named_point("lost"));
     stage.is_refused("a plan to a point whose WAL was lost", &planned, &[Code::NotReachable])?;
     let restore = stage.begin_restore(named_point("lost"));

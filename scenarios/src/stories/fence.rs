@@ -38,10 +38,7 @@ pub fn cuts_between_moving_pages(stage: &mut Stage) -> Result<(), Failure> {
     stage.meanwhile(20, 400)?;
     stage.world().release(&point.operator, &late);
     stage.succeeds("a restore point outlives a slow network", &point)?;
-    stage.the_point_becomes_reachable("moving")?;
-    stage.transfers_end()?;
-    stage.everything_is_lost()?;
-    stage.is_restored(named_point("moving")).map(|_| ())
+    stage.the_point_is_restored("moving")
 }
 
 /// L5. Between close and release a node does nothing but finish the commits in flight: the hold lasts a few rounds, however
@@ -131,10 +128,7 @@ pub fn loses_no_change_of_a_page_that_moves(stage: &mut Stage) -> Result<(), Fai
     stage.meanwhile(500, 1_000)?;
     stage.commits_flow_again_within_the_lease()?;
     stage.a_point_is_taken("survived")?;
-    stage.the_point_becomes_reachable("survived")?;
-    stage.transfers_end()?;
-    stage.everything_is_lost()?;
-    stage.is_restored(named_point("survived")).map(|_| ())
+    stage.the_point_is_restored("survived")
 }
 
 /// Messages that are damaged, of another cluster, or from beyond the drift bound move no node's clock, each is answered
@@ -165,10 +159,7 @@ pub fn moves_no_clock_by_what_is_not_verified(stage: &mut Stage) -> Result<(), F
         stage.holds(!moved, Violation::new("only verified messages move the clock", detail))?;
     }
     stage.a_point_is_taken("unmoved")?;
-    stage.the_point_becomes_reachable("unmoved")?;
-    stage.transfers_end()?;
-    stage.everything_is_lost()?;
-    stage.is_restored(named_point("unmoved")).map(|_| ())
+    stage.the_point_is_restored("unmoved")
 }
 
 /// Sends node 1 one message, with one bit wrong if it is to be damaged; answers what it says.

@@ -7,7 +7,6 @@ use sheetanchor_sim::oracle::Violation;
 use sheetanchor_sim::plan::CrashPolicy;
 use sheetanchor_sim::world::Failure;
 
-use crate::cluster::host;
 use crate::stage::Stage;
 use crate::workload::Load;
 
@@ -30,10 +29,7 @@ pub fn frees_commits_when_its_coordinator_crashes(stage: &mut Stage) -> Result<(
     stage.meanwhile(2_000, 2_500)?;
     stage.a_point_is_taken("before-migration")?;
     stage.meanwhile(50, 300)?;
-    stage.the_point_becomes_reachable("before-migration")?;
-    stage.transfers_end()?;
-    stage.everything_is_lost()?;
-    stage.is_restored(named_point("before-migration")).map(|_| ())
+    stage.the_point_is_restored("before-migration")
 }
 
 /// L1. Every node writes the same page all the time, and points cut through it: recovery has one order for all threads; one drawn from the seed is restored.
@@ -58,26 +54,9 @@ pub fn cuts_a_page_that_two_nodes_write(stage: &mut Stage) -> Result<(), Failure
 /// only the fence keeps an effect out of the cut whose cause is not in it.
 pub fn is_causal_for_sessions_that_carry_nothing(stage: &mut Stage) -> Result<(), Failure> {
     stage.given_a_cluster(Load::HOPPING)?;
-    let (fast, slow) = (host(1), host(3));
-    let ahead_ms = i64::try_from(stage.chance().between(60, 250)).unwrap_or(0);
-    stage.world().set_wall_clock(&fast, ahead_ms);
-    stage.world().set_wall_clock(&slow, -ahead_ms);
-    stage.transfers_begin();
-    stage.meanwhile(100, 300)?;
-    stage.a_backup_is_taken()?;
-    stage.meanwhile(20, 300)?;
-    let point = stage.begin_point("skewed");
-    stage.world().run_until_milestone(&point.operator, "phase=draining", Duration::from_secs(30))?;
-    stage.meanwhile(0, 6)?;
-    stage.world().hold(&point.operator, &slow);
-    stage.meanwhile(50, 300)?;
-    stage.world().release(&point.operator, &slow);
-    stage.succeeds("a restore point outlives a slow network", &point)?;
-    stage.meanwhile(50, 300)?;
-    stage.the_point_becomes_reachable("skewed")?;
-    stage.transfers_end()?;
-    stage.everything_is_lost()?;
-    stage.is_restored(named_point("skewed")).map(|_| ())
+    let skew_ms = stage.any_skew_ms();
+    stage.a_cut_reaches_the_slow_node_late(skew_ms, |stage| stage.begin_point("skewed"), "phase=draining")?;
+    stage.the_point_is_restored("skewed")
 }
 
 /// The restore point of that name.

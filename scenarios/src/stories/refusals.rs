@@ -4,6 +4,7 @@ use sheetanchor_core::format::catalog::Method;
 use sheetanchor_core::identity::{OperationId, OperationKind};
 use sheetanchor_core::plan::Target;
 use sheetanchor_core::refusal::Code;
+use sheetanchor_core::views::points::PointState;
 use sheetanchor_sim::oracle::Violation;
 use sheetanchor_sim::world::Failure;
 
@@ -20,7 +21,9 @@ pub fn change_nothing(stage: &mut Stage) -> Result<(), Failure> {
     stage.is_refused("a restore before the first backup", &too_early, &[Code::NoBackup])?;
     let early = stage.a_point_is_taken("before-any-backup")?;
     let sealed = stage.a_backup_is_taken()?;
-    stage.the_point_becomes_reachable("before-any-backup")?;
+    let listed = stage.point_is_listed_as("before-any-backup")?;
+    let violation = Violation::new("listed means reachable", format!("no backup lies before it: {listed:?}"));
+    stage.holds(listed == Some(PointState::Lost), violation)?;
     let before = stage.status()?;
 
     let unbacked =

@@ -1,7 +1,5 @@
 //! Points by SCN, and the clock that they stand on.
 
-use std::time::Duration;
-
 use sheetanchor_core::format::catalog::Method;
 use sheetanchor_core::format::keys;
 use sheetanchor_core::identity::ThreadId;
@@ -53,25 +51,9 @@ fn no_fence_ever_closed(stage: &mut Stage) -> Result<(), Failure> {
 /// SCN, which reach the slow node late, never hold the second without the first.
 pub fn is_causal_for_sessions_that_carry_it(stage: &mut Stage) -> Result<(), Failure> {
     stage.given_a_cluster(Load::CARRYING)?;
-    let (fast, slow) = (host(1), host(3));
-    let ahead_ms = i64::try_from(stage.chance().between(60, 250)).unwrap_or(0);
-    stage.world().set_wall_clock(&fast, ahead_ms);
-    stage.world().set_wall_clock(&slow, -ahead_ms);
-    stage.transfers_begin();
-    stage.meanwhile(100, 300)?;
-    stage.a_backup_is_taken()?;
-    stage.meanwhile(20, 300)?;
-    let point = stage.begin_point_by_scn("skewed");
-    stage.world().run_until_milestone(&point.operator, "phase=enlisting", Duration::from_secs(30))?;
-    stage.meanwhile(0, 6)?;
-    stage.world().hold(&point.operator, &slow);
-    stage.meanwhile(50, 300)?;
-    stage.world().release(&point.operator, &slow);
-    stage.succeeds("a point by SCN outlives a slow network", &point)?;
-    stage.the_point_becomes_reachable("skewed")?;
-    stage.transfers_end()?;
-    stage.everything_is_lost()?;
-    stage.is_restored(named_point("skewed")).map(|_| ())
+    let skew_ms = stage.any_skew_ms();
+    stage.a_cut_reaches_the_slow_node_late(skew_ms, |stage| stage.begin_point_by_scn("skewed"), "phase=enlisting")?;
+    stage.the_point_is_restored("skewed")
 }
 
 /// D7. Nodes observe the cut's SCN, the point is published, they crash and come back with slow clocks: what they commit
@@ -99,10 +81,7 @@ pub fn is_never_stamped_below_again(stage: &mut Stage) -> Result<(), Failure> {
     stage.transfers_begin();
     stage.commits_flow_again_within_the_lease()?;
     stage.meanwhile(300, 800)?;
-    stage.the_point_becomes_reachable("before")?;
-    stage.transfers_end()?;
-    stage.everything_is_lost()?;
-    stage.is_restored(named_point("before")).map(|_| ())
+    stage.the_point_is_restored("before")
 }
 
 /// One thread is idle while the others work: the archive's reach, which is that of its slowest thread, moves on.

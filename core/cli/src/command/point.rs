@@ -1,17 +1,15 @@
-//! `restore-point create` and `restore-point list`.
+//! `restore-point create` and `restore-point every`.
 
 use std::path::Path;
 
-use serde_json::{Value, json};
-use sheetanchor_core::format::catalog::Point;
-use sheetanchor_core::identity::OperationId;
+use serde_json::json;
 use sheetanchor_engine::coordinator::{Every, Tick};
 
-use super::backup::{method_word, promise};
+use super::backup::promise;
 use crate::args::MethodArgument;
 use crate::connect::Connected;
 use crate::report::Result;
-use crate::screen::{Screen, Table, time};
+use crate::screen::{Screen, Table};
 
 /// Names a cut of the cluster.
 ///
@@ -56,43 +54,4 @@ fn describe(tick: &Tick) -> String {
     };
     let late = if tick.skipped > 0 { format!("; late, {} skipped", tick.skipped) } else { String::new() };
     format!("{outcome}{late}")
-}
-
-/// Shows the restore points of the incarnation in force.
-///
-/// # Errors
-/// Those of the catalog.
-pub async fn list(file: &Path, screen: &Screen) -> Result<()> {
-    let connected = Connected::new(file, screen)?;
-    let points = connected.coordinator.points().await?;
-    let value: Vec<Value> = points
-        .iter()
-        .map(|(operation, point, reached)| json!({ "operation": operation, "point": point, "reachable": reached.is_ok() }))
-        .collect();
-    let rows = points.iter().map(|(operation, point, reached)| (*operation, point, Some(reached.is_ok())));
-    let table = table(rows);
-    let text = if table.is_empty() { "there is no restore point yet\n".to_owned() } else { table.to_string() };
-    screen.result(&text, &json!({ "points": value }))
-}
-
-/// Restore points as a table; whether each is reachable, where that was looked up.
-pub fn table<'a>(points: impl Iterator<Item = (OperationId, &'a Point, Option<bool>)>) -> Table {
-    let mut table = Table::new(["name", "operation", "scn", "published", "method", "guarantee", "archive"]);
-    for (operation, point, reachable) in points {
-        let reached = match reachable {
-            Some(true) => "reachable",
-            Some(false) => "pending",
-            None => "-",
-        };
-        table.row([
-            point.name.as_ref().map_or_else(|| "(a backup's end)".to_owned(), ToString::to_string),
-            operation.to_string(),
-            point.cut.scn.to_string(),
-            time(point.ended_ms),
-            method_word(point.method).to_owned(),
-            point.guarantee.word().to_owned(),
-            reached.to_owned(),
-        ]);
-    }
-    table
 }

@@ -8,17 +8,14 @@ use sheetanchor_core::format::catalog::{IncarnationObject, IncarnationState, Met
 use sheetanchor_core::identity::{Incarnation, OperationId};
 use sheetanchor_core::request::Description;
 use sheetanchor_core::views::backups::backup;
+use sheetanchor_core::views::points::{PointRow, restore_points};
 use sheetanchor_engine::coordinator::{ClusterStatus, NodeStatus};
 
 use super::backup::method_word;
-use super::point;
-use super::views::running_table;
+use super::views::{points_table, running_table};
 use crate::connect::Connected;
 use crate::report::Result;
 use crate::screen::{Screen, Table, bytes, lines, time};
-
-/// A point as the coordinator lists it, and whether the archive reaches it.
-type Listed = (OperationId, Point, sheetanchor_core::error::Result<()>);
 
 /// Shows the cluster at a glance.
 ///
@@ -27,7 +24,9 @@ type Listed = (OperationId, Point, sheetanchor_core::error::Result<()>);
 pub async fn show(file: &Path, screen: &Screen) -> Result<()> {
     let connected = Connected::new(file, screen)?;
     let coordinator = &connected.coordinator;
-    let (status, points, scene) = tokio::try_join!(coordinator.status(), coordinator.points(), coordinator.scene())?;
+    let (status, scene) = tokio::try_join!(coordinator.status(), coordinator.scene())?;
+    let mut points = restore_points(&scene);
+    points.retain(|point| point.incarnation == status.incarnation);
     let running = unless_empty(&running_table(&scene));
     let running = if running.is_empty() { running } else { format!("\nbackups under way\n{running}") };
     let mut value = value(&status, &points);
@@ -37,7 +36,7 @@ pub async fn show(file: &Path, screen: &Screen) -> Result<()> {
     screen.result(&format!("{}{running}", text(&status, &points)), &value)
 }
 
-fn text(status: &ClusterStatus, points: &[Listed]) -> String {
+fn text(status: &ClusterStatus, points: &[PointRow]) -> String {
     let mut text = format!(
         "cluster {} ({}), {} nodes of {}, incarnation {}\n\n{}",
         status.cluster.name,
@@ -49,7 +48,7 @@ fn text(status: &ClusterStatus, points: &[Listed]) -> String {
     );
     let troubles = status.nodes.iter().filter_map(|node| Some(format!("  node {}: {}", node.node, trouble(node)?)));
     let part = |title: &str, body: String| if body.is_empty() { body } else { format!("\n{title}\n{body}") };
-    let points = point::table(points.iter().map(|(id, point, reached)| (*id, point, Some(reached.is_ok()))));
+    let points = points_table(points);
     let unfinished = lines(status.unfinished.iter().map(|operation| format!("  {operation}")));
     text += &part("troubles", lines(troubles));
     text += &part("backups of this incarnation", unless_empty(&backups(&status.backups, &status.points)));
@@ -153,7 +152,7 @@ fn incarnation_line(object: &IncarnationObject) -> String {
     }
 }
 
-fn value(status: &ClusterStatus, points: &[Listed]) -> Value {
+fn value(status: &ClusterStatus, points: &[PointRow]) -> Value {
     let node = |node: &NodeStatus| match &node.description {
         Ok(seen) => json!({ "node": node.node, "agent": node.address, "description": seen }),
         Err(error) => json!({ "node": node.node, "agent": node.address, "silent": error.to_string() }),
@@ -161,13 +160,9 @@ fn value(status: &ClusterStatus, points: &[Listed]) -> Value {
     let nodes: Vec<Value> = status.nodes.iter().map(node).collect();
     let backups: Vec<Value> =
         status.backups.iter().map(|(backup, seal)| json!({ "backup": backup, "seal": seal })).collect();
-    let points: Vec<Value> = points
-        .iter()
-        .map(|(operation, point, reached)| json!({ "operation": operation, "point": point, "reachable": reached.is_ok() }))
-        .collect();
     json!({
         "cluster": status.cluster, "members": status.members, "incarnation": status.incarnation,
-        "incarnations": status.incarnations, "nodes": nodes, "backups": backups, "points": points,
+        "incarnations": status.incarnations, "nodes": nodes, "backups": backups, "restore_points": points,
         "unfinished": status.unfinished,
     })
 }

@@ -137,13 +137,19 @@ fn running_cells(row: &BackupRow) -> [String; 8] {
     ]
 }
 
-fn points_text(scene: &Scene) -> String {
+/// Restore points, for `restore-points` and for `status`.
+pub fn points_table<'a>(rows: impl IntoIterator<Item = &'a PointRow>) -> Table {
     let mut table =
         Table::new(["name", "point", "scn", "created", "inc", "method", "guarantee", "state", "from backup"]);
-    let rows = restore_points(scene);
-    for row in &rows {
+    for row in rows {
         table.row(point_cells(row));
     }
+    table
+}
+
+fn points_text(scene: &Scene) -> String {
+    let rows = restore_points(scene);
+    let table = points_table(&rows);
     let why = rows.iter().filter_map(|row| Some(format!("  {}: {}", row.point_id, row.reason.as_ref()?)));
     let why = lines(why);
     let why = if why.is_empty() { why } else { format!("\nwhy they are no targets\n{why}") };
@@ -259,6 +265,7 @@ mod tests {
     use sheetanchor_core::identity::{
         ContentHash, Epoch, Incarnation, Membership, NodeId, Nonce, OperationId, OperationKind, ThreadId, TimelineId,
     };
+    use sheetanchor_core::lineage::Lineage;
     use sheetanchor_core::position::{Lsn, Position};
     use sheetanchor_core::request::PinSeen;
     use sheetanchor_core::scn::Scn;
@@ -364,14 +371,16 @@ mod tests {
         };
         let archive = [((1, 1), vec![run(1, 0, 20)]), ((1, 2), vec![run(1, 0, 12), run(1, 14, 20)])];
         let archive = archive.into_iter().chain([((3, 1), vec![run(3, 10, 26)]), ((3, 2), vec![run(3, 10, 24)])]);
+        let incarnations = vec![
+            incarnation(1, opened(None, 0)),
+            incarnation(2, IncarnationState::Aborted(abort("node 1 did not answer"))),
+            incarnation(3, opened(Some(1), 21)),
+        ];
         Scene {
             current: Incarnation::new(3),
             now: WallMillis::new(START + 30 * HOUR + 65_000),
-            incarnations: vec![
-                incarnation(1, opened(None, 0)),
-                incarnation(2, IncarnationState::Aborted(abort("node 1 did not answer"))),
-                incarnation(3, opened(Some(1), 21)),
-            ],
+            lineage: Lineage::of(&incarnations).unwrap(),
+            incarnations,
             begun: begun.into(),
             backups: vec![sealed(1), sealed(4), failed],
             points: vec![

@@ -9,7 +9,9 @@ use serde_json::json;
 use sheetanchor_core::format::catalog::{Method, Point};
 use sheetanchor_core::identity::{ByteCount, NodeId, OperationId, OperationKind, PointName};
 use sheetanchor_core::plan::Target;
+use sheetanchor_core::refusal::{Code, Refusal};
 use sheetanchor_core::scn::Scn;
+use sheetanchor_core::views::points::PointState;
 use sheetanchor_engine::coordinator::Coordinator;
 use sheetanchor_engine::env::{Env, TaskGroup};
 use sheetanchor_engine::pump::Watcher;
@@ -225,9 +227,14 @@ impl<'a> Stage<'a> {
         step.going("waiting until the archive has passed it");
         loop {
             let points = self.coordinator.points().await?;
-            match points.into_iter().find(|(id, _, _)| *id == operation) {
-                Some((_, _, Ok(()))) => break,
-                Some((_, _, Err(error))) if begun.elapsed() > BUDGET => return Err(error.into()),
+            match points.into_iter().find(|point| point.point_id == operation) {
+                Some(point) if point.state == PointState::Reachable => break,
+                Some(point) if begun.elapsed() > BUDGET => {
+                    let why = point.reason.unwrap_or_default();
+                    return Err(
+                        Refusal::new(Code::ArchiveBehind, format!("{operation} is no target yet: {why}")).into()
+                    );
+                }
                 Some(_) => self.env.clock.sleep(Duration::from_millis(50)).await,
                 None => return Err(broken(format!("{operation} was published and is not listed")).into()),
             }

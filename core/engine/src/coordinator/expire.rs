@@ -15,6 +15,7 @@ use sheetanchor_core::expiry::{Keep, choose, objects_to_remove, wal_floor, wal_t
 use sheetanchor_core::format::catalog::{Condemned, Ending, IncarnationObject, Seal};
 use sheetanchor_core::format::{keys, manifest::Manifest};
 use sheetanchor_core::identity::{OperationId, OperationKind, ThreadId};
+use sheetanchor_core::lineage::Lineage;
 use sheetanchor_core::planted::{self, Bug};
 use sheetanchor_core::refusal::{Code, Refusal};
 
@@ -45,7 +46,7 @@ impl Coordinator {
     /// the backups are condemned, and nothing has been removed; `SA002`, `SA003` if the repository is damaged.
     pub async fn expire(&self, keep: Keep, dry_run: bool) -> Result<Expired> {
         let footing = self.footing().await?;
-        let backups = self.sealed().await?;
+        let backups = self.repository.whole_catalog().await?.backups;
         let mut going = choose(&backups, keep)?;
         if let Some(held) = self.held(&footing, &backups).await? {
             going.retain(|backup| *backup != held);
@@ -63,17 +64,6 @@ impl Coordinator {
         tracing::info!(target: "sheetanchor::phase", objects = expired.objects.len(), wal = expired.wal.len(), phase = "expired");
         expired.condemned = going;
         Ok(expired)
-    }
-
-    /// Every sealed backup that is not condemned, of all incarnations, oldest first.
-    async fn sealed(&self) -> Result<Vec<(OperationId, Seal)>> {
-        let condemned = self.repository.condemned().await?;
-        let outcomes = self.repository.outcomes(OperationKind::Backup).await?;
-        let sealed = outcomes.into_iter().filter_map(|outcome| match outcome.result {
-            Ending::Sealed(seal) if !condemned.contains(&outcome.operation) => Some((outcome.operation, seal)),
-            Ending::Sealed(_) | Ending::Aborted(_) | Ending::Published(_) => None,
-        });
-        Ok(sealed.collect())
     }
 
     /// The backup that the incarnation in force was restored from, as long as it has none of its own: a node that is lost
@@ -152,10 +142,11 @@ impl Coordinator {
     async fn removable_wal(&self, kept: &[Manifest]) -> Result<Vec<String>> {
         let (current, _, _) = self.repository.current_incarnation().await?;
         let incarnations = self.repository.incarnations().await?;
+        let lineage = Lineage::of(&incarnations)?;
         let members = self.repository.members().await?;
         let mut wal = Vec::new();
         for object in &incarnations {
-            let floor = wal_floor(object.incarnation, current, &incarnations, kept);
+            let floor = wal_floor(object.incarnation, current, &lineage, kept);
             for thread in members.nodes.keys().copied().map(ThreadId::of) {
                 let keys = self.repository.bucket().list(&keys::wal_thread(object.incarnation, thread)).await?;
                 wal.extend(wal_to_remove(thread, &keys, &floor));

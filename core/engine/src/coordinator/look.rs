@@ -33,7 +33,7 @@ pub struct ClusterStatus {
     pub nodes: Vec<NodeStatus>,
     /// Sealed backups of this incarnation, oldest first.
     pub backups: Vec<(OperationId, Seal)>,
-    /// Restore points of this incarnation, oldest first, and whether the archive reaches them by what the nodes say.
+    /// Restore points of this incarnation, oldest first.
     pub points: Vec<(OperationId, Point)>,
     /// Operations that nobody has decided yet.
     pub unfinished: Vec<OperationId>,
@@ -97,11 +97,9 @@ impl Coordinator {
     pub(super) async fn unfinished(&self) -> Result<Vec<OperationId>> {
         let mut unfinished = Vec::new();
         for kind in [OperationKind::Backup, OperationKind::Point] {
-            for operation in self.repository.operations(kind).await? {
-                if self.repository.outcome(operation).await?.is_none() {
-                    unfinished.push(operation);
-                }
-            }
+            let ended = self.repository.ended(kind).await?;
+            let begun = self.repository.operations(kind).await?;
+            unfinished.extend(begun.into_iter().filter(|operation| !ended.contains(operation)));
         }
         let incarnations = self.repository.incarnations().await?;
         for operation in self.repository.operations(OperationKind::Restore).await? {
@@ -111,33 +109,6 @@ impl Coordinator {
             }
         }
         Ok(unfinished)
-    }
-
-    /// The cut vectors of restore points that the archive reaches today.
-    ///
-    /// # Errors
-    /// `SA002`, `SA504`.
-    pub async fn points(&self) -> Result<Vec<(OperationId, Point, Result<()>)>> {
-        let footing = self.footing().await?;
-        let catalog = self.repository.catalog(footing.incarnation).await?;
-        let ends = self.repository.wal_ends(footing.incarnation, &footing.members).await?;
-        Ok(catalog
-            .points
-            .into_iter()
-            .map(|(id, point)| {
-                let behind = point.cut.threads.iter().find(|(thread, cut)| {
-                    ends.get(thread).is_none_or(|end| end.timeline != cut.timeline || end.until < cut.proof)
-                });
-                let reached = match behind {
-                    None => Ok(()),
-                    Some((thread, cut)) => {
-                        let message = format!("thread {thread} is not archived to {}", cut.proof);
-                        Err(Refusal::new(Code::NotReachable, message).into())
-                    }
-                };
-                (id, point, reached)
-            })
-            .collect())
     }
 
     /// Every node's pins.

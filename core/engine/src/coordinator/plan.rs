@@ -104,16 +104,15 @@ impl Coordinator {
 
     /// Above every SCN that any incarnation has used, as far as anything of it is left.
     async fn high_water(&self, footing: &Footing) -> Result<Scn> {
-        let mut highest = footing.opened.scn_floor;
+        let mut used = Vec::from([footing.opened.scn_floor]);
         for object in self.repository.incarnations().await? {
             let IncarnationState::Opened(opened) = object.state else { continue };
-            let catalog = self.repository.catalog(object.incarnation).await?;
             let members = self.repository.membership(opened.membership).await?;
             let ends = self.repository.wal_ends(object.incarnation, &members).await?;
-            let archived = ends.values().filter_map(|header| header.scn_last);
-            highest = highest.max(opened.scn_floor).max(high_water(&catalog, archived));
+            used.push(opened.scn_floor);
+            used.extend(ends.values().filter_map(|header| header.scn_last));
         }
-        Ok(highest)
+        Ok(high_water(&self.repository.whole_catalog().await?, used))
     }
 }
 

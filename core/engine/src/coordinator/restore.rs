@@ -75,13 +75,7 @@ impl Coordinator {
     pub async fn resume(&self, operation: OperationId) -> Result<Restored> {
         let footing = self.footing().await?;
         let registered = self.repository.registered(operation).await?;
-        let prefix = format!("operations/{operation}/plan-");
-        let plans = self.repository.bucket().list(&prefix).await?;
-        let hash: ContentHash =
-            plans.first().and_then(|key| key.strip_prefix(&prefix)).and_then(|hash| hash.parse().ok()).ok_or_else(
-                || Refusal::new(Code::OutOfOrder, format!("{operation} came to no plan: abort it and start again")),
-            )?;
-        let plan = self.repository.plan(operation, hash).await?;
+        let (hash, plan) = self.repository.newest_plan(operation).await?;
         let decided =
             match self.repository.find::<IncarnationObject>(&keys::incarnation(registered.incarnation)).await? {
                 None => false,

@@ -4,22 +4,17 @@ use alloc::collections::BTreeMap;
 use alloc::string::ToString;
 use alloc::vec::Vec;
 
-use futures_util::StreamExt;
 use futures_util::future::join_all;
-use futures_util::stream;
 use sheetanchor_core::error::Result;
 use sheetanchor_core::format::catalog::IncarnationState;
-use sheetanchor_core::format::keys;
-use sheetanchor_core::format::wal::WalHeader;
-use sheetanchor_core::identity::{Incarnation, NodeId, OperationKind, ThreadId};
+use sheetanchor_core::identity::{NodeId, OperationKind, ThreadId};
+use sheetanchor_core::lineage::Lineage;
 use sheetanchor_core::request::{Answer, PinSeen, Request};
 use sheetanchor_core::views::Scene;
 use sheetanchor_core::views::archive::runs_of;
+use sheetanchor_core::views::points::{PointRow, restore_points};
 
 use super::{Coordinator, Footing};
-
-/// Objects that are read at once.
-const READS_AT_ONCE: usize = 16;
 
 impl Coordinator {
     /// What the views of [`sheetanchor_core::views`] are made of. A node that does not answer leaves its columns empty.
@@ -28,6 +23,27 @@ impl Coordinator {
     /// `SA102`, `SA104`, `SA105`; `SA002`, `SA504` if the catalog or the archive is damaged.
     pub async fn scene(&self) -> Result<Scene> {
         let footing = self.footing().await?;
+        let nodes = self.describe_all().await.into_iter();
+        Ok(Scene {
+            nodes: nodes.map(|(node, seen)| (node, seen.map_err(|error| error.to_string()))).collect(),
+            pins: self.pins_where_told(&footing).await,
+            ..self.stored(&footing).await?
+        })
+    }
+
+    /// The restore points of the incarnation in force, and whether each is a target.
+    ///
+    /// # Errors
+    /// `SA102`, `SA104`, `SA105`; `SA002`, `SA504` if the catalog or the archive is damaged.
+    pub async fn points(&self) -> Result<Vec<PointRow>> {
+        let footing = self.footing().await?;
+        let mut points = restore_points(&self.stored(&footing).await?);
+        points.retain(|point| point.incarnation == footing.incarnation);
+        Ok(points)
+    }
+
+    /// The part of a scene that lies in the repository.
+    async fn stored(&self, footing: &Footing) -> Result<Scene> {
         let incarnations = self.repository.incarnations().await?;
         let mut begun = Vec::new();
         for operation in self.repository.operations(OperationKind::Backup).await? {
@@ -38,30 +54,24 @@ impl Coordinator {
             if let IncarnationState::Opened(opened) = &object.state {
                 let members = self.repository.membership(opened.membership).await?;
                 for thread in members.nodes.keys().copied().map(ThreadId::of) {
-                    let pieces = self.pieces(object.incarnation, thread).await?;
-                    archive.insert((object.incarnation, thread), runs_of(pieces));
+                    let headers = self.repository.wal_headers(object.incarnation, thread).await?;
+                    let pieces = headers.into_iter().map(|(_, header)| header);
+                    archive.insert((object.incarnation, thread), runs_of(pieces.collect()));
                 }
             }
         }
-        let nodes = self.describe_all().await.into_iter();
         Ok(Scene {
             current: footing.incarnation,
             now: self.env.clock.wall(),
+            lineage: Lineage::of(&incarnations)?,
             incarnations,
             begun,
             backups: self.repository.outcomes(OperationKind::Backup).await?,
             points: self.repository.outcomes(OperationKind::Point).await?,
             condemned: self.repository.condemned().await?,
             archive,
-            nodes: nodes.map(|(node, seen)| (node, seen.map_err(|error| error.to_string()))).collect(),
-            pins: self.pins_where_told(&footing).await,
+            ..Scene::default()
         })
-    }
-
-    async fn pieces(&self, incarnation: Incarnation, thread: ThreadId) -> Result<Vec<WalHeader>> {
-        let keys = self.repository.bucket().list(&keys::wal_thread(incarnation, thread)).await?;
-        let headers = keys.iter().map(|key| self.repository.wal_header(key));
-        stream::iter(headers).buffered(READS_AT_ONCE).collect::<Vec<_>>().await.into_iter().collect()
     }
 
     async fn pins_where_told(&self, footing: &Footing) -> BTreeMap<NodeId, Vec<PinSeen>> {

@@ -10,6 +10,7 @@ use sheetanchor_core::format::catalog::{Guarantee, Method};
 use sheetanchor_core::identity::{NodeId, ThreadId};
 use sheetanchor_core::plan::Target;
 use sheetanchor_core::position::Lsn;
+use sheetanchor_core::views::points::PointState;
 use sheetanchor_native::postgres::postmaster::StopMode;
 use tokio::task::JoinHandle;
 use tokio_postgres::NoTls;
@@ -134,8 +135,8 @@ async fn under_the_fence_no_effect_is_there_without_its_cause() {
         let points = coordinator.points().await.unwrap();
         points
             .iter()
-            .any(|(_, point, reached)| {
-                point.name.as_ref().is_some_and(|name| name.to_string() == last) && reached.is_ok()
+            .any(|point| {
+                point.name.as_ref().is_some_and(|name| name.to_string() == last) && point.state == PointState::Reachable
             })
             .then_some(())
     };

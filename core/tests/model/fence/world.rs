@@ -15,7 +15,7 @@ use sheetanchor_core::round::Step;
 use sheetanchor_core::scn::Scn;
 use sheetanchor_core::time::Moment;
 
-use crate::{belonging, name_of};
+use crate::{belonging, name_of, replied};
 
 const HOLD: HoldId = HoldId::new(5);
 
@@ -317,11 +317,7 @@ impl Node {
                     }
                     let effects = self.agent.step(self.now, agent::Event::Performed(ticket, outcome));
                     self.free(&effects, fault);
-                    let reply = effects.into_iter().find_map(|effect| match effect {
-                        agent::Effect::Reply(_, answer) => Some(answer),
-                        _ => None,
-                    });
-                    return reply.expect("what was performed is answered");
+                    return replied(effects);
                 }
                 agent::Effect::Free(_) | agent::Effect::DropPin(_) => {}
             }

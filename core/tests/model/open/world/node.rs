@@ -10,7 +10,7 @@ use sheetanchor_core::scn::Scn;
 use sheetanchor_core::time::Moment;
 
 use super::{CUT, Fault, Incarnation};
-use crate::{belonging, header};
+use crate::{belonging, header, replied};
 
 /// What an agent reads in the repository before it acts for a restore.
 #[derive(Clone, Copy)]
@@ -98,11 +98,7 @@ impl Node {
                 agent::Effect::Perform(ticket, _, request) => {
                     let outcome = self.perform(&request, repository, fault, removed);
                     let effects = self.agent.step(now, agent::Event::Performed(ticket, outcome));
-                    let reply = effects.into_iter().find_map(|effect| match effect {
-                        agent::Effect::Reply(_, answer) => Some(answer),
-                        _ => None,
-                    });
-                    return reply.expect("what was performed is answered");
+                    return replied(effects);
                 }
                 agent::Effect::Free(_) | agent::Effect::DropPin(_) => {}
             }

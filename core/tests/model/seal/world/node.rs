@@ -12,7 +12,7 @@ use sheetanchor_core::scn::Scn;
 use sheetanchor_core::time::Moment;
 
 use super::{Fault, backup_id};
-use crate::belonging;
+use crate::{belonging, replied};
 
 /// What an agent reads in the repository before it answers.
 #[derive(Clone, Copy)]
@@ -112,11 +112,7 @@ impl Node {
                 agent::Effect::Perform(ticket, header, request) => {
                     let outcome = self.perform(&header, &request, repository, fault);
                     let effects = self.agent.step(self.now, agent::Event::Performed(ticket, outcome));
-                    let reply = effects.into_iter().find_map(|effect| match effect {
-                        agent::Effect::Reply(_, answer) => Some(answer),
-                        _ => None,
-                    });
-                    return reply.expect("what was performed is answered");
+                    return replied(effects);
                 }
                 agent::Effect::Free(_) | agent::Effect::DropPin(_) => {}
             }
