@@ -19,6 +19,9 @@ const LEASE: Duration = Duration::from_secs(2);
 /// Far longer than a server needs to be told that it is free again.
 const SLACK: Duration = Duration::from_secs(1);
 
+/// How long a statement may take at all.
+const PATIENCE: Duration = Duration::from_secs(20);
+
 /// One connection to a server.
 struct Session {
     client: tokio_postgres::Client,
@@ -40,7 +43,8 @@ impl Session {
     async fn run(&self, sql: &str) -> Result<(), String> {
         let separator = if sql.starts_with("DO ") { "\n" } else { ";" };
         for statement in sql.split(separator) {
-            let outcome = self.client.batch_execute(statement).await;
+            let outcome = tokio::time::timeout(PATIENCE, self.client.batch_execute(statement)).await;
+            let outcome = outcome.map_err(|_| format!("`{statement}` still waits after {PATIENCE:?}"))?;
             outcome.map_err(|error| error.code().map_or_else(|| error.to_string(), |code| code.code().to_owned()))?;
         }
         Ok(())
