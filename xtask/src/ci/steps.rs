@@ -27,7 +27,7 @@ pub const ALL: &[Step] = &[
     step("sweep", "a backup survives a crash at any operation, for some of them", sweep),
     step("swarm", "a backup survives random faults, for some seeds", swarm),
     step("mutants", "the simulator sees every bug that we plant", mutants),
-    step("madsim", "the same story on a runtime that we did not write", madsim),
+    step("madsim", "every story on a second runtime that we did not write", madsim),
     step("shipped", "the binary that we ship holds no planted bug", shipped::lacks_planted_bugs),
     step("deny", "licences and sources of what we depend on", deny),
     step("demo", "the main job, on the embedded database", demo),
