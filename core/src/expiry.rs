@@ -207,6 +207,7 @@ mod tests {
                 state: IncarnationState::Opened(Opened {
                     branch: parent.map(|parent| Branch { cut, parent: Incarnation::new(parent) }),
                     membership: Membership::new(1),
+                    origin: None,
                     opened_ms: WallMillis::new(0),
                     scn_floor: Scn::ZERO,
                     scn_offset_ms: 0,

@@ -138,11 +138,13 @@ pub enum OperationKind {
     Point,
     /// A restore. Its success is an incarnation.
     Restore,
+    /// A clone that is restored from this repository into another. It only holds what the clone is made from.
+    Clone,
 }
 
 impl OperationKind {
     /// Every kind, in the order of this enum.
-    pub const ALL: [Self; 3] = [Self::Backup, Self::Point, Self::Restore];
+    pub const ALL: [Self; 4] = [Self::Backup, Self::Point, Self::Restore, Self::Clone];
 
     /// The word in ids and object names.
     pub const fn word(self) -> &'static str {
@@ -150,6 +152,7 @@ impl OperationKind {
             Self::Backup => "backup",
             Self::Point => "point",
             Self::Restore => "restore",
+            Self::Clone => "clone",
         }
     }
 }
@@ -167,6 +170,12 @@ impl OperationId {
     /// An id from its parts; `started_ms` keeps its lower 48 bits.
     pub const fn new(kind: OperationKind, started_ms: u64, word: u32) -> Self {
         Self { kind, started_ms: started_ms & 0xFFFF_FFFF_FFFF, word }
+    }
+
+    /// The operation of another kind that was begun with this one.
+    #[must_use]
+    pub const fn as_kind(self, kind: OperationKind) -> Self {
+        Self { kind, ..self }
     }
 
     /// What the operation is for.

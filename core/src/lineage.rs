@@ -199,6 +199,7 @@ mod tests {
         let opened = Opened {
             branch,
             membership: Membership::new(1),
+            origin: None,
             opened_ms: WallMillis::new(0),
             scn_floor: Scn::new(floor),
             scn_offset_ms: offset_ms,

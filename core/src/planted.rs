@@ -88,6 +88,12 @@ pub enum Bug {
     LostIsNotStaged,
     /// A node that had opened is staged again like any other.
     OpenedStagedAgain,
+    /// A clone keeps the identity of the cluster that it is made from.
+    CloneKeepsIdentity,
+    /// A node archives into whatever repository it is given.
+    RepositoryUnchecked,
+    /// A node that missed an incarnation takes it for its own once it learns of it.
+    MissedIsJoined,
 }
 
 impl Bug {
@@ -135,6 +141,9 @@ impl Bug {
         ("scn-floor-ignored", Self::ScnFloorIgnored),
         ("lost-is-not-staged", Self::LostIsNotStaged),
         ("opened-staged-again", Self::OpenedStagedAgain),
+        ("clone-keeps-identity", Self::CloneKeepsIdentity),
+        ("repository-unchecked", Self::RepositoryUnchecked),
+        ("missed-is-joined", Self::MissedIsJoined),
     ];
 }
 

@@ -339,6 +339,21 @@ pub struct Description {
     /// The node's durable frontier: every record that it has written, or will write, at or below this SCN is durable.
     /// Zero on engines without stamps.
     pub frontier: Scn,
+    /// The incarnation that the cluster was opened in without this node, which goes on in its own.
+    pub missed: Option<Incarnation>,
+}
+
+impl Description {
+    /// What an operator has to look at, in words.
+    pub fn trouble(&self) -> Option<String> {
+        let own = self.incarnation.unwrap_or_default();
+        let missed = self.missed.map(|newest| {
+            let code = Code::OtherIncarnation;
+            alloc::format!("it goes on in incarnation {own}, the cluster was opened in {newest} ({code})")
+        });
+        let stuck = self.archive_trouble.as_ref().map(|why| alloc::format!("the archive does not move on: {why}"));
+        missed.or(stuck)
+    }
 }
 
 /// Whether a node can hold commits back.

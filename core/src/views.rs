@@ -56,7 +56,7 @@ impl Scene {
     pub(crate) fn sealed(&self) -> impl DoubleEndedIterator<Item = (OperationId, &Seal)> {
         self.backups.iter().filter_map(|outcome| match &outcome.result {
             Ending::Sealed(seal) if !self.condemned.contains(&outcome.operation) => Some((outcome.operation, seal)),
-            Ending::Sealed(_) | Ending::Published(_) | Ending::Aborted(_) => None,
+            Ending::Sealed(_) | Ending::Published(_) | Ending::Cloned(_) | Ending::Aborted(_) => None,
         })
     }
 
@@ -64,7 +64,7 @@ impl Scene {
     pub(crate) fn published(&self) -> impl Iterator<Item = (OperationId, &Point)> {
         self.points.iter().filter_map(|outcome| match &outcome.result {
             Ending::Published(point) => Some((outcome.operation, point)),
-            Ending::Sealed(_) | Ending::Aborted(_) => None,
+            Ending::Sealed(_) | Ending::Cloned(_) | Ending::Aborted(_) => None,
         })
     }
 

@@ -14,7 +14,7 @@ use std::collections::BTreeMap;
 
 use sheetanchor_core::format::catalog::{
     Abort, Branch, Cluster, Condemned, Cut, Ending, Guarantee, IncarnationObject, IncarnationState, Members, Method,
-    NameClaim, NodeOpened, Opened, Outcome, Point, Registered, Seal, Term, ThreadCut,
+    NameClaim, NodeOpened, Opened, Origin, Outcome, Point, Registered, Seal, Term, ThreadCut,
 };
 use sheetanchor_core::format::files::{Chunk, FileContent, FileEntry, FileList};
 use sheetanchor_core::format::manifest::{ListRef, Manifest, Plan, Resolved, ThreadPlan, ThreadSpan, Unit, WalSpan};
@@ -112,6 +112,7 @@ fn plan() -> Plan {
         resolved,
         scn_floor: Scn::new(99),
         shared: true,
+        source: None,
         target: "name before-migration".into(),
         threads: BTreeMap::from([(
             ThreadId::new(1),
@@ -189,13 +190,19 @@ fn the_catalog_has_one_spelling() {
     let opened = Opened {
         branch: Some(Branch { cut: cut(), parent: incarnation }),
         membership,
+        origin: None,
         opened_ms: started_ms,
         scn_floor: Scn::new(99),
         scn_offset_ms: 0,
     };
     let restore = Some(id(OperationKind::Restore));
-    let state = IncarnationState::Opened(opened);
+    let state = IncarnationState::Opened(opened.clone());
     check("incarnation", &IncarnationObject { incarnation: Incarnation::new(2), nonce, restore, state });
+    let origin = Origin { backup: id(OperationKind::Backup), cluster: ClusterId::new(0xFEED), cut: cut(), incarnation };
+    let state = IncarnationState::Opened(Opened { branch: None, origin: Some(origin), ..opened.clone() });
+    check("clone", &IncarnationObject { incarnation, nonce, restore, state });
+    let result = Ending::Cloned(ClusterId::new(0xC0FFEE));
+    check("cloned", &Outcome { nonce, operation: id(OperationKind::Clone), result });
     check("opened", &NodeOpened { node: NodeId::new(2), nonce, operation: id(OperationKind::Restore) });
     let state = IncarnationState::Aborted(abort);
     check("tombstone", &IncarnationObject { incarnation: Incarnation::new(3), nonce, restore, state });

@@ -2,6 +2,7 @@
 //! own disk; operators on hosts of their own. The repository is the world's own: a folder on a second shared volume, which shows missing syncs.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use sheetanchor_core::error::Result;
@@ -11,6 +12,8 @@ use sheetanchor_engine::agent::{self, Agent};
 use sheetanchor_engine::coordinator::{Coordinator, Limits, Setup};
 use sheetanchor_engine::database::Storage;
 use sheetanchor_engine::env::{EntryKind, Env, Fault};
+use sheetanchor_engine::folder_bucket::FolderBucket;
+use sheetanchor_engine::read_only::ReadOnly;
 use sheetanchor_refdb::{Config, Node};
 
 use crate::workload::PAGE_KINDS;
@@ -91,7 +94,11 @@ pub fn operator(env: Env) -> Coordinator {
 pub fn operator_of(env: Env, nodes: &[u16]) -> Coordinator {
     let addresses: BTreeMap<NodeId, String> =
         nodes.iter().map(|node| (NodeId::new(*node), agent_address(*node))).collect();
-    let limits = Limits {
+    Coordinator::new(env, Setup { name: "ledger".into(), addresses }, limits())
+}
+
+fn limits() -> Limits {
+    Limits {
         point: point::Limits { lease: LEASE, drain: Duration::from_secs(1), patience: Duration::from_secs(3) },
         backup: backup::Limits {
             pin: PIN_LEASE,
@@ -108,8 +115,84 @@ pub fn operator_of(env: Env, nodes: &[u16]) -> Coordinator {
         },
         retry: Duration::from_secs(10),
         ..Limits::default()
+    }
+}
+
+/// The new host of a node whose old one is believed to be lost.
+pub fn new_host(node: u16) -> String {
+    format!("m{node}")
+}
+
+/// A node's process on its new host: it shares nothing with any other.
+pub async fn run_moved_node(env: Env, node: u16) {
+    let served = async {
+        let mut config = database_config(node, Storage::PerNode);
+        config.listen = format!("m{node}:7100");
+        let database = Node::start(env.clone(), config).await?;
+        let config = agent::Config { listen: format!("m{node}:7000"), ..agent_config(node) };
+        Agent::load(env, config, database).await?.serve().await
     };
-    Coordinator::new(env, Setup { name: "ledger".into(), addresses }, limits)
+    let served: Result<()> = served.await;
+    if let Err(error) = served {
+        tracing::info!(target: "sheetanchor::node", node, %error, "ended");
+    }
+}
+
+/// An operator whose cluster file knows that node 3 has moved.
+pub fn operator_of_the_moved(env: Env) -> Coordinator {
+    let address = |node: &u16| if *node == 3 { format!("m{node}:7000") } else { agent_address(*node) };
+    let addresses = NODES.iter().map(|node| (NodeId::new(*node), address(node))).collect();
+    Coordinator::new(env, Setup { name: "ledger".into(), addresses }, limits())
+}
+
+/// The repository of a clone, on the volume that all nodes share.
+const CLONE_REPOSITORY: &str = "/shared/clone/repository";
+/// The database's folder of a clone, on the same volume.
+const CLONE_DATA: &str = "/shared/clone/db";
+
+/// The host of a clone's node.
+pub fn clone_host(node: u16) -> String {
+    format!("c{node}")
+}
+
+/// Where clients and peers reach the database of a clone's node.
+pub fn clone_database_address(node: u16) -> String {
+    format!("c{node}:7100")
+}
+
+/// The ports of a clone's host: its repository is its own.
+fn clone_env(env: &Env) -> Env {
+    let bucket = FolderBucket::new(env.disk.clone(), env.entropy.clone(), CLONE_REPOSITORY);
+    Env { bucket: Arc::new(bucket), ..env.clone() }
+}
+
+/// The process of a clone's node, whose source is the cluster's repository. `mistaken`: its cluster file was changed, and
+/// names the source's repository as its own.
+pub async fn run_clone_node(env: Env, node: u16, mistaken: bool) {
+    if let Err(error) = serve_clone(env, node, mistaken).await {
+        tracing::info!(target: "sheetanchor::node", node, %error, "ended");
+    }
+}
+
+async fn serve_clone(env: Env, node: u16, mistaken: bool) -> Result<()> {
+    let source = ReadOnly::new(env.bucket.clone());
+    let own = if mistaken { env.clone() } else { clone_env(&env) };
+    let mut config = database_config(node, Storage::Shared);
+    config.listen = clone_database_address(node);
+    config.data = CLONE_DATA.into();
+    let peers = NODES.iter().filter(|peer| **peer != node);
+    config.peers = peers.map(|peer| (NodeId::new(*peer), clone_database_address(*peer))).collect();
+    let database = Node::start(own.clone(), config).await?;
+    let config = agent::Config { listen: format!("c{node}:7000"), ..agent_config(node) };
+    Agent::load_clone(own, config, database, Some(source)).await?.serve().await
+}
+
+/// An operator of the clone at a host of its own.
+pub fn clone_operator(env: Env) -> Coordinator {
+    let addresses = NODES.iter().map(|node| (NodeId::new(*node), format!("c{node}:7000"))).collect();
+    let source = env.bucket.clone();
+    let setup = Setup { name: "copy".into(), addresses };
+    Coordinator::new(clone_env(&env), setup, limits()).cloning_from(source)
 }
 
 /// Removes everything that a host has of the cluster: its agent's folder, and its database or the one that all share.

@@ -56,6 +56,9 @@ macro_rules! each_story {
             "separate-databases-are-cut-by-scn" separate_databases_are_cut_by_scn: separate::are_cut_by_scn, sees [ScnNotObserved];
             "a-disk-lost-after-the-decision-is-staged-again" a_disk_lost_after_the_decision_is_staged_again: forward::stages_again_what_was_lost_before_it_opened, sees [LostIsNotStaged];
             "a-node-that-had-opened-is-not-put-back" a_node_that_had_opened_is_not_put_back: forward::refuses_to_put_back_what_had_opened, sees [OpenedStagedAgain];
+            "a-clone-never-writes-to-its-source" a_clone_never_writes_to_its_source: copy::never_writes_to_its_source, sees [CloneKeepsIdentity, RepositoryUnchecked];
+            "a-clone-holds-what-it-is-made-from" a_clone_holds_what_it_is_made_from: copy::holds_what_it_is_made_from, sees [ExpiryIgnoresRestores];
+            "a-node-that-missed-the-incarnation-harms-nothing" a_node_that_missed_the_incarnation_harms_nothing: missed::harms_nothing, sees [MissedIsJoined];
             "a-restore-stops-on-arrival" a_restore_stops_on_arrival: forward::stops_on_arrival, sees [];
             "a-point-whose-wal-was-lost-is-no-target" a_point_whose_wal_was_lost_is_no_target: evidence::of_a_point_is_its_wal, sees [ReachUnchecked];
             "a-restored-node-owns-no-pins" a_restored_node_owns_no_pins: evidence::brings_no_pins_along, sees [PinsCaptured];

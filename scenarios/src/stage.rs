@@ -1,7 +1,9 @@
 //! The vocabulary of the stories: a domain verb a line.
 
+mod copy;
 mod direct;
 mod loss;
+mod moved;
 mod skew;
 mod trials;
 

@@ -206,7 +206,12 @@ fn recorded(transfer: &Transfer) -> Recorded {
 
 /// Everything that is visible through one node.
 pub async fn read_back(env: Env, node: u16) -> Result<LedgerState, Error> {
-    let mut ledger = Ledger::new(&env, &database_address(node), Session::Causal, Duration::from_secs(30));
+    read_at(env, &database_address(node)).await
+}
+
+/// Everything that is visible through the node at an address.
+pub async fn read_at(env: Env, address: &str) -> Result<LedgerState, Error> {
+    let mut ledger = Ledger::new(&env, address, Session::Causal, Duration::from_secs(30));
     let contents = ledger.read_all().await.map_err(|error| Refusal::new(Code::DatabaseDown, error.to_string()))?;
     Ok(LedgerState { balances: contents.balances, transfers: contents.transfers.values().map(recorded).collect() })
 }
@@ -224,7 +229,7 @@ pub async fn read_separate(env: Env) -> Result<LedgerState, Error> {
 }
 
 /// The node that an account is at home on; the first, for those that sessions roam over.
-fn home_of(account: u64) -> u16 {
+pub fn home_of(account: u64) -> u16 {
     let (kind, nodes) = (account % PAGE_KINDS, u64::try_from(NODES.len()).unwrap_or(1));
     let place = if kind < ROAMED { 0 } else { usize::try_from(kind % nodes).unwrap_or(0) };
     NODES.get(place).copied().unwrap_or(1)

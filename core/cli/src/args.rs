@@ -248,6 +248,14 @@ pub struct RestoreArguments {
     #[arg(long, conflicts_with = "dry_run")]
     pub stop: bool,
 
+    /// Make a clone: a cluster of its own, in an empty repository of its own, from the `source` that the cluster file names
+    #[arg(long, conflicts_with_all = ["resume", "anew"])]
+    pub clone: bool,
+
+    /// With `--clone`: do not register at the source, which then may expire what is being restored
+    #[arg(long, requires = "clone")]
+    pub unheld: bool,
+
     /// Begin although an earlier restore has not opened every node; what its nodes wrote since stays behind
     #[arg(long)]
     pub anew: bool,

@@ -23,6 +23,8 @@ pub struct ClusterFile {
     pub name: String,
     /// The folder of the repository, absolute.
     pub repository: String,
+    /// The folder of the repository of another cluster, which this one is or will be a clone of. It is only read.
+    pub source: Option<String>,
     /// Every node.
     pub nodes: BTreeMap<NodeId, NodeSetup>,
     /// How long things may take.
@@ -124,6 +126,7 @@ struct Written {
 struct WrittenCluster {
     name: Spanned<String>,
     repository: Spanned<String>,
+    source: Option<Spanned<String>>,
 }
 
 #[derive(Debug, Deserialize)]

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use sheetanchor_core::error::Result as Outcome;
 use sheetanchor_engine::coordinator::Coordinator;
-use sheetanchor_engine::env::{Env, Task};
+use sheetanchor_engine::env::{Bucket, Env, Task};
 use sheetanchor_native::env::native_env;
 
 use crate::config::ClusterFile;
@@ -17,6 +17,11 @@ use crate::screen::Screen;
 /// The ports of this process, with the repository that `file` names.
 pub fn environment(file: &ClusterFile) -> Env {
     native_env(&file.repository)
+}
+
+/// The repository that clones are made from, if `file` names one.
+pub fn source(file: &ClusterFile) -> Option<Arc<dyn Bucket>> {
+    file.source.as_ref().map(|folder| native_env(folder).bucket)
 }
 
 /// A coordinator that the operator can watch and interrupt.
@@ -41,6 +46,10 @@ impl Connected {
         let progress = Arc::new(Progress::new(screen));
         let coordinator =
             Coordinator::new(env.clone(), file.setup(), file.limits).cancelled_by(cancel).watched_by(progress.clone());
+        let coordinator = match source(&file) {
+            Some(source) => coordinator.cloning_from(source),
+            None => coordinator,
+        };
         Ok(Self { env, coordinator, progress, _interrupts: interrupts })
     }
 

@@ -3,6 +3,7 @@
 
 pub mod archive;
 pub mod capture;
+mod missed;
 pub mod perform;
 pub mod stage;
 pub mod state;
@@ -17,7 +18,7 @@ use core::time::Duration;
 
 use sheetanchor_core::agent::{Agent as Machine, Belonging, Effect, Event, Ticket};
 use sheetanchor_core::error::{Error, Result};
-use sheetanchor_core::identity::{ByteCount, NodeId, OperationId};
+use sheetanchor_core::identity::{ByteCount, Incarnation, NodeId, OperationId};
 use sheetanchor_core::planted::{self, Bug};
 use sheetanchor_core::refusal::{Code, Refusal};
 use sheetanchor_core::request::{Answer, Failure, Header, Progress, Request};
@@ -28,6 +29,7 @@ use tokio::sync::{Mutex, Notify, watch};
 use crate::database::Database;
 use crate::env::{Env, Listener, Stream, TaskGroup};
 use crate::frames;
+use crate::read_only::ReadOnly;
 use crate::repository::Repository;
 use crate::watched::Watched;
 use archive::ArchiveState;
@@ -42,6 +44,8 @@ pub struct Config {
     pub listen: String,
     /// The folder for what it must remember.
     pub state: String,
+    /// How often it looks whether the cluster was opened in another incarnation.
+    pub lineage_interval: Duration,
     /// How often durable WAL is shipped.
     pub archive_interval: Duration,
     /// At most so much WAL in one piece.
@@ -61,6 +65,7 @@ impl Config {
             node,
             listen: listen.into(),
             state: state.into(),
+            lineage_interval: Duration::from_mins(1),
             archive_interval: Duration::from_secs(1),
             archive_piece: ByteCount::new(1 << 20),
             archive_patience: Duration::from_mins(15),
@@ -79,6 +84,8 @@ pub struct Agent {
     pub(crate) config: Config,
     pub(crate) database: Arc<dyn Database>,
     pub(crate) repository: Repository,
+    /// The repository of the cluster that this one is cloned from: only to be read.
+    pub(crate) source: Option<Repository>,
     machine: Mutex<Machine>,
     /// The machine's deadline may have changed.
     changed: Notify,
@@ -87,6 +94,8 @@ pub struct Agent {
     /// Ship what is durable now, without waiting for the interval.
     pub(crate) ship: Notify,
     pub(crate) belonging: Watched<Option<Belonging>>,
+    /// The incarnation that the cluster was opened in without this node.
+    pub(crate) missed: Watched<Option<Incarnation>>,
     /// Copies in progress. Removing one from here ends it.
     pub(crate) copies: Mutex<BTreeMap<OperationId, watch::Receiver<Progress>>>,
     /// Backups that this life has captured, so that a repeated request gets the same answer.
@@ -107,15 +116,30 @@ impl Agent {
     /// # Errors
     /// `SA002` if its state is damaged, `SA113` if it belongs to another node.
     pub async fn load(env: Env, config: Config, database: Arc<dyn Database>) -> Result<Arc<Self>> {
+        Self::load_clone(env, config, database, None).await
+    }
+
+    /// The same for a node that may be staged from the repository of another cluster, which it cannot write to.
+    ///
+    /// # Errors
+    /// Those of [`Agent::load`].
+    pub async fn load_clone(
+        env: Env,
+        config: Config,
+        database: Arc<dyn Database>,
+        source: Option<ReadOnly>,
+    ) -> Result<Arc<Self>> {
         let belonging = state::load(&env, &config).await?;
         Ok(Arc::new(Self {
             repository: Repository::new(&env),
+            source: source.map(Repository::read_only),
             machine: Mutex::new(Machine::new(config.node, belonging)),
             changed: Notify::new(),
             tickets: core::sync::atomic::AtomicU64::new(1),
             archive: Watched::new(ArchiveState::default()),
             ship: Notify::new(),
             belonging: Watched::new(belonging),
+            missed: Watched::new(None),
             copies: Mutex::default(),
             captured: Mutex::default(),
             folder: Mutex::new(()),
@@ -145,6 +169,8 @@ impl Agent {
         tasks.add(self.env.tasks.spawn("leases", Box::pin(async move { leases.keep_leases().await })));
         let archiver = self.clone();
         tasks.add(self.env.tasks.spawn("archiver", Box::pin(async move { archiver.keep_archiving().await })));
+        let watcher = self.clone();
+        tasks.add(self.env.tasks.spawn("incarnations", Box::pin(async move { watcher.watch_incarnations().await })));
         tracing::info!(target: "sheetanchor::agent", node = %self.config.node, address = listener.address(), "listening");
         let mut connections = TaskGroup::default();
         loop {

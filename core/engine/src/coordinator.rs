@@ -2,6 +2,7 @@
 //! leaves behind ends by itself or is ended by whoever takes over.
 
 mod backup;
+mod copy;
 mod expire;
 mod init;
 mod look;
@@ -36,7 +37,7 @@ pub use restore::{Manner, Restored};
 pub use schedule::{Every, Tick};
 
 use crate::caller::Caller;
-use crate::env::Env;
+use crate::env::{Bucket, Env};
 use crate::pump::{Cancel, Watcher};
 use crate::repository::Repository;
 use crate::watched::Watched;
@@ -87,6 +88,8 @@ pub struct Coordinator {
     limits: Limits,
     cancel: Cancel,
     watcher: Option<Arc<dyn Watcher>>,
+    /// The repository that clones are made from.
+    source: Option<Arc<dyn Bucket>>,
 }
 
 impl core::fmt::Debug for Coordinator {
@@ -132,7 +135,7 @@ impl Coordinator {
     pub fn new(env: Env, setup: Setup, limits: Limits) -> Self {
         let (repository, caller) = (Repository::new(&env), Caller::new(env.clone(), setup.addresses.clone()));
         let cancel = Arc::new(Watched::new(false));
-        Self { env, repository, caller, setup, limits, cancel, watcher: None }
+        Self { env, repository, caller, setup, limits, cancel, watcher: None, source: None }
     }
 
     /// Lets an operator end the operations that are started from here on.
@@ -155,13 +158,18 @@ impl Coordinator {
     }
 
     async fn footing(&self) -> Result<Footing> {
-        let (cluster, members) = (self.repository.cluster().await?, self.repository.members().await?);
-        let (incarnation, opened, next) = self.repository.current_incarnation().await?;
-        if cluster.name != self.setup.name {
-            let message =
-                format!("the repository is of cluster `{}`, the cluster file of `{}`", cluster.name, self.setup.name);
+        let footing = self.footing_of_any_name().await?;
+        if footing.cluster.name != self.setup.name {
+            let (name, wanted) = (&footing.cluster.name, &self.setup.name);
+            let message = format!("the repository is of cluster `{name}`, the cluster file of `{wanted}`");
             return Err(Refusal::new(Code::OtherCluster, message).into());
         }
+        Ok(footing)
+    }
+
+    async fn footing_of_any_name(&self) -> Result<Footing> {
+        let (cluster, members) = (self.repository.cluster().await?, self.repository.members().await?);
+        let (incarnation, opened, next) = self.repository.current_incarnation().await?;
         if !members.nodes.keys().eq(self.setup.addresses.keys()) {
             let list = |nodes: Vec<&NodeId>| nodes.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
             let (wanted, given) = (list(members.nodes.keys().collect()), list(self.setup.addresses.keys().collect()));
@@ -252,7 +260,7 @@ impl Coordinator {
     /// # Errors
     /// `SA208` if there is no such operation, `SA207` if it was completed.
     pub async fn abort(&self, operation: OperationId) -> Result<String> {
-        let footing = self.footing().await?;
+        let footing = self.footing_or_unopened().await?;
         let registered = self.repository.registered(operation).await?;
         let nonce = self.nonce();
         let epoch = self.repository.take_over(operation, nonce).await?;
@@ -261,7 +269,15 @@ impl Coordinator {
         let request = match operation.kind() {
             OperationKind::Restore => {
                 self.bury(&registered, term, &why).await?;
+                // One that came to no plan has staged nothing, and holds nothing.
+                if let Ok((_, plan)) = self.repository.newest_plan(operation).await {
+                    self.settle_source(&plan, false).await?;
+                }
                 Request::Discard
+            }
+            OperationKind::Clone => {
+                self.abort_outcome(term, &why).await?;
+                return Ok(format!("{operation} holds nothing here any more"));
             }
             OperationKind::Backup | OperationKind::Point => {
                 self.abort_outcome(term, &why).await?;

@@ -20,6 +20,7 @@ pub mod zstd;
 
 pub mod watched;
 
+pub mod read_only;
 pub mod repository;
 
 pub mod frames;

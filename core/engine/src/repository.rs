@@ -24,6 +24,7 @@ use sheetanchor_core::planted::{self, Bug};
 use sheetanchor_core::refusal::{Code, Refusal};
 
 use crate::env::{Bucket, Env, Put};
+use crate::read_only::ReadOnly;
 
 /// How often an ambiguous write is settled by reading back before it is given up as a fault.
 const READ_BACK_MAX: usize = 3;
@@ -56,6 +57,16 @@ impl Repository {
     /// The repository of an environment.
     pub fn new(env: &Env) -> Self {
         Self { bucket: env.bucket.clone() }
+    }
+
+    /// The repository in a bucket.
+    pub fn of(bucket: Arc<dyn Bucket>) -> Self {
+        Self { bucket }
+    }
+
+    /// A repository that is only read.
+    pub fn read_only(bucket: ReadOnly) -> Self {
+        Self { bucket: Arc::new(bucket) }
     }
 
     /// The objects underneath.
@@ -239,7 +250,7 @@ impl Repository {
             Created::Theirs(theirs) => {
                 let ending = match theirs.result {
                     Ending::Aborted(abort) => format!("aborted: {} ({})", abort.message, abort.code),
-                    Ending::Published(_) | Ending::Sealed(_) => "completed".to_string(),
+                    Ending::Published(_) | Ending::Sealed(_) | Ending::Cloned(_) => "completed".to_string(),
                 };
                 Err(Refusal::new(Code::Aborted, format!("{} was {ending} by another coordinator", outcome.operation))
                     .into())

@@ -121,7 +121,14 @@ fn fill(root: &Path, points: u64) {
     put(root, keys::CLUSTER, &Cluster { created_ms, id, name: "bench".to_owned(), nonce });
     let (engine, nodes) = ("refdb".to_owned(), BTreeMap::new());
     put(root, &keys::members(membership), &Members { engine, membership, nodes, nonce, shared: false });
-    let opened = Opened { branch: None, membership, opened_ms: created_ms, scn_floor: Scn::ZERO, scn_offset_ms: 0 };
+    let opened = Opened {
+        branch: None,
+        membership,
+        origin: None,
+        opened_ms: created_ms,
+        scn_floor: Scn::ZERO,
+        scn_offset_ms: 0,
+    };
     let state = IncarnationState::Opened(opened);
     put(root, &keys::incarnation(incarnation), &IncarnationObject { incarnation, nonce, restore: None, state });
     let (guarantee, method) = (Guarantee::Atomic, Method::Fence);

@@ -115,6 +115,8 @@ pub struct Outcome {
 pub enum Ending {
     /// It came to nothing, for good.
     Aborted(Abort),
+    /// A cluster of its own was made from this one: it needs nothing of this repository any more.
+    Cloned(ClusterId),
     /// A restore point was published.
     Published(Point),
     /// A backup was sealed.
@@ -261,6 +263,9 @@ pub struct Opened {
     pub branch: Option<Branch>,
     /// The members that it began with.
     pub membership: Membership,
+    /// What it is a clone of, where it is one: the first incarnation of a cluster of its own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub origin: Option<Origin>,
     /// When it was opened.
     pub opened_ms: WallMillis,
     /// Its clock starts above this, and above every SCN that an ancestor used.
@@ -280,6 +285,20 @@ pub struct NodeOpened {
     pub nonce: Nonce,
     /// Which restore opens it.
     pub operation: OperationId,
+}
+
+/// What a clone was made from.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Origin {
+    /// The backup whose files were staged, in the other repository.
+    pub backup: OperationId,
+    /// The other cluster.
+    pub cluster: ClusterId,
+    /// The cut in it.
+    pub cut: Cut,
+    /// The incarnation that the cut lies in.
+    pub incarnation: Incarnation,
 }
 
 /// Where an incarnation branched off its parent.

@@ -180,6 +180,9 @@ pub struct Plan {
     pub scn_floor: Scn,
     /// Whether all nodes share one set of files.
     pub shared: bool,
+    /// Of a clone: the cluster in whose repository the backup and the WAL lie. Nothing is written there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source: Option<ClusterId>,
     /// What was asked for, in words.
     pub target: String,
     /// The WAL to replay.

@@ -233,3 +233,93 @@ fn of_backup(id: OperationId, seal: &Seal) -> Choice {
         sought: false,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::format::catalog::{Guarantee, Method, ThreadCut};
+    use crate::identity::{ContentHash, Membership, OperationKind, ThreadId, TimelineId};
+    use crate::position::Lsn;
+
+    /// A cut of an engine whose records carry no SCN: its place in the thread is all that orders it.
+    fn cut(place: u32, scn: u64) -> Cut {
+        let until = Lsn::new(u64::from(place) * 100);
+        let thread = ThreadCut { proof: until, timeline: TimelineId::new(1), until };
+        Cut { record: format!("sa-{place}"), scn: Scn::new(scn), threads: BTreeMap::from([(ThreadId::new(1), thread)]) }
+    }
+
+    /// A backup whose own cut was made at 10, and points at 20 and 30: in wall time, and each SCN `scale` times that.
+    fn catalog(scale: u64) -> Catalog {
+        let id = |kind, at: u32| OperationId::new(kind, u64::from(at), at);
+        let incarnation = Incarnation::new(1);
+        let point = |at: u32, name: Option<&str>| {
+            let point = Point {
+                cut: cut(at, u64::from(at) * scale),
+                ended_ms: WallMillis::new(u64::from(at)),
+                guarantee: Guarantee::Causal,
+                incarnation,
+                membership: Membership::new(1),
+                method: Method::Fence,
+                name: name.map(|name| name.parse().unwrap()),
+            };
+            (id(OperationKind::Point, at), point)
+        };
+        let seal = Seal {
+            cut: cut(10, 10 * scale),
+            ended_ms: WallMillis::new(10),
+            guarantee: Guarantee::Causal,
+            incarnation,
+            manifest: ContentHash::of(b""),
+            point: Some(id(OperationKind::Point, 10)),
+        };
+        let points = Vec::from([point(10, None), point(20, Some("a")), point(30, Some("b"))]);
+        Catalog { backups: Vec::from([(id(OperationKind::Backup, 10), seal)]), points }
+    }
+
+    /// The places of the cuts that are chosen, best first.
+    fn chosen(scale: u64, target: Target, nearest_before: bool) -> Result<Vec<u64>, Code> {
+        let (lineage, way) = (Lineage::default(), Way::within(Incarnation::new(1)));
+        let aim = Aim { nearest_before, ..Aim::from(target) };
+        let choices = choices(&catalog(scale), &lineage, &way, &aim, false).map_err(|refusal| refusal.code)?;
+        let place = |choice: &Choice| choice.cut.threads.values().map(|cut| cut.until.get() / 100).sum();
+        assert!(choices.iter().all(|choice| !choice.sought), "a cut is never sought without stamps");
+        Ok(choices.iter().map(place).collect())
+    }
+
+    fn time(ms: u64) -> Target {
+        Target::Time(WallMillis::new(ms))
+    }
+
+    #[test]
+    fn without_stamps_a_time_is_refused_unless_the_nearest_point_before_it_may_be_taken() {
+        for ms in [5, 20, 25, 99] {
+            assert_eq!(chosen(0, time(ms), false), Err(Code::PointsOnly), "{ms}");
+        }
+        for (ms, points) in
+            [(10, &[10][..]), (19, &[10]), (20, &[20, 10]), (29, &[20, 10]), (30, &[30, 20, 10]), (99, &[30, 20, 10])]
+        {
+            assert_eq!(chosen(0, time(ms), true).as_deref(), Ok(points), "{ms}");
+        }
+        assert_eq!(chosen(0, time(9), true), Err(Code::NoBackup));
+    }
+
+    #[test]
+    fn without_stamps_an_scn_is_that_of_a_point_or_is_refused_unless_the_nearest_before_may_be_taken() {
+        assert_eq!(chosen(1000, Target::Scn(Scn::new(20_000)), false), Ok(Vec::from([20])));
+        assert_eq!(chosen(1000, Target::Scn(Scn::new(20_001)), false), Err(Code::PointsOnly));
+        assert_eq!(chosen(1000, Target::Scn(Scn::new(20_001)), true), Ok(Vec::from([20, 10])));
+        assert_eq!(chosen(1000, Target::Below(Scn::new(20_000)), true), Ok(Vec::from([10])));
+        assert_eq!(chosen(1000, Target::Scn(Scn::new(9_999)), true), Err(Code::NoBackup));
+        // Where cuts have no SCN either, none lies before one.
+        assert_eq!(chosen(0, Target::Scn(Scn::new(5)), true), Err(Code::NoBackup));
+    }
+
+    #[test]
+    fn what_names_a_cut_is_not_rounded_though_the_nearest_might_be_taken() {
+        for nearest_before in [false, true] {
+            assert_eq!(chosen(0, Target::Name("a".parse().unwrap()), nearest_before), Ok(Vec::from([20])));
+            let unknown = chosen(0, Target::Name("c".parse().unwrap()), nearest_before);
+            assert_eq!(unknown, Err(Code::NoSuchTarget));
+        }
+    }
+}

@@ -186,7 +186,7 @@ fn history_row(scene: &Scene, begun: &Registered) -> HistoryRow {
             row.state = BackupState::Aborted;
             row.error = Some(format!("{} ({})", abort.message, abort.code));
         }
-        Some(Ending::Published(_)) | None => {}
+        Some(Ending::Published(_) | Ending::Cloned(_)) | None => {}
     }
     row
 }

@@ -213,6 +213,6 @@ fn thread_row(scene: &Scene, incarnation: Incarnation, thread: ThreadId, runs: &
         wal_end: end,
         lag_bytes: lag.map(ByteCount::new),
         lag_ms,
-        trouble: node.and_then(|node| node.archive_trouble.clone()),
+        trouble: node.and_then(|node| node.trouble()),
     }
 }

@@ -187,6 +187,7 @@ mod tests {
         let opened = Opened {
             branch: parent.map(|scn| Branch { cut: cut(scn), parent: Incarnation::new(1) }),
             membership: Membership::new(1),
+            origin: None,
             opened_ms: WallMillis::new(0),
             scn_floor: Scn::new(parent.unwrap_or(0)),
             scn_offset_ms: 0,

@@ -9,12 +9,13 @@ use sheetanchor_core::refusal::{Code, Refusal};
 use sheetanchor_engine::agent::{Agent, Config};
 use sheetanchor_engine::database::Database;
 use sheetanchor_engine::env::Env;
+use sheetanchor_engine::read_only::ReadOnly;
 use sheetanchor_native::postgres::{PostgresConfig, PostgresDatabase};
 use sheetanchor_refdb as refdb;
 
 use crate::args::AgentArguments;
 use crate::config::{ClusterFile, EngineSetup, NodeSetup};
-use crate::connect::environment;
+use crate::connect::{environment, source};
 use crate::interrupt::Interrupts;
 use crate::report::Result;
 use crate::screen::Screen;
@@ -38,7 +39,10 @@ pub async fn serve(file: &Path, screen: &Screen, arguments: &AgentArguments) -> 
     // The address is taken first: a second agent of the same node must not touch the database.
     let listener = env.net.listen(&setup.agent).await?;
     let (database, embedded) = open(&env, &cluster, node, setup).await?;
-    let agent = Agent::load(env, Config::new(node, &setup.agent, &setup.state), database).await?;
+    // The source's bucket is wrapped here, and from here on there is no way to write through it.
+    let source = source(&cluster).map(ReadOnly::new);
+    let config = Config::new(node, &setup.agent, &setup.state);
+    let agent = Agent::load_clone(env, config, database, source).await?;
     let engine = match &setup.engine {
         EngineSetup::Postgres { .. } => "postgres",
         EngineSetup::Refdb { .. } => "refdb",

@@ -33,7 +33,9 @@ fn verdict(description: &Outcome<Description>) -> String {
     match description {
         Err(error) => error.to_string(),
         Ok(seen) => {
-            let name = format!("{} {}, {}", seen.engine, seen.version, seen.state);
+            let missed =
+                seen.missed.map(|newest| format!("; the cluster was opened in incarnation {newest} without it"));
+            let name = format!("{} {}, {}{}", seen.engine, seen.version, seen.state, missed.unwrap_or_default());
             match &seen.fence {
                 FenceSeen::Ready => format!("{name}; the commit fence holds"),
                 FenceSeen::Absent => format!("{name}; no commit fence"),
@@ -52,6 +54,11 @@ fn value(node: NodeId, description: &Outcome<Description>) -> Value {
 
 fn fit(node: NodeId, seen: &Description) -> std::result::Result<(), Refusal> {
     let refuse = |code, message| Err(Refusal::new(code, message));
+    if let Some(newest) = seen.missed {
+        let own = seen.incarnation.unwrap_or_default();
+        let message = format!("node {node} goes on in incarnation {own}, the cluster was opened in {newest}");
+        return refuse(Code::OtherIncarnation, message);
+    }
     match (seen.state.as_str(), &seen.fence) {
         ("open", FenceSeen::Ready) => Ok(()),
         ("open", FenceSeen::Absent) => refuse(Code::NotSupported, format!("node {node} has no commit fence")),

@@ -22,7 +22,8 @@ pub async fn run(file: &Path, screen: &Screen, arguments: &RestoreArguments) -> 
     let connected = Connected::new(file, screen)?;
     let coordinator = &connected.coordinator;
     if arguments.dry_run {
-        let planned = coordinator.plan_restore(&aim).await?;
+        let planned =
+            if arguments.clone { coordinator.plan_clone(&aim).await? } else { coordinator.plan_restore(&aim).await? };
         let passed_over: Vec<String> = planned.passed_over.iter().map(ToString::to_string).collect();
         let value = json!({ "plan": planned.plan, "resolved": planned.resolved, "passed_over": passed_over });
         return screen.result(&preview(&planned), &value);
@@ -30,6 +31,8 @@ pub async fn run(file: &Path, screen: &Screen, arguments: &RestoreArguments) -> 
     let manner = Manner { stop: arguments.stop, anew: arguments.anew };
     let restored = if let Some(operation) = resumed {
         connected.watched(coordinator.resume(operation)).await?
+    } else if arguments.clone {
+        connected.watched(coordinator.clone_cluster(&aim, manner, arguments.unheld)).await?
     } else {
         connected.watched(coordinator.restore_in(&aim, manner)).await?
     };
@@ -69,7 +72,7 @@ pub fn describe(restored: &Restored) -> String {
         ("stands at its cut", format!("is closed\n`restore --resume {id}` opens it, `abort {id}` removes it"))
     };
     format!(
-        "{} {done}: {} nodes restored to {}, at SCN {} of incarnation {}; incarnation {} {state}\n{}\n{}",
+        "{} {done}: {} nodes restored to {}, at SCN {} of incarnation {}; incarnation {} {state}\n{}\n{}{}",
         restored.operation,
         plan.nodes.len(),
         plan.target,
@@ -78,7 +81,20 @@ pub fn describe(restored: &Restored) -> String {
         plan.opens,
         guarantee(plan),
         steps(plan),
+        clone(plan),
     )
+}
+
+/// What must be known of a clone.
+fn clone(plan: &Plan) -> String {
+    let told = |source| {
+        let own = plan.cluster;
+        format!(
+            "cluster {own} is a clone of cluster {source}, and writes nothing there\n\
+             it has no backup of its own yet: run `sheetanchor backup`\n"
+        )
+    };
+    plan.source.map_or_else(String::new, told)
 }
 
 /// A plan names its guarantee; `restore-point list` says how its cut was taken.

@@ -97,7 +97,7 @@ fn lag(seen: &Description) -> Option<String> {
 
 fn trouble(node: &NodeStatus) -> Option<String> {
     match &node.description {
-        Ok(seen) => seen.archive_trouble.clone().map(|why| format!("the archive does not move on: {why}")),
+        Ok(seen) => seen.trouble(),
         Err(error) => Some(error.to_string()),
     }
 }

@@ -339,6 +339,7 @@ mod tests {
         IncarnationState::Opened(Opened {
             branch,
             membership: Membership::new(1),
+            origin: None,
             opened_ms: WallMillis::new(START + hour * HOUR),
             scn_floor: scn(hour),
             scn_offset_ms: 0,

@@ -16,7 +16,8 @@ use super::{ClusterFile, EngineSetup, NodeSetup, Written, WrittenNode, Wrong};
 pub(super) fn checked(written: &Written) -> Result<ClusterFile, Wrong> {
     let cluster = written.cluster.get_ref();
     let name: PointName = cluster.name.get_ref().parse().map_err(|refusal| at(&cluster.name, refusal))?;
-    let repository = repository(&cluster.repository)?;
+    let own = repository(&cluster.repository)?;
+    let source = cluster.source.as_ref().map(|given| Ok((given, repository(given)?))).transpose()?;
     if written.node.is_empty() {
         return Err(wrong(&written.cluster, Code::ConfigInvalid, "the file lists no [[node]]"));
     }
@@ -25,16 +26,27 @@ pub(super) fn checked(written: &Written) -> Result<ClusterFile, Wrong> {
     for node in &written.node {
         let (id, setup) = seen.node(node)?;
         for (what, folder) in [("state", node.get_ref().state.get_ref()), ("data", node.get_ref().data.get_ref())] {
-            if lies_in(&repository, folder) || lies_in(folder, &repository) {
-                let message = format!("repository and {what} folder of node {id} lie in one another");
-                return Err(wrong(&cluster.repository, Code::ConfigInvalid, message));
+            check_apart(&cluster.repository, &own, folder, &format!("repository and {what} folder of node {id}"))?;
+            if let Some((given, source)) = &source {
+                check_apart(given, source, folder, &format!("source and {what} folder of node {id}"))?;
             }
         }
         nodes.insert(id, setup);
     }
+    if let Some((given, source)) = &source {
+        check_apart(given, source, &own, "source and repository")?;
+    }
     check_folders(&written.node)?;
     let limits = written.limits.checked()?;
-    Ok(ClusterFile { name: name.as_str().to_owned(), repository, nodes, limits })
+    let source = source.map(|(_, folder)| folder);
+    Ok(ClusterFile { name: name.as_str().to_owned(), repository: own, source, nodes, limits })
+}
+
+fn check_apart(place: &Spanned<String>, one: &str, other: &str, what: &str) -> Result<(), Wrong> {
+    if lies_in(one, other) || lies_in(other, one) {
+        return Err(wrong(place, Code::ConfigInvalid, format!("{what} lie in one another")));
+    }
+    Ok(())
 }
 
 fn at<T>(place: &Spanned<T>, refusal: Refusal) -> Wrong {

@@ -73,6 +73,8 @@ pub struct Site {
     pub name: &'static str,
     /// The repository, relative to the folder, if it is not `repository`.
     pub repository: Option<String>,
+    /// The repository that it is a clone of.
+    pub source: Option<PathBuf>,
 }
 
 impl Site {
@@ -81,7 +83,7 @@ impl Site {
         let folder = std::env::temp_dir().join(format!("sa-cli-{test}-{}", std::process::id()));
         fs::create_dir_all(&folder).unwrap();
         fs::set_permissions(&folder, fs::Permissions::from_mode(0o755)).unwrap();
-        Self { folder, agents: BTreeMap::new(), nodes: Vec::new(), name: "ledger", repository: None }
+        Self { folder, agents: BTreeMap::new(), nodes: Vec::new(), name: "ledger", repository: None, source: None }
     }
 
     /// Three nodes of the embedded database, whose agents do not run yet.
@@ -122,6 +124,9 @@ impl Site {
         let repository = self.repository();
         let mut text =
             format!("[cluster]\nname = \"{}\"\nrepository = \"file://{}\"\n", self.name, repository.display());
+        if let Some(source) = &self.source {
+            text += &format!("source = \"file://{}\"\n", source.display());
+        }
         for NodeText { id, agent, state, engine, data, connection } in &self.nodes {
             text += &format!(
                 "[[node]]\nid = {id}\nagent = \"{agent}\"\nstate = \"{state}\"\nengine = \"{engine}\"\ndata = \"{data}\"\nconnection = \"{connection}\"\n"

@@ -95,6 +95,7 @@ impl Agent {
 
     /// Where the archive of this incarnation ends, or where its pin starts if there is none yet.
     async fn archive_start(&self, belonging: Belonging, end: Position) -> Result<Position> {
+        self.check_repository(belonging).await?;
         let prefix = keys::wal_thread(belonging.incarnation, end.thread);
         for key in self.repository.bucket().list(&prefix).await?.iter().rev() {
             if keys::parse_wal(key).is_some_and(|(timeline, _)| timeline == end.timeline) {
@@ -108,6 +109,18 @@ impl Agent {
             Some(pin) => Ok(pin.from),
             None => Ok(self.database.pin(ARCHIVE_PIN).await?),
         }
+    }
+
+    /// A node writes only into the repository of its own cluster, whichever it is given: a clone's WAL among that of the
+    /// cluster it was made from would pass for that cluster's own.
+    async fn check_repository(&self, belonging: Belonging) -> Result<()> {
+        let found = self.repository.cluster().await?.id;
+        if found == belonging.cluster || planted::is(Bug::RepositoryUnchecked) {
+            return Ok(());
+        }
+        let (node, own) = (self.config.node, belonging.cluster);
+        let message = format!("node {node} belongs to cluster {own}, the repository is of cluster {found}");
+        Err(Refusal::new(Code::OtherCluster, message).into())
     }
 
     /// Stores a piece, and says where the stored one ends.

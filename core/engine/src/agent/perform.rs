@@ -130,6 +130,7 @@ impl Agent {
             progress,
             stamped: capabilities.stamped,
             frontier: status.frontier,
+            missed: self.missed.get().filter(|missed| belonging.is_some_and(|own| own.incarnation < *missed)),
         })))
     }
 
@@ -301,7 +302,7 @@ impl Agent {
             begun_scn: plan.begun_scn,
             threads,
         };
-        let source = ArchivedWal { repository: &self.repository, plan: &plan };
+        let source = ArchivedWal { repository: self.origin(&plan).await?, plan: &plan };
         self.database.recover(&recovery, &source).await?;
         self.mark(&plan, hash, MarkerPhase::Reached).await?;
         Ok(Answer::Done)

@@ -111,7 +111,8 @@ impl Agent {
         }
         let folder = self.database.data_folder();
         progress.send_modify(|progress| progress.total = unit.bytes);
-        let entries = entries(&self.repository, unit).await?;
+        let origin = self.origin(plan).await?;
+        let entries = entries(origin, unit).await?;
         self.env.disk.create_folder(folder).await?;
         let (control, others): (Vec<Staged>, Vec<Staged>) =
             entries.into_iter().partition(|staged| staged.entry.name == self.database.control_file());
@@ -126,7 +127,7 @@ impl Agent {
             self.env.disk.create_folder(&format!("{folder}/{}", staged.entry.name)).await?;
         }
         stream::iter(files.iter().map(Ok))
-            .try_for_each_concurrent(FILES_AT_ONCE, |staged| self.stage_one(folder, staged, progress))
+            .try_for_each_concurrent(FILES_AT_ONCE, |staged| self.stage_one(origin, folder, staged, progress))
             .await?;
         for staged in &folders {
             self.env.disk.set_mode(&format!("{folder}/{}", staged.entry.name), staged.entry.mode).await?;
@@ -139,7 +140,7 @@ impl Agent {
             self.env.disk.sync_dir(path).await?;
         }
         for staged in &control {
-            self.stage_one(folder, staged, progress).await?;
+            self.stage_one(origin, folder, staged, progress).await?;
             self.env.disk.sync_dir(parent(&format!("{folder}/{}", staged.entry.name))).await?;
         }
         self.env.disk.sync_dir(parent(folder)).await?;
@@ -167,6 +168,21 @@ impl Agent {
         self.check_empty(self.database.data_folder()).await?;
         self.mark(plan, hash, MarkerPhase::Staging).await?;
         Ok(true)
+    }
+
+    /// The repository that a plan's backup and WAL lie in: a clone's is another cluster's.
+    pub(super) async fn origin(&self, plan: &Plan) -> Result<&Repository> {
+        let Some(cluster) = plan.source else { return Ok(&self.repository) };
+        let Some(source) = &self.source else {
+            let message = format!("node {} has no source to stage {} from", self.config.node, plan.operation);
+            return Err(Refusal::new(Code::SourceUnnamed, message).into());
+        };
+        let found = source.cluster().await?.id;
+        if found == cluster {
+            return Ok(source);
+        }
+        let message = format!("the source of node {} is of cluster {found}, the plan's of {cluster}", self.config.node);
+        Err(Refusal::new(Code::OtherCluster, message).into())
     }
 
     /// Whether the incarnation of a plan is its restore's already.
@@ -209,7 +225,13 @@ impl Agent {
         }
     }
 
-    async fn stage_one(&self, folder: &str, staged: &Staged, progress: &watch::Sender<Progress>) -> Result<()> {
+    async fn stage_one(
+        &self,
+        origin: &Repository,
+        folder: &str,
+        staged: &Staged,
+        progress: &watch::Sender<Progress>,
+    ) -> Result<()> {
         if progress.is_closed() {
             return Err(Refusal::new(Code::Aborted, "the restore has ended").into());
         }
@@ -225,7 +247,7 @@ impl Agent {
             FileContent::File(chunks) => {
                 let length = chunks.iter().map(|chunk| chunk.length.get()).sum();
                 if !self.is_staged(&path, chunks, length).await? {
-                    self.write(&path, staged, chunks).await?;
+                    self.write(origin, &path, staged, chunks).await?;
                 }
                 self.env.disk.set_mode(&path, staged.entry.mode).await?;
                 progress.send_modify(|progress| progress.done = ByteCount::new(progress.done.get() + length));
@@ -260,11 +282,11 @@ impl Agent {
         Ok(true)
     }
 
-    async fn write(&self, path: &str, staged: &Staged, chunks: &[Chunk]) -> Result<()> {
+    async fn write(&self, origin: &Repository, path: &str, staged: &Staged, chunks: &[Chunk]) -> Result<()> {
         let file: Box<dyn DiskFile> = self.env.disk.open(path, OpenMode::CreateNew).await?;
         let mut offset = 0;
         for chunk in chunks {
-            let bytes = read_chunk(&self.env, &self.repository, &staged.packs, chunk).await?;
+            let bytes = read_chunk(&self.env, origin, &staged.packs, chunk).await?;
             file.write_at(offset, bytes).await?;
             offset += chunk.length.get();
         }

@@ -102,7 +102,7 @@ impl Coordinator {
             let mut waiting = self.unfinished().await?;
             waiting.retain(|operation| match operation.kind() {
                 OperationKind::Backup => !planted::is(Bug::ExpiryIgnoresBackups),
-                OperationKind::Restore => !planted::is(Bug::ExpiryIgnoresRestores),
+                OperationKind::Restore | OperationKind::Clone => !planted::is(Bug::ExpiryIgnoresRestores),
                 OperationKind::Point => false,
             });
             let Some(first) = waiting.first() else { return Ok(()) };
@@ -127,7 +127,7 @@ impl Coordinator {
                 Ending::Aborted(_) => {
                     dead.insert(outcome.operation);
                 }
-                Ending::Sealed(_) | Ending::Published(_) => {}
+                Ending::Sealed(_) | Ending::Published(_) | Ending::Cloned(_) => {}
             }
         }
         let mut objects = Vec::new();

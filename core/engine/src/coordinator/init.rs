@@ -76,7 +76,7 @@ impl Coordinator {
         Ok(())
     }
 
-    async fn check_repository_is_empty(&self) -> Result<()> {
+    pub(super) async fn check_repository_is_empty(&self) -> Result<()> {
         match self.repository.bucket().list("").await {
             Ok(keys) => match keys.first() {
                 None => Ok(()),
@@ -120,6 +120,7 @@ impl Coordinator {
         let opened = Opened {
             branch: None,
             membership: Membership::new(1),
+            origin: None,
             opened_ms: self.env.clock.wall(),
             scn_floor: Scn::ZERO,
             scn_offset_ms: 0,

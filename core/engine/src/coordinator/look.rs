@@ -99,7 +99,7 @@ impl Coordinator {
 
     pub(super) async fn unfinished(&self) -> Result<Vec<OperationId>> {
         let mut unfinished = Vec::new();
-        for kind in [OperationKind::Backup, OperationKind::Point] {
+        for kind in [OperationKind::Backup, OperationKind::Point, OperationKind::Clone] {
             let ended = self.repository.ended(kind).await?;
             let begun = self.repository.operations(kind).await?;
             unfinished.extend(begun.into_iter().filter(|operation| !ended.contains(operation)));

@@ -142,6 +142,7 @@ fn plan_of(
         resolved,
         scn_floor,
         shared: manifest.shared,
+        source: None,
         target: aim.to_string(),
         threads: replay.threads,
         units: manifest.units,

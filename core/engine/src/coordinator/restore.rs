@@ -18,6 +18,7 @@ use sheetanchor_core::request::{Answer, Request};
 use sheetanchor_core::restore::{Effect, Event, Order, Restore};
 use sheetanchor_core::round::name_nodes;
 
+use super::copy::origin_of;
 use super::{Coordinator, Footing, Term, abort_of};
 use crate::pump::{self, Perform, Performed};
 use crate::repository::Created;
@@ -89,7 +90,7 @@ impl Coordinator {
         let body = format::write(&plan);
         let hash = ContentHash::of(&body);
         self.repository.put_hashed(&keys::plan(term.operation, hash), body).await?;
-        self.run_restore(&footing, term, plan, hash, Course { decided: None, stop: manner.stop }).await
+        self.run_restore(&footing, term, plan, hash, Course::to_the_end(manner)).await
     }
 
     /// Two restores must not make two live clusters: the nodes that the first one has opened may still serve.
@@ -118,21 +119,23 @@ impl Coordinator {
     /// `SA108` if the cluster was restored again since, `SA409` if a node lost its disk after it had opened: the others
     /// are opened; those of [`Coordinator::restore`].
     pub async fn resume(&self, operation: OperationId) -> Result<Restored> {
-        let footing = self.footing().await?;
+        let footing = self.footing_or_unopened().await?;
         let registered = self.repository.registered(operation).await?;
         let (hash, plan) = self.repository.newest_plan(operation).await?;
         let key = keys::incarnation(registered.incarnation);
         let decided = match self.repository.find::<IncarnationObject>(&key).await? {
             None => None,
             Some(object) => {
-                let branch = check_own(&object, operation)?.branch.clone();
+                let opened = check_own(&object, operation)?;
+                let cut = opened.branch.as_ref().map(|branch| &branch.cut);
+                let cut = cut.or(opened.origin.as_ref().map(|origin| &origin.cut)).cloned();
                 if footing.incarnation != plan.opens {
                     let (opens, now) = (plan.opens, footing.incarnation);
                     let message = format!("{operation} has opened incarnation {opens}; the cluster lives in {now}");
                     return Err(Refusal::new(Code::OtherIncarnation, message).into());
                 }
                 // Where the cut was sought, all nodes have found it: it is known now.
-                Some(branch.map_or_else(|| plan.cut.clone(), |branch| branch.cut))
+                Some(cut.unwrap_or_else(|| plan.cut.clone()))
             }
         };
         let nonce = self.nonce();
@@ -141,7 +144,7 @@ impl Coordinator {
         self.run_restore(&footing, Term { operation, epoch, nonce }, plan, hash, course).await
     }
 
-    async fn run_restore(
+    pub(super) async fn run_restore(
         &self,
         footing: &Footing,
         term: Term,
@@ -164,6 +167,7 @@ impl Coordinator {
         let performer = RestorePerformer { coordinator: self, footing, term, plan: &plan };
         let outcome: Result<()> =
             pump::run(&self.env, term.operation, &mut machine, &performer, &self.cancel, self.watcher.as_deref()).await;
+        self.settle_source(performer.plan, outcome.is_ok() && !stop).await?;
         outcome?;
         let phase = if stop { "stopped" } else { "opened" };
         tracing::info!(target: "sheetanchor::phase", operation = %term.operation, incarnation = %plan.opens, phase);
@@ -207,11 +211,18 @@ fn check_own(object: &IncarnationObject, operation: OperationId) -> Result<&Open
 }
 
 /// Where a restore begins, and where it ends.
-struct Course {
+pub(super) struct Course {
     /// The cut that it was decided at, if it was.
     decided: Option<Cut>,
     /// Whether it ends there, closed.
     stop: bool,
+}
+
+impl Course {
+    /// From the beginning, as far as the operator wants.
+    pub(super) fn to_the_end(manner: Manner) -> Self {
+        Self { decided: None, stop: manner.stop }
+    }
 }
 
 struct RestorePerformer<'a> {
@@ -245,7 +256,9 @@ impl RestorePerformer<'_> {
     async fn decide(&self, cut: Cut) -> Result<()> {
         let wall = self.coordinator.env.clock.wall();
         let opened = Opened {
-            branch: Some(Branch { cut, parent: self.plan.incarnation }),
+            origin: origin_of(self.plan, &cut),
+            // A clone begins a lineage of its own.
+            branch: self.plan.source.is_none().then_some(Branch { cut, parent: self.plan.incarnation }),
             membership: self.plan.membership,
             opened_ms: wall,
             scn_floor: self.plan.scn_floor,
