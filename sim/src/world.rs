@@ -430,7 +430,7 @@ impl World {
         self.gate.events()
     }
 
-    /// The last `count` events as a table.
+    /// The last `count` events as a table: nothing, unless the run is recorded in full.
     pub fn last_events(&self, count: usize) -> String {
         self.gate.last_events(count)
     }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use sheetanchor_core::error::FaultKind;
 
-use super::{Kind, Operation, PutTrouble};
+use super::{Kind, Operation, PutTrouble, Volume, own_volume};
 use crate::plan::{Fault, Plan, Trigger};
 
 /// The faults of a plan that have not struck yet, and the ones in force.
@@ -84,9 +84,9 @@ impl Strikes {
     }
 
     /// The fault that meets this operation of `host`, if one does.
-    pub(super) fn injected(&mut self, host: &str, operation: &Operation, at: Duration) -> Option<FaultKind> {
+    pub(super) fn injected(&mut self, host: &str, operation: &Operation<'_>, at: Duration) -> Option<FaultKind> {
         match operation.kind {
-            Kind::Write | Kind::BucketPut | Kind::Space if self.is_full(&operation.volume, at) => {
+            Kind::Write | Kind::BucketPut | Kind::Space if self.is_full(host, operation.volume, at) => {
                 Some(FaultKind::NoSpace)
             }
             Kind::BucketPut => self.bucket_times_out.remove(host).then_some(FaultKind::TimedOut),
@@ -95,8 +95,12 @@ impl Strikes {
         }
     }
 
-    fn is_full(&self, volume: &str, at: Duration) -> bool {
-        self.full.iter().any(|(full, until)| full == volume && at < *until)
+    fn is_full(&self, host: &str, volume: Volume<'_>, at: Duration) -> bool {
+        self.full.iter().filter(|(_, until)| at < *until).any(|(full, _)| match volume {
+            Volume::Own => *full == own_volume(host),
+            Volume::Named(name) => full == name,
+            Volume::Elsewhere => false,
+        })
     }
 
     fn take(&mut self, mut strikes: impl FnMut(&mut Waiting) -> bool) -> Vec<Fault> {
@@ -120,6 +124,7 @@ pub(crate) fn says(what: &str, words: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::gate::Said;
     use crate::plan::When;
 
     #[test]
@@ -148,18 +153,21 @@ mod tests {
     fn a_volume_is_full_for_a_while() {
         let mut strikes = Strikes::new(Plan::peaceful());
         strikes.fill("/repo".into(), Duration::from_millis(10));
-        let write = |volume: &str| Operation { kind: Kind::Write, volume: volume.into(), what: String::new() };
+        let write = |volume| Operation { kind: Kind::Write, volume, said: Said::of("write", "") };
         let ms = Duration::from_millis;
-        assert_eq!(strikes.injected("n1", &write("/repo"), ms(9)), Some(FaultKind::NoSpace));
-        assert_eq!(strikes.injected("n1", &write("n1:/"), ms(9)), None);
-        assert_eq!(strikes.injected("n1", &write("/repo"), ms(10)), None);
+        assert_eq!(strikes.injected("n1", &write(Volume::Named("/repo")), ms(9)), Some(FaultKind::NoSpace));
+        assert_eq!(strikes.injected("n1", &write(Volume::Own), ms(9)), None);
+        assert_eq!(strikes.injected("n1", &write(Volume::Named("/repo")), ms(10)), None);
+        strikes.fill(own_volume("n1"), ms(20));
+        assert_eq!(strikes.injected("n1", &write(Volume::Own), ms(10)), Some(FaultKind::NoSpace));
+        assert_eq!(strikes.injected("n2", &write(Volume::Own), ms(10)), None);
     }
 
     #[test]
     fn an_armed_sync_fails_once() {
         let mut strikes = Strikes::new(Plan::peaceful());
         strikes.arm_sync("n1".into());
-        let sync = Operation { kind: Kind::Sync, volume: String::new(), what: String::new() };
+        let sync = Operation { kind: Kind::Sync, volume: Volume::Own, said: Said::of("sync", "") };
         assert_eq!(strikes.injected("n2", &sync, Duration::ZERO), None);
         assert_eq!(strikes.injected("n1", &sync, Duration::ZERO), Some(FaultKind::SyncFailed));
         assert_eq!(strikes.injected("n1", &sync, Duration::ZERO), None);
