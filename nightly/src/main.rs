@@ -14,6 +14,7 @@ mod night;
 mod parallel;
 mod replay;
 mod runs;
+mod shrink;
 mod swarm;
 mod sweep;
 mod table;
@@ -24,7 +25,7 @@ use std::process::ExitCode;
 use anyhow::{Result, bail};
 use clap::{Parser, Subcommand};
 use sheetanchor_core::planted;
-use sheetanchor_scenarios::{ALL, Scenario};
+use sheetanchor_scenarios::{ALL, LONG, Scenario};
 
 use backends::Simulator;
 use case::Case;
@@ -74,6 +75,8 @@ enum Chore {
     },
     /// Run a plan file or a seed again, and write the folder that shows what happened.
     Replay(replay::Replay),
+    /// Make a failure smaller: fewer and simpler faults and fewer sessions, and the same invariant violated.
+    Shrink(shrink::Shrink),
     /// Run new seeds, all that ever failed, and all planted bugs, within a time, and write a report with trends.
     Nightly(night::Nightly),
 }
@@ -170,6 +173,7 @@ fn do_chore(chore: Chore) -> Result<bool> {
             swarm::swarm(&scenario, simulator, seed, budget, trial.planted.as_deref())
         }
         Chore::Replay(asked) => replay::replay(&asked),
+        Chore::Shrink(asked) => shrink::shrink(&asked),
         Chore::Nightly(asked) => night::run(&asked),
     }
 }
@@ -216,10 +220,11 @@ fn known_bug(name: &str) -> Result<()> {
 
 fn chosen(name: Option<&str>) -> Result<Vec<Scenario>> {
     let Some(name) = name else { return Ok(ALL.to_vec()) };
-    if let Some(scenario) = ALL.iter().find(|scenario| scenario.name == name) {
+    let every = || ALL.iter().chain(LONG);
+    if let Some(scenario) = every().find(|scenario| scenario.name == name) {
         return Ok(vec![*scenario]);
     }
-    let known: Vec<&str> = ALL.iter().map(|scenario| scenario.name).collect();
+    let known: Vec<&str> = every().map(|scenario| scenario.name).collect();
     bail!("there is no scenario `{name}`: {}", nearest(name, &known))
 }
 

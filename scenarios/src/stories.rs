@@ -4,6 +4,7 @@ pub mod ahead;
 pub mod backup;
 pub mod catalog;
 pub mod chaos;
+pub mod day;
 pub mod evidence;
 pub mod expiry;
 pub mod fence;

@@ -73,6 +73,13 @@ enum Chore {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         forwarded: Vec<String>,
     },
+    /// Make a failure smaller, from its plan file or its seed; everything after `shrink` goes to the runner.
+    #[command(disable_help_flag = true)]
+    Shrink {
+        /// What the runner understands: `cargo xtask shrink --help` asks it.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        forwarded: Vec<String>,
+    },
     /// Run new seeds, old failures and planted bugs within a time, and write a report; `nightly --help` asks the runner.
     #[command(disable_help_flag = true)]
     Nightly {
@@ -116,6 +123,7 @@ fn run(chore: Chore) -> Result<ExitCode> {
         Chore::Swarm { forwarded } => return programs::simulator(&root, "swarm", &forwarded),
         Chore::Nightly { forwarded } => return programs::simulator(&root, "nightly", &forwarded),
         Chore::Replay { forwarded } => return programs::simulator(&root, "replay", &forwarded),
+        Chore::Shrink { forwarded } => return programs::simulator(&root, "shrink", &forwarded),
         Chore::Pg { releases } => postgres::ensure().and_then(|servers| {
             println!("{servers}");
             println!("{}", fence::ensure(&root, &servers)?);
