@@ -70,7 +70,7 @@ pub fn shrink(asked: &Shrink) -> Result<bool> {
     let end =
         if shrunk.found.minimal { "no single step makes it smaller" } else { "the budget of runs ended the search" };
     println!("  {} runs, {:.1}s: {end}", shrunk.found.runs, shrunk.took.as_secs_f64());
-    for line in elsewhere(case, &invariant)? {
+    for line in elsewhere(&last, &invariant)? {
         println!("  {line}");
     }
     println!("  cargo xtask replay {}/plan.json", folder.display());
@@ -126,19 +126,22 @@ fn shrunk(case: &Case, report: Report, runs_max: u64) -> Result<Shrunk> {
     Ok(Shrunk { from, report, found, took: started.elapsed() })
 }
 
-/// What becomes of a case on the other simulators of this build.
-fn elsewhere(case: &Case, invariant: &str) -> Result<Vec<String>> {
-    let others = Simulator::present().into_iter().filter(|simulator| simulator.name() != case.backend);
-    let mut lines: Vec<String> = Vec::new();
+/// What becomes of a run on the other simulators of this build: its faults, told by places, carry over.
+fn elsewhere(run: &Recorded, invariant: &str) -> Result<Vec<String>> {
+    let plan = sheetanchor_sim::place::portable(&run.case.plan, &run.recording);
+    let planned = plan.faults.len();
+    let others = Simulator::present().into_iter().filter(|simulator| simulator.name() != run.case.backend);
+    let mut lines = Vec::new();
     for simulator in others {
-        let report = case.on(simulator).judge()?;
+        let report = Case { plan: plan.clone(), ..run.case.on(simulator) }.judge()?;
         let (there, ..) = artefact::judged(&report.verdict);
         let words = match &report.verdict {
-            Ok(()) => "passes: what happens at a pass of the gate is another thing there".to_string(),
+            Ok(()) => "passes".to_string(),
             Err(_) if there == invariant => "fails in the same way".to_string(),
             Err(_) => format!("fails otherwise: {there}"),
         };
-        lines.push(format!("on {:<8} {words}", simulator.name()));
+        let struck = planned.saturating_sub(report.unstruck);
+        lines.push(format!("on {:<8} {words} ({struck} of {planned} faults struck)", simulator.name()));
     }
     if !Simulator::present().contains(&Simulator::Madsim) {
         lines.push("on madsim   not run: this build has none".into());

@@ -271,6 +271,11 @@ impl Gate {
         locked(&self.state).plan.clone()
     }
 
+    /// How many faults of the plan have not struck.
+    pub fn unstruck(&self) -> usize {
+        locked(&self.state).strikes.waiting()
+    }
+
     /// Every host and how often it has passed the gate.
     pub fn all_passes(&self) -> Vec<(String, u64)> {
         locked(&self.state).hosts.iter().map(|host| (host.name.to_string(), host.passes)).collect()
@@ -467,7 +472,7 @@ impl State {
             let detail = Detail::Pass { kind, outcome: outcome.map(|outcome| outcome.to_string()), flow };
             (format!("{number} {said}{after}"), detail)
         });
-        let struck = self.strikes.pass(&name, number);
+        let struck = self.strikes.pass(&name, number, operation, outcome.is_some());
         self.strike(life.host, at, struck);
         if self.is_over(life) { None } else { Some(name) }
     }

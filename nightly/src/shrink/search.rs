@@ -183,7 +183,7 @@ mod tests {
     fn passes(case: &Case) -> Vec<(String, u64)> {
         let pass = |fault: &Fault| match &fault.at().event {
             sheetanchor_sim::plan::Trigger::Pass(pass) => (fault.at().host.clone(), *pass),
-            sheetanchor_sim::plan::Trigger::Milestone { .. } => panic!("{fault:?}"),
+            other => panic!("{other:?}"),
         };
         case.plan.faults.iter().map(pass).collect()
     }
