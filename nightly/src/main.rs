@@ -7,6 +7,7 @@
 mod agree;
 mod artefact;
 mod backends;
+mod bench;
 mod case;
 mod corpus;
 mod failure;
@@ -30,6 +31,10 @@ use sheetanchor_scenarios::{ALL, LONG, Scenario};
 
 use backends::Simulator;
 use case::Case;
+
+/// A fifth of a run was malloc. Which memory a run gets has no say in what happens in it.
+#[global_allocator]
+static MEMORY: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// Runs the stories of the simulator.
 #[derive(Debug, Parser)]
@@ -78,6 +83,8 @@ enum Chore {
     Replay(replay::Replay),
     /// Make a failure smaller: fewer and simpler faults and fewer sessions, and the same invariant violated.
     Shrink(shrink::Shrink),
+    /// Measure how fast the simulator is, beside the goals that were set.
+    Bench(bench::Bench),
     /// Run new seeds, all that ever failed, and all planted bugs, within a time, and write a report with trends.
     Nightly(night::Nightly),
 }
@@ -184,6 +191,7 @@ fn do_chore(chore: Chore) -> Result<bool> {
         }
         Chore::Replay(asked) => replay::replay(&asked),
         Chore::Shrink(asked) => shrink::shrink(&asked),
+        Chore::Bench(asked) => bench::bench(&asked),
         Chore::Nightly(asked) => night::run(&asked),
     }
 }

@@ -80,6 +80,16 @@ enum Chore {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         forwarded: Vec<String>,
     },
+    /// Measure a part of the project beside the goals that were set for it.
+    #[command(disable_help_flag = true)]
+    Bench {
+        /// What is measured: `sim`. The rest goes to the runner: `cargo xtask bench sim --help` asks it.
+        #[arg(value_enum)]
+        part: Measured,
+        /// What the runner understands.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        forwarded: Vec<String>,
+    },
     /// Run new seeds, old failures and planted bugs within a time, and write a report; `nightly --help` asks the runner.
     #[command(disable_help_flag = true)]
     Nightly {
@@ -93,6 +103,13 @@ enum Chore {
         #[arg(long)]
         releases: bool,
     },
+}
+
+/// What can be measured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Measured {
+    /// The simulator.
+    Sim,
 }
 
 /// Parts of the run that a machine may lack.
@@ -123,6 +140,7 @@ fn run(chore: Chore) -> Result<ExitCode> {
         Chore::Swarm { forwarded } => return programs::simulator(&root, "swarm", &forwarded),
         Chore::Nightly { forwarded } => return programs::simulator(&root, "nightly", &forwarded),
         Chore::Replay { forwarded } => return programs::simulator(&root, "replay", &forwarded),
+        Chore::Bench { part: Measured::Sim, forwarded } => return programs::bench_simulator(&root, &forwarded),
         Chore::Shrink { forwarded } => return programs::simulator(&root, "shrink", &forwarded),
         Chore::Pg { releases } => postgres::ensure().and_then(|servers| {
             println!("{servers}");
