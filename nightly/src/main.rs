@@ -251,7 +251,8 @@ fn nearest(name: &str, known: &[&str]) -> String {
     let likeness = |other: &&&str| {
         let letters = |text: &str| -> Vec<(u8, u8)> { text.bytes().zip(text.bytes().skip(1)).collect() };
         let (ours, theirs) = (letters(name), letters(other));
-        ours.iter().filter(|pair| theirs.contains(pair)).count()
+        // Of two that are as alike the one of about the same length.
+        (ours.iter().filter(|pair| theirs.contains(pair)).count(), std::cmp::Reverse(name.len().abs_diff(other.len())))
     };
     let near = known.iter().max_by_key(likeness).copied().unwrap_or_default();
     format!("did you mean `{near}`? There are {}", known.join(", "))
