@@ -7,6 +7,7 @@
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use clap::{Parser, Subcommand, ValueEnum};
@@ -102,6 +103,15 @@ enum Chore {
         /// Fetch PostgreSQL 17 and 18, too, and run the bridge's tests on them.
         #[arg(long)]
         releases: bool,
+        /// Run servers, agents and coordinators under a nemesis, and hold what is restored against what clients saw.
+        #[arg(long)]
+        nemesis: bool,
+        /// With `--nemesis`: for how long, as in `20m`.
+        #[arg(long = "for", value_name = "TIME", default_value = "20m", value_parser = postgres::nemesis::length)]
+        length: Duration,
+        /// With `--nemesis`: what everything is drawn from.
+        #[arg(long, default_value_t = 1)]
+        seed: u64,
     },
 }
 
@@ -142,11 +152,14 @@ fn run(chore: Chore) -> Result<ExitCode> {
         Chore::Replay { forwarded } => return programs::simulator(&root, "replay", &forwarded),
         Chore::Bench { part: Measured::Sim, forwarded } => return programs::bench_simulator(&root, &forwarded),
         Chore::Shrink { forwarded } => return programs::simulator(&root, "shrink", &forwarded),
-        Chore::Pg { releases } => postgres::ensure().and_then(|servers| {
+        Chore::Pg { releases, nemesis, length, seed } => postgres::ensure().and_then(|servers| {
             println!("{servers}");
             println!("{}", fence::ensure(&root, &servers)?);
             if releases {
                 postgres::releases::test(&root)?;
+            }
+            if nemesis {
+                postgres::nemesis::run(&root, &postgres::nemesis::Wanted { length, seed })?;
             }
             Ok(true)
         }),
