@@ -154,7 +154,7 @@ fn run(chore: Chore) -> Result<ExitCode> {
         Chore::Shrink { forwarded } => return programs::simulator(&root, "shrink", &forwarded),
         Chore::Pg { releases, nemesis, length, seed } => postgres::ensure().and_then(|servers| {
             println!("{servers}");
-            println!("{}", fence::ensure(&root, &servers)?);
+            println!("{}", fence::ensure(&root, &servers, None)?);
             if releases {
                 postgres::releases::test(&root)?;
             }
