@@ -52,6 +52,7 @@ mod session;
 
 mod create;
 mod database;
+mod files;
 mod pins;
 mod recover;
 mod redo;
