@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use sheetanchor_core::error::{Fault, Result};
+use sheetanchor_core::error::{Error, Fault, FaultKind, Result};
 use sheetanchor_core::planted::{self, Bug};
 use sheetanchor_core::position::Lsn;
 use sheetanchor_core::scn::Scn;
@@ -19,16 +19,23 @@ impl Running {
     /// Any fault; the node has failed then.
     pub(crate) async fn checkpoint(&self) -> Result<Lsn, Fault> {
         let _turn = self.checkpointing.lock().await;
-        let (redo, dirty) = {
+        let prepared = !self.state().prepared.is_empty();
+        if prepared {
+            self.ready_to_stamp(self.statement_deadline()).await.map_err(|why| not_now(Error::from(why)))?;
+        }
+        let (redo, told, dirty) = {
+            let now = self.now();
             let mut state = self.state();
             if let Some(fault) = &state.failed {
                 return Err(fault.clone());
             }
             let redo = state.log.end();
-            (redo, state.pages.begin_checkpoint(redo))
+            // Whoever starts here must learn of every prepared transaction.
+            let told = state.log_in_doubt(now).map_err(not_now)?;
+            (redo, told, state.pages.begin_checkpoint(redo))
         };
         let pages = dirty.len();
-        self.flush_to(redo).await?;
+        self.flush_to(told).await?;
         for page in dirty.into_iter().filter(|_| !planted::is(Bug::CheckpointTooEarly)) {
             let _turn = self.page_writer.lock().await;
             self.write_page(page).await?;
@@ -61,11 +68,17 @@ impl Running {
     }
 
     /// Replaces the node's control file by a changed one.
-    async fn update_control(&self, change: impl FnOnce(&mut NodeControl) + Send) -> Result<(), Fault> {
+    pub(crate) async fn update_control(&self, change: impl FnOnce(&mut NodeControl) + Send) -> Result<(), Fault> {
         let mut control = self.control.lock().await;
         let mut next = control.clone();
         change(&mut next);
-        next.durable = self.state().log.durable();
+        {
+            let state = self.state();
+            next.durable = state.log.durable();
+            if state.settled.is_some_and(|told| told <= next.durable) {
+                next.in_doubt.clear();
+            }
+        }
         let path = self.folder.node_control(self.node());
         match self.env.disk.replace(&path, seal(&next)).await {
             Ok(()) => {
@@ -93,6 +106,10 @@ impl Running {
         self.tell();
         Ok(())
     }
+}
+
+fn not_now(why: impl std::fmt::Display) -> Fault {
+    Fault::new(FaultKind::Other, "make a checkpoint", why.to_string())
 }
 
 /// The first WAL that has to stay: the least of what crash recovery and each pin needs.

@@ -138,6 +138,47 @@ impl Client {
         self.done(Statement::Abort).await
     }
 
+    /// Prepares the open transaction under `gid`: what was written is durable, and another session may end it, also after
+    /// crashes. Answers the SCN at which it was prepared.
+    ///
+    /// # Errors
+    /// See [`ClientError`]; `SA213` if the gid is in use on this node. After [`ClientError::Lost`] or
+    /// [`ClientError::Unknown`] nobody knows whether it is prepared.
+    pub async fn prepare(&mut self, gid: &str) -> Result<Scn, ClientError> {
+        let Reply::Committed(scn) = self.ask(Statement::Prepare { gid: gid.into() }).await? else {
+            return Err(unexpected());
+        };
+        Ok(scn)
+    }
+
+    /// Commits the transaction that is prepared under `gid` on this node.
+    ///
+    /// # Errors
+    /// See [`ClientError`]; `SA209` if none is. After [`ClientError::Lost`] or [`ClientError::Unknown`] ask again.
+    pub async fn commit_prepared(&mut self, gid: &str) -> Result<Scn, ClientError> {
+        let Reply::Committed(scn) = self.ask(Statement::CommitPrepared { gid: gid.into() }).await? else {
+            return Err(unexpected());
+        };
+        Ok(scn)
+    }
+
+    /// Rolls it back.
+    ///
+    /// # Errors
+    /// As [`Client::commit_prepared`].
+    pub async fn rollback_prepared(&mut self, gid: &str) -> Result<(), ClientError> {
+        self.done(Statement::RollbackPrepared { gid: gid.into() }).await
+    }
+
+    /// The global identifiers of all transactions that are prepared on this node, ascending.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn prepared(&mut self) -> Result<Vec<String>, ClientError> {
+        let Reply::Gids(gids) = self.ask(Statement::ListPrepared).await? else { return Err(unexpected()) };
+        Ok(gids)
+    }
+
     /// All visible rows whose keys lie in `from..until`, ascending. One state only if nobody writes meanwhile.
     ///
     /// # Errors
@@ -200,7 +241,12 @@ fn succeeded(reply: Reply) -> Result<Reply, ClientError> {
         Reply::Failed { code, message } => {
             Err(ClientError::Failed { code: code.as_deref().and_then(Code::parse), message })
         }
-        Reply::Done | Reply::Value(_) | Reply::Committed(_) | Reply::Rows { .. } | Reply::Answer { .. } => Ok(reply),
+        Reply::Done
+        | Reply::Value(_)
+        | Reply::Committed(_)
+        | Reply::Rows { .. }
+        | Reply::Answer { .. }
+        | Reply::Gids(_) => Ok(reply),
     }
 }
 

@@ -12,6 +12,7 @@ use sheetanchor_core::scn::Scn;
 use sheetanchor_engine::env::Disk;
 
 use crate::fields;
+use crate::prepared::InDoubt;
 
 /// Checksum (4), format version (1).
 const HEADER_BYTES: usize = 5;
@@ -48,6 +49,8 @@ pub(crate) struct NodeControl {
     pub(crate) offset_ms: u64,
     /// Whether the node was opened, or waits at a cut.
     pub(crate) phase: Phase,
+    /// The transactions that were prepared at the cut, until this incarnation's log tells of them.
+    pub(crate) in_doubt: Vec<InDoubt>,
 }
 
 /// How far a node's part of the database is.

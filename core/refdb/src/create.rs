@@ -91,6 +91,7 @@ async fn create_node(shared: &Shared, joining: &Joining, node: NodeId) -> Result
         ceiling: Scn::ZERO,
         offset_ms: 0,
         phase: Phase::Open,
+        in_doubt: Vec::new(),
     };
     write_node(shared, &control).await
 }

@@ -5,7 +5,8 @@
 //! [`Database`](sheetanchor_engine::database::Database) for another engine, and what the simulator crashes.
 //!
 //! Reading order: `page`, `row`, `transaction` and `record` (what lies on disk), `log` and `segments` (a thread),
-//! `state` (all that is decided under one lock), `ownership` (pages between nodes), `session` (transactions), `redo`
+//! `state` (all that is decided under one lock), `ownership` (pages between nodes), `session` (transactions), `prepared`
+//! (two-phase commit), `redo`
 //! (crash recovery), `recover` (recovery of all threads to a cut), `database` (the port), `client` and `ledger`.
 //!
 //! By absence: no clock, socket, file, thread or random source but those of
@@ -39,6 +40,7 @@ mod directory;
 mod failure;
 mod fence;
 mod pages;
+mod prepared;
 mod state;
 
 mod barrier;

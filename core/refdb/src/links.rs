@@ -71,9 +71,12 @@ impl Running {
             Reply::Answer { life, answer } => Ok((life, answer)),
             Reply::Retry(why) => Err(Failure::retry(format!("node {node}: {why}"))),
             Reply::Failed { message, .. } => Err(Failure::retry(format!("node {node} refuses: {message}"))),
-            Reply::Done | Reply::Value(_) | Reply::Committed(_) | Reply::Unknown(_) | Reply::Rows { .. } => {
-                Err(Failure::retry(format!("node {node} answers something else")))
-            }
+            Reply::Done
+            | Reply::Value(_)
+            | Reply::Committed(_)
+            | Reply::Unknown(_)
+            | Reply::Rows { .. }
+            | Reply::Gids(_) => Err(Failure::retry(format!("node {node} answers something else"))),
         }
     }
 

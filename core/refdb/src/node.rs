@@ -37,6 +37,15 @@ struct Serving {
     tasks: TaskGroup,
 }
 
+impl Serving {
+    /// Ends the life and its tasks, so that another may begin.
+    async fn end(&mut self, why: Fault) {
+        self.running.fail(why);
+        self.tasks.stop().await;
+        self.running.unlock();
+    }
+}
+
 impl Node {
     /// Starts a node. If its folder holds a database that was opened, it recovers from whatever ended its last life, and
     /// serves; otherwise it waits to be told.
@@ -141,6 +150,12 @@ impl Shared {
         }
         let running = redo::start(&self.env, &self.config, &control).await?;
         let tasks = redo::tasks(&running);
+        let in_doubt = running.control.lock().await.in_doubt.clone();
+        if let Err(error) = running.settle(in_doubt).await {
+            let mut serving = Serving { running, tasks };
+            serving.end(Fault::new(FaultKind::Other, "settle what was in doubt", error.to_string())).await;
+            return Err(error);
+        }
         *self.serving.lock().unwrap_or_else(PoisonError::into_inner) = Some(Serving { running, tasks });
         Ok(())
     }
@@ -161,9 +176,7 @@ impl Shared {
         let _turn = self.changing.lock().await;
         let serving = self.serving.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(mut serving) = serving {
-            serving.running.fail(Fault::new(FaultKind::Other, "serve", "the node was stopped"));
-            serving.tasks.stop().await;
-            serving.running.unlock();
+            serving.end(Fault::new(FaultKind::Other, "serve", "the node was stopped")).await;
         }
     }
 }

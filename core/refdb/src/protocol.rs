@@ -34,6 +34,14 @@ pub(crate) enum Statement {
     Abort,
     /// The visible rows of some pages, from page `from_page` on, whose keys lie in `from..until`.
     Scan { from_page: u64, from: u64, until: u64 },
+    /// Prepares the open transaction under a global identifier, and leaves it.
+    Prepare { gid: String },
+    /// Commits the transaction that is prepared under `gid` on this node, whichever session prepared it.
+    CommitPrepared { gid: String },
+    /// Rolls it back.
+    RollbackPrepared { gid: String },
+    /// The global identifiers of all transactions that are prepared on this node.
+    ListPrepared,
 }
 
 /// What a node may ask another.
@@ -52,11 +60,11 @@ pub(crate) enum Ask {
 /// The answer to a [`Request`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Reply {
-    /// Begun, written, aborted.
+    /// Begun, written, aborted, rolled back.
     Done,
     /// What `Read` asked for.
     Value(Option<Vec<u8>>),
-    /// Durable at this SCN.
+    /// Committed or prepared, durably, at this SCN.
     Committed(Scn),
     /// The commit may or may not become durable.
     Unknown(String),
@@ -68,6 +76,8 @@ pub(crate) enum Reply {
     Failed { code: Option<String>, message: String },
     /// From another node, in this life of it.
     Answer { life: LifeNo, answer: Answer },
+    /// What `ListPrepared` asked for, ascending.
+    Gids(Vec<String>),
 }
 
 /// The answer to an [`Ask`].

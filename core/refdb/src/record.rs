@@ -15,6 +15,8 @@ use sheetanchor_core::scn::Scn;
 use crate::fields;
 use crate::layout::PageNo;
 use crate::page::Page;
+use crate::prepared::Held;
+use crate::transaction::Xid;
 
 const VERSION: u8 = 0;
 
@@ -49,6 +51,31 @@ pub(crate) enum Body {
     RestorePoint { name: String },
     /// Nothing happened: the thread shows that it has come this far.
     Barrier,
+    /// A transaction was prepared.
+    Prepared { gid: String, xid: Xid },
+    /// A prepared transaction committed: a change of its page of the transaction table.
+    Committed { page: PageNo, previous: Scn, change: Change, gid: String, xid: Xid },
+    /// A prepared transaction was rolled back.
+    RolledBack { gid: String, xid: Xid },
+    /// Every transaction that is prepared here and has not ended.
+    InDoubt { held: Vec<Held> },
+}
+
+impl Body {
+    /// The page that changed, the version that it was changed from, and the change.
+    pub(crate) fn page_change(&self) -> Option<(PageNo, Scn, &Change)> {
+        match self {
+            Self::Changed { page, previous, change } | Self::Committed { page, previous, change, .. } => {
+                Some((*page, *previous, change))
+            }
+            Self::Released { .. }
+            | Self::RestorePoint { .. }
+            | Self::Barrier
+            | Self::Prepared { .. }
+            | Self::RolledBack { .. }
+            | Self::InDoubt { .. } => None,
+        }
+    }
 }
 
 /// What changed on a page.
@@ -210,9 +237,16 @@ mod tests {
         #[test]
         fn every_body_reads_back(page in any::<u64>(), word in any::<u64>(), bytes in prop::collection::vec(any::<u8>(), 0..4072), name in "[a-z]{0,63}") {
             let page = PageNo::new(page);
+            let xid = Xid::from_word(word);
+            let gid = name.clone();
+            let held = Held { gid: gid.clone(), xid, at: Lsn::new(word), scn: Scn::new(word) };
             for body in [
                 Body::Changed { page, previous: Scn::new(word), change: Change::Whole(bytes.clone()) },
-                Body::Changed { page, previous: Scn::ZERO, change: Change::Patch { offset: 7, bytes } },
+                Body::Changed { page, previous: Scn::ZERO, change: Change::Patch { offset: 7, bytes: bytes.clone() } },
+                Body::Committed { page, previous: Scn::ZERO, change: Change::Patch { offset: 7, bytes }, gid: gid.clone(), xid },
+                Body::Prepared { gid: gid.clone(), xid },
+                Body::RolledBack { gid, xid },
+                Body::InDoubt { held: vec![held] },
                 Body::Released { page, version: Scn::new(word) },
                 Body::RestorePoint { name },
                 Body::Barrier,

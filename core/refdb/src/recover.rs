@@ -18,6 +18,7 @@ use crate::fields;
 use crate::layout::PageNo;
 use crate::node::Shared;
 use crate::page::{PAGE_BYTES, Page};
+use crate::prepared::{InDoubt, Prepared};
 use crate::record::{Body, Found, Record};
 use crate::redo::{Recovered, lock, write_changed};
 
@@ -41,13 +42,14 @@ pub(crate) async fn recover(shared: &Shared, recovery: &Recovery, wal: &dyn WalS
     }
     let _locks = lock_all(shared, &control).await?;
     let file = shared.env.disk.open(&shared.folder.pages(), OpenMode::Write).await?;
-    let replayed = replay(&*file, recovery, wal).await?;
+    let mut replayed = replay(&*file, recovery, wal).await?;
     check_all(&*file, recovery.scn).await?;
     file.sync().await?;
     for (thread, range) in &recovery.threads {
         let until = if recovery.sought { replayed.ends.get(thread).copied() } else { Some(range.until) };
         let until = until.unwrap_or(range.start());
-        write_reached(shared, &control, NodeId::new(thread.get()), until, recovery.scn).await?;
+        let prepared = replayed.prepared.remove(thread).unwrap_or_default();
+        write_reached(shared, &control, NodeId::new(thread.get()), until, recovery.scn, prepared).await?;
     }
     shared.env.disk.sync_dir(&shared.folder.nodes()).await?;
     shared.env.disk.sync_dir(shared.folder.data()).await?;
@@ -77,6 +79,8 @@ struct Replayed {
     records: u64,
     /// The end of each thread's last record at or below the cut.
     ends: BTreeMap<ThreadId, Lsn>,
+    /// Each thread's transactions that are prepared at the cut.
+    prepared: BTreeMap<ThreadId, Prepared>,
 }
 
 /// Applies all records up to the cut.
@@ -113,15 +117,16 @@ async fn replay(file: &dyn DiskFile, recovery: &Recovery, wal: &dyn WalSource) -
                 check_inside(recovery, thread, scn, until)?;
                 replayed.records += 1;
                 replayed.ends.insert(thread, until);
-                let Body::Changed { page, .. } = &record.body else { continue };
-                if !pages.contains_key(page) {
+                replayed.prepared.entry(thread).or_default().take(&record);
+                let Some((page, ..)) = record.body.page_change() else { continue };
+                if !pages.contains_key(&page) {
                     if pages.len() >= PAGES_MAX {
                         make_room(file, &mut pages).await?;
                     }
-                    pages.insert(*page, Recovered::read(file, *page).await?);
+                    pages.insert(page, Recovered::read(file, page).await?);
                 }
-                if let Some(recovered) = pages.get_mut(page) {
-                    recovered.take(*page, &record, recovery.begun_scn)?;
+                if let Some(recovered) = pages.get_mut(&page) {
+                    recovered.take(page, &record, recovery.begun_scn)?;
                 }
             }
             Step::Reached => break,
@@ -212,7 +217,15 @@ async fn check_all(file: &dyn DiskFile, cut: Scn) -> Result<()> {
 }
 
 /// Writes a node's control file: it has reached the cut, and its thread goes on there.
-async fn write_reached(shared: &Shared, control: &Control, node: NodeId, until: Lsn, cut: Scn) -> Result<()> {
+async fn write_reached(
+    shared: &Shared,
+    control: &Control,
+    node: NodeId,
+    until: Lsn,
+    cut: Scn,
+    prepared: Prepared,
+) -> Result<()> {
+    let in_doubt = prepared.into_open().into_values().map(|held| InDoubt { held, fate: None });
     let (disk, folder) = (&*shared.env.disk, &shared.folder);
     let own = NodeControl {
         cluster: control.cluster,
@@ -225,6 +238,7 @@ async fn write_reached(shared: &Shared, control: &Control, node: NodeId, until: 
         ceiling: cut,
         offset_ms: 0,
         phase: Phase::Reached(cut),
+        in_doubt: in_doubt.collect(),
     };
     disk.replace(&folder.node_control(node), seal(&own)).await?;
     Ok(())

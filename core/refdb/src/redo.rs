@@ -1,6 +1,7 @@
 //! Crash recovery of one node's thread, and the start of its next life.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::sync::{Arc, Mutex};
 
 use sheetanchor_core::error::{Error, Result};
@@ -27,6 +28,7 @@ use crate::log::Log;
 use crate::ownership::register_at;
 use crate::page::{PAGE_BYTES, Page};
 use crate::pages::Pages;
+use crate::prepared::{Held, InDoubt, Prepared};
 use crate::record::{Body, Record};
 use crate::running::{Running, flush_forever};
 use crate::segments::{self, Scan};
@@ -55,8 +57,8 @@ impl Recovered {
     /// # Errors
     /// `SA404` if a change before it is missing; `SA504` if it fits no page.
     pub(crate) fn take(&mut self, number: PageNo, record: &Record, torn_until: Scn) -> Result<(), Refusal> {
-        let Body::Changed { previous, change, .. } = &record.body else { return Ok(()) };
-        let place = change.place(*previous, record.scn);
+        let Some((_, previous, change)) = record.body.page_change() else { return Ok(()) };
+        let place = change.place(previous, record.scn);
         let followed = self.chain.follow(place, torn_until);
         let verdict =
             followed.map_err(|refusal| Refusal::new(refusal.code, format!("{number}: {}", refusal.message)))?;
@@ -84,16 +86,15 @@ async fn repeat(file: &dyn DiskFile, scan: &Scan) -> Result<usize> {
     }
     let mut pages: BTreeMap<PageNo, Recovered> = BTreeMap::new();
     for record in &scan.records {
-        let Body::Changed { page, .. } = &record.body else { continue };
-        if given.get(page).is_some_and(|until| record.lsn < *until) {
+        let Some((page, ..)) = record.body.page_change() else { continue };
+        if given.get(&page).is_some_and(|until| record.lsn < *until) {
             continue;
         }
-        if !pages.contains_key(page) {
-            pages.insert(*page, Recovered::read(file, *page).await?);
-        }
-        if let Some(recovered) = pages.get_mut(page) {
-            recovered.take(*page, record, Scn::new(u64::MAX))?;
-        }
+        let recovered = match pages.entry(page) {
+            Entry::Occupied(known) => known.into_mut(),
+            Entry::Vacant(unknown) => unknown.insert(Recovered::read(file, page).await?),
+        };
+        recovered.take(page, record, Scn::new(u64::MAX))?;
     }
     let changed = write_changed(file, &mut pages).await?;
     file.sync().await?;
@@ -151,6 +152,9 @@ pub(crate) async fn start(env: &Env, config: &Config, control: &Control) -> Resu
     own.life = own.life.saturating_add(1);
     own.redo = scan.end;
     own.durable = scan.end;
+    // What lies before that end is not read again: the log is told of them once more before anybody is served.
+    own.in_doubt = open_at_the_end(&scan, &own.in_doubt);
+    let in_doubt = own.in_doubt.clone();
     own.ceiling = first_ceiling(own.ceiling.max(floor), stamps.ceiling_wanted(now(env)));
     env.disk.replace(&folder.node_control(node), seal(&own)).await?;
     stamps.reserved(own.ceiling);
@@ -160,7 +164,9 @@ pub(crate) async fn start(env: &Env, config: &Config, control: &Control) -> Resu
         target: "sheetanchor::refdb", %node, incarnation = %own.incarnation, end = %scan.end, records = scan.records.len(),
         pages = repeated, "opened"
     );
-    let state = state_at(config, &layout, &scan, life, next, stamps, pins);
+    let mut state = state_at(config, &layout, &scan, life, next, stamps, pins);
+    state.transactions.resumed(in_doubt.iter().map(|in_doubt| in_doubt.held.xid));
+    state.prepared = in_doubt.into_iter().map(|InDoubt { held, .. }| (held.gid.clone(), held)).collect();
     Ok(Arc::new(Running {
         env: env.clone(),
         config: config.clone(),
@@ -184,6 +190,15 @@ pub(crate) async fn start(env: &Env, config: &Config, control: &Control) -> Resu
     }))
 }
 
+/// The transactions that are prepared at the end of a scan, with what was decided of those that recovery to a cut left.
+fn open_at_the_end(scan: &Scan, left: &[InDoubt]) -> Vec<InDoubt> {
+    let mut prepared = Prepared::default();
+    scan.records.iter().for_each(|record| prepared.take(record));
+    prepared.add(left);
+    let fate = |held: &Held| left.iter().find(|in_doubt| in_doubt.held == *held).and_then(|in_doubt| in_doubt.fate);
+    prepared.into_open().into_values().map(|held| InDoubt { fate: fate(&held), held }).collect()
+}
+
 fn state_at(
     config: &Config,
     layout: &Layout,
@@ -205,6 +220,8 @@ fn state_at(
         marks: Marks::default(),
         backups: Backups::default(),
         pins,
+        prepared: BTreeMap::new(),
+        settled: None,
         failed: None,
     }
 }

@@ -14,6 +14,7 @@ use crate::failure::Failure;
 use crate::frame::{ANY_CLUSTER, Envelope, Link, is_lost};
 use crate::layout::PageNo;
 use crate::node::Shared;
+use crate::prepared::Fate;
 use crate::protocol::{Answer, Ask, Reply, Request, Statement};
 use crate::running::Running;
 use crate::session::{Commit, Transaction};
@@ -195,16 +196,23 @@ impl Session {
             }
             Statement::Commit => {
                 let transaction = self.transaction.take().ok_or_else(no_transaction)?;
-                Ok(match transaction.commit().await? {
-                    Commit::Durable(scn) => Reply::Committed(scn),
-                    Commit::Unknown(fault) => Reply::Unknown(fault.to_string()),
-                })
+                Ok(committed(transaction.commit().await?))
             }
             Statement::Abort => {
                 self.transaction = None;
                 Ok(Reply::Done)
             }
             Statement::Scan { from_page, from, until } => scan(running, from_page, from, until).await,
+            Statement::Prepare { gid } => {
+                let transaction = self.transaction.take().ok_or_else(no_transaction)?;
+                Ok(committed(transaction.prepare(gid).await?))
+            }
+            Statement::CommitPrepared { gid } => Ok(committed(running.finish_prepared(&gid, Fate::Committed).await?)),
+            Statement::RollbackPrepared { gid } => Ok(match running.finish_prepared(&gid, Fate::RolledBack).await? {
+                Commit::Durable(_) => Reply::Done,
+                Commit::Unknown(fault) => Reply::Unknown(fault.to_string()),
+            }),
+            Statement::ListPrepared => Ok(Reply::Gids(running.state().prepared.keys().cloned().collect())),
         }
     }
 }
@@ -219,6 +227,13 @@ async fn scan(running: &Running, from_page: u64, from: u64, until: u64) -> Resul
         rows.extend(visible.into_iter().filter(|(key, _)| (from..until).contains(key)));
     }
     Ok(Reply::Rows { rows, next_page: (stop < end).then_some(stop) })
+}
+
+fn committed(commit: Commit) -> Reply {
+    match commit {
+        Commit::Durable(scn) => Reply::Committed(scn),
+        Commit::Unknown(fault) => Reply::Unknown(fault.to_string()),
+    }
 }
 
 fn no_transaction() -> Failure {

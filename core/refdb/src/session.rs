@@ -30,7 +30,7 @@ pub(crate) struct Transaction {
     xid: Option<Xid>,
     /// The writer of the version that was read, of each row that was.
     seen: BTreeMap<u64, Option<Xid>>,
-    /// Whether the commit record was written: then the flusher ends the transaction.
+    /// Whether the record was written that commits or prepares it: then its end is no longer this session's.
     committing: bool,
 }
 
@@ -54,6 +54,19 @@ impl Transaction {
     /// The life that it runs in.
     pub(crate) fn running(&self) -> &Arc<Running> {
         &self.running
+    }
+
+    /// Its id, which it gets now if it has written nothing.
+    pub(crate) async fn started(&mut self, until: Moment) -> Result<Xid, Failure> {
+        Ok(match self.xid {
+            Some(xid) => xid,
+            None => *self.xid.insert(self.running.start_transaction(until).await?),
+        })
+    }
+
+    /// Its record is written: dropping it aborts it no more.
+    pub(crate) fn leave(&mut self) {
+        self.committing = true;
     }
 
     /// The visible value of a row.
@@ -88,10 +101,7 @@ impl Transaction {
         }
         let running = Arc::clone(&self.running);
         let until = running.statement_deadline();
-        let xid = match self.xid {
-            Some(xid) => xid,
-            None => *self.xid.insert(running.start_transaction(until).await?),
-        };
+        let xid = self.started(until).await?;
         let page = running.layout.page_of(key);
         let mut known = None;
         loop {
@@ -240,7 +250,7 @@ fn known_status(state: &State, xid: Xid, known: Option<(Xid, Status)>) -> Option
 }
 
 impl Running {
-    fn check_time(&self, until: Moment) -> Result<(), Failure> {
+    pub(crate) fn check_time(&self, until: Moment) -> Result<(), Failure> {
         if self.env.clock.now() < until { Ok(()) } else { Err(Failure::retry("the statement took too long")) }
     }
 

@@ -17,6 +17,7 @@ use crate::fence::Fence;
 use crate::layout::PageNo;
 use crate::log::Log;
 use crate::pages::Pages;
+use crate::prepared::Held;
 use crate::record::{Body, Change};
 use crate::transaction::{Status, Xid};
 
@@ -39,6 +40,10 @@ pub(crate) struct State {
     pub(crate) marks: Marks,
     pub(crate) backups: Backups,
     pub(crate) pins: BTreeMap<String, Lsn>,
+    /// Prepared transactions, by gid. They are active, too.
+    pub(crate) prepared: BTreeMap<String, Held>,
+    /// Where the log tells of all that the last recovery to a cut left in doubt, once it does.
+    pub(crate) settled: Option<Lsn>,
     /// Why this life of the node is over, if it is.
     pub(crate) failed: Option<Fault>,
 }
@@ -75,6 +80,17 @@ impl State {
         now: Now,
         make: impl FnOnce(Scn) -> (usize, Vec<u8>),
     ) -> Result<(Scn, Lsn), Failure> {
+        self.change_as(page, now, make, |page, previous, change| Body::Changed { page, previous, change })
+    }
+
+    /// The same, logged as the record that `tell` makes of page, version before, and change.
+    pub(crate) fn change_as(
+        &mut self,
+        page: PageNo,
+        now: Now,
+        make: impl FnOnce(Scn) -> (usize, Vec<u8>),
+        tell: impl FnOnce(PageNo, Scn, Change) -> Body,
+    ) -> Result<(Scn, Lsn), Failure> {
         self.check()?;
         let redo = self.pages.redo();
         let Some(cached) = self.pages.usable_mut(page) else {
@@ -94,7 +110,7 @@ impl State {
         } else {
             Change::Patch { offset: u16::try_from(offset).unwrap_or(u16::MAX), bytes }
         };
-        let until = self.log.append(scn, Body::Changed { page, previous, change });
+        let until = self.log.append(scn, tell(page, previous, change));
         cached.dirty = true;
         cached.last = until;
         if let Some(tenure) = self.pages.tenure_mut(page) {
@@ -228,6 +244,11 @@ impl Transactions {
         self.active.insert(xid);
     }
 
+    /// Takes up transactions that an earlier life had prepared.
+    pub(crate) fn resumed(&mut self, prepared: impl Iterator<Item = Xid>) {
+        self.active.extend(prepared);
+    }
+
     pub(crate) fn is_active(&self, xid: Xid) -> bool {
         self.active.contains(&xid)
     }
@@ -237,7 +258,7 @@ impl Transactions {
         self.active.remove(&xid);
     }
 
-    /// Notes that the commit record of `xid` ends at `until`.
+    /// Notes that the record with which `xid` ends, ends at `until`.
     pub(crate) fn committing(&mut self, xid: Xid, until: Lsn) {
         assert!(self.active.contains(&xid), "{xid} is active until its commit is durable");
         self.committing.insert(until, xid);

@@ -6,7 +6,8 @@
 //! ```
 //!
 //! What madsim does that one has to know: a stream delivers nothing before it is flushed, has no half-close, and no
-//! back-pressure; a panic of a task unwinds through the executor; it replaces libc's clock and entropy.
+//! back-pressure; links that it clogs refuse calls and deliver late, so traffic is held by streams of ours; a panic of a task
+//! unwinds through the executor; it replaces libc's clock and entropy.
 #![forbid(unsafe_code)]
 
 use sheetanchor_sim::backend::Backend;

@@ -17,7 +17,7 @@ use sheetanchor_engine::env::{Clock, Task, Tasks};
 use sheetanchor_sim::backend::{Backend, Ports, Program};
 use sheetanchor_sim::gate::SimTime;
 
-use crate::net::HostNet;
+use crate::net::{HostNet, Links};
 
 const STEP: Duration = Duration::from_millis(1);
 
@@ -25,16 +25,13 @@ pub(crate) struct Madsim {
     runtime: Runtime,
     time: Arc<Elapsed>,
     hosts: BTreeMap<String, NodeId>,
+    links: Links,
 }
 
 impl Madsim {
     pub(crate) fn new(seed: u64) -> Self {
         let runtime = Runtime::with_seed_and_config(seed, madsim::Config::default());
-        Self { runtime, time: Arc::new(Elapsed::default()), hosts: BTreeMap::new() }
-    }
-
-    fn nodes(&self, one: &str, other: &str) -> Option<(NodeId, NodeId)> {
-        Some((*self.hosts.get(one)?, *self.hosts.get(other)?))
+        Self { runtime, time: Arc::new(Elapsed::default()), hosts: BTreeMap::new(), links: Links::default() }
     }
 
     fn inside(&self, act: impl FnOnce(&Handle)) {
@@ -56,6 +53,8 @@ impl Backend for Madsim {
         assert!(number < u8::MAX, "a madsim world holds fewer than 255 hosts");
         let address = IpAddr::V4(Ipv4Addr::new(10, 0, 0, number));
         let name = host.to_string();
+        let links = self.links.clone();
+        links.add(host, address);
         let mut id = None;
         self.inside(|handle| {
             NetSim::current().add_dns_record(&name, address);
@@ -63,7 +62,7 @@ impl Backend for Madsim {
                 let ports = Ports {
                     clock: Arc::new(HostClock),
                     tasks: Arc::new(HostTasks),
-                    net: Arc::new(HostNet::new(name.clone())),
+                    net: Arc::new(HostNet::new(name.clone(), links.clone())),
                 };
                 program(ports)
             };
@@ -87,21 +86,11 @@ impl Backend for Madsim {
     }
 
     fn hold(&mut self, one: &str, other: &str) {
-        if let Some((one, other)) = self.nodes(one, other) {
-            self.inside(|_| {
-                NetSim::current().clog_link(one, other);
-                NetSim::current().clog_link(other, one);
-            });
-        }
+        self.links.hold(one, other);
     }
 
     fn release(&mut self, one: &str, other: &str) {
-        if let Some((one, other)) = self.nodes(one, other) {
-            self.inside(|_| {
-                NetSim::current().unclog_link(one, other);
-                NetSim::current().unclog_link(other, one);
-            });
-        }
+        self.inside(|_| self.links.release(one, other));
     }
 
     fn step(&mut self, _until: Duration, _interrupted: &dyn Fn() -> bool) -> Result<(), String> {

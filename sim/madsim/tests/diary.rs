@@ -99,6 +99,41 @@ fn held_traffic_arrives_after_the_release() {
     });
 }
 
+/// Madsim's own clogged links would refuse the call, and deliver what waited up to twice as late.
+#[test]
+fn a_call_and_a_word_over_a_held_link_arrive_when_it_is_released() {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    on_a_fresh_thread(|| {
+        let mut world = world(1, Plan::peaceful());
+        world.start("n1", |env| async move {
+            let mut listener = env.net.listen("n1:7000").await.unwrap();
+            while let Ok(mut stream) = listener.accept().await {
+                let letter = stream.read_u8().await.unwrap();
+                stream.write_u8(letter + 1).await.unwrap();
+                stream.flush().await.unwrap();
+            }
+        });
+        world.run_for(Duration::from_millis(20)).unwrap();
+        world.hold("n1", "n2");
+        let asked = world.launch("n2", |env| async move {
+            let mut stream = env.net.connect("n1:7000").await.unwrap();
+            env.clock.sleep(Duration::from_millis(100)).await;
+            stream.write_u8(7).await.unwrap();
+            stream.flush().await.unwrap();
+            stream.read_u8().await.unwrap()
+        });
+        world.run_for(Duration::from_secs(3)).unwrap();
+        world.release("n2", "n1");
+        // The call goes through now; the letter is held in its turn.
+        world.run_for(Duration::from_millis(50)).unwrap();
+        world.hold("n2", "n1");
+        world.run_for(Duration::from_secs(3)).unwrap();
+        assert!(!asked.is_kept());
+        world.release("n1", "n2");
+        assert_eq!(world.finish(&asked, Duration::from_millis(80)), Ok(8));
+    });
+}
+
 #[test]
 fn the_ports_conform() {
     for seed in 0..4 {

@@ -27,7 +27,8 @@ pub const ALL: &[Step] = &[
     step("sweep", "a backup survives a crash at any operation, for some of them", sweep),
     step("swarm", "a backup survives random faults, for some seeds", swarm),
     step("mutants", "the simulator sees every bug that we plant", mutants),
-    step("madsim", "the same story on a runtime that we did not write", madsim),
+    step("madsim", "every story on a second runtime that we did not write", madsim),
+    step("backends", "one plan of faults has one verdict on every backend", backends),
     step("shipped", "the binary that we ship holds no planted bug", shipped::lacks_planted_bugs),
     step("deny", "licences and sources of what we depend on", deny),
     step("demo", "the main job, on the embedded database", demo),
@@ -133,6 +134,17 @@ fn madsim(run: &mut Run) -> Result<Outcome> {
         bail!("no test ran under --cfg madsim");
     }
     Ok(outcome)
+}
+
+/// Plans that are drawn on one backend and taken to the others; the nightly run has more.
+const PLANS: &str = "48";
+
+/// As madsim's tests are built, without another profile: the build takes longer than the runs.
+fn backends(run: &mut Run) -> Result<Outcome> {
+    let mut command = programs::cargo(&run.root);
+    command.args(["run", "--package", "sheetanchor-nightly", "--", "swarm", "--backend", "all", "--seeds", PLANS]);
+    programs::under_madsim(&run.root, &mut command);
+    passed(programs::run(&mut command))
 }
 
 fn deny(run: &mut Run) -> Result<Outcome> {
