@@ -94,6 +94,10 @@ pub enum Bug {
     ShrunkFileAccepted,
     /// A node stages into a folder that another restore has begun with.
     OtherRestoreIgnored,
+    /// A restore that is decided opens what is there, and stages nothing again.
+    LostIsNotStaged,
+    /// A node that had opened is staged again like any other.
+    OpenedStagedAgain,
 }
 
 impl Bug {
@@ -144,6 +148,8 @@ impl Bug {
         ("links-dropped", Self::LinksDropped),
         ("shrunk-file-accepted", Self::ShrunkFileAccepted),
         ("other-restore-ignored", Self::OtherRestoreIgnored),
+        ("lost-is-not-staged", Self::LostIsNotStaged),
+        ("opened-staged-again", Self::OpenedStagedAgain),
     ];
 }
 

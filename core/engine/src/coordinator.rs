@@ -34,7 +34,7 @@ pub use expire::Expired;
 pub use look::{ClusterStatus, NodeStatus};
 pub use plan::Planned;
 pub use proof::{ReadBack, Verified};
-pub use restore::Restored;
+pub use restore::{Manner, Restored};
 pub use schedule::{Every, Tick};
 
 use crate::caller::Caller;
