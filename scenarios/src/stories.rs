@@ -2,9 +2,11 @@
 
 pub mod ahead;
 pub mod backup;
+pub mod capture;
 pub mod catalog;
 pub mod chaos;
 pub mod copy;
+pub mod day;
 pub mod evidence;
 pub mod expiry;
 pub mod fence;
