@@ -145,10 +145,10 @@ pub fn new_host(node: u16) -> String {
 /// A node's process on its new host: it shares nothing with any other.
 pub async fn run_moved_node(env: Env, node: u16) {
     let served = async {
-        let mut config = database_config(node, Storage::PerNode);
+        let mut config = database_config(node, Storage::PerNode, Pace::Brisk);
         config.listen = format!("m{node}:7100");
         let database = Node::start(env.clone(), config).await?;
-        let config = agent::Config { listen: format!("m{node}:7000"), ..agent_config(node) };
+        let config = agent::Config { listen: format!("m{node}:7000"), ..agent_config(node, Pace::Brisk) };
         Agent::load(env, config, database).await?.serve().await
     };
     let served: Result<()> = served.await;
@@ -196,13 +196,13 @@ pub async fn run_clone_node(env: Env, node: u16, mistaken: bool) {
 async fn serve_clone(env: Env, node: u16, mistaken: bool) -> Result<()> {
     let source = ReadOnly::new(env.bucket.clone());
     let own = if mistaken { env.clone() } else { clone_env(&env) };
-    let mut config = database_config(node, Storage::Shared);
+    let mut config = database_config(node, Storage::Shared, Pace::Brisk);
     config.listen = clone_database_address(node);
     config.data = CLONE_DATA.into();
     let peers = NODES.iter().filter(|peer| **peer != node);
     config.peers = peers.map(|peer| (NodeId::new(*peer), clone_database_address(*peer))).collect();
     let database = Node::start(own.clone(), config).await?;
-    let config = agent::Config { listen: format!("c{node}:7000"), ..agent_config(node) };
+    let config = agent::Config { listen: format!("c{node}:7000"), ..agent_config(node, Pace::Brisk) };
     Agent::load_clone(own, config, database, Some(source)).await?.serve().await
 }
 
