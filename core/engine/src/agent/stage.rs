@@ -106,12 +106,13 @@ impl Agent {
                 Refusal::new(Code::OutOfOrder, format!("the plan has no unit of node {}", self.config.node)).into()
             );
         };
-        if !self.is_to_be_staged(plan, hash).await? {
+        let entries = entries(&self.repository, unit).await?;
+        let targets = self.link_targets(&entries)?;
+        if !self.is_to_be_staged(plan, hash, &targets).await? {
             return Ok(());
         }
         let folder = self.database.data_folder();
         progress.send_modify(|progress| progress.total = unit.bytes);
-        let entries = entries(&self.repository, unit).await?;
         self.env.disk.create_folder(folder).await?;
         let (control, others): (Vec<Staged>, Vec<Staged>) =
             entries.into_iter().partition(|staged| staged.entry.name == self.database.control_file());
@@ -120,8 +121,13 @@ impl Agent {
                 Refusal::new(Code::Damaged, format!("the backup has no {}", self.database.control_file())).into()
             );
         }
+        let others = others.into_iter().filter(|staged| !matches!(staged.entry.content, FileContent::Link(_)));
         let (folders, files): (Vec<Staged>, Vec<Staged>) =
-            others.into_iter().partition(|staged| staged.entry.content == FileContent::Folder);
+            others.partition(|staged| staged.entry.content == FileContent::Folder);
+        // What lies behind a link is reached through it.
+        for (name, target) in &targets {
+            self.stage_link(&format!("{folder}/{name}"), target).await?;
+        }
         for staged in &folders {
             self.env.disk.create_folder(&format!("{folder}/{}", staged.entry.name)).await?;
         }
@@ -135,6 +141,8 @@ impl Agent {
             folders.iter().map(|staged| format!("{folder}/{}", staged.entry.name)).collect();
         synced.extend(files.iter().map(|staged| String::from(parent(&format!("{folder}/{}", staged.entry.name)))));
         synced.insert(String::from(folder));
+        synced.extend(targets.iter().map(|(name, _)| String::from(parent(&format!("{folder}/{name}")))));
+        synced.extend(targets.iter().flat_map(|(_, target)| [target.clone(), String::from(parent(target))]));
         for path in synced.iter().rev() {
             self.env.disk.sync_dir(path).await?;
         }
@@ -148,7 +156,7 @@ impl Agent {
 
     /// Whether anything is left to be staged: not where it was done, or where the restore is decided and something is
     /// there, which has to prove itself.
-    async fn is_to_be_staged(&self, plan: &Plan, hash: ContentHash) -> Result<bool> {
+    async fn is_to_be_staged(&self, plan: &Plan, hash: ContentHash, targets: &[(String, String)]) -> Result<bool> {
         let is_empty = self.database.status().await?.state == State::Empty;
         match state::marker(&self.env, &self.config).await? {
             Some(marker) if marker.operation != plan.operation => return Err(other_restore(&marker)),
@@ -165,8 +173,34 @@ impl Agent {
             None => {}
         }
         self.check_empty(self.database.data_folder()).await?;
+        for (_, target) in targets {
+            self.check_empty(target).await?;
+        }
         self.mark(plan, hash, MarkerPhase::Staging).await?;
         Ok(true)
+    }
+
+    /// Each link of a unit and where it is to lead.
+    fn link_targets(&self, entries: &[Staged]) -> Result<Vec<(String, String)>> {
+        let mut targets = Vec::new();
+        for staged in entries {
+            if let FileContent::Link(target) = &staged.entry.content {
+                let name = staged.entry.name.clone();
+                let target = self.database.link_target(&name, target)?;
+                targets.push((name, target));
+            }
+        }
+        Ok(targets)
+    }
+
+    /// Makes a link and the folder that it leads to.
+    async fn stage_link(&self, path: &str, target: &str) -> Result<()> {
+        self.env.disk.create_folder(target).await?;
+        self.env.disk.create_folder(parent(path)).await?;
+        if self.env.disk.metadata(path).await?.is_some() {
+            self.env.disk.remove(path).await?;
+        }
+        Ok(self.env.disk.symlink(target, path).await?)
     }
 
     /// Whether the incarnation of a plan is its restore's already.
@@ -215,13 +249,7 @@ impl Agent {
         }
         let path = format!("{folder}/{}", staged.entry.name);
         match &staged.entry.content {
-            FileContent::Folder => {}
-            FileContent::Link(target) => {
-                if self.env.disk.metadata(&path).await?.is_some() {
-                    self.env.disk.remove(&path).await?;
-                }
-                self.env.disk.symlink(target, &path).await?;
-            }
+            FileContent::Folder | FileContent::Link(_) => {}
             FileContent::File(chunks) => {
                 let length = chunks.iter().map(|chunk| chunk.length.get()).sum();
                 if !self.is_staged(&path, chunks, length).await? {
@@ -271,9 +299,17 @@ impl Agent {
         Ok(file.sync().await?)
     }
 
-    /// Removes everything below the data folder.
-    pub(super) async fn clear_folder(&self) -> Result<()> {
-        let root = String::from(self.database.data_folder());
+    /// Removes what a restore has staged: everything below the data folder, and below the folders that its links lead to.
+    pub(super) async fn clear_staged(&self, plan: &Plan) -> Result<()> {
+        if let Some(unit) = plan.units.get(&self.config.node) {
+            for (_, target) in self.link_targets(&entries(&self.repository, unit).await?)? {
+                self.clear_folder(target).await?;
+            }
+        }
+        self.clear_folder(String::from(self.database.data_folder())).await
+    }
+
+    async fn clear_folder(&self, root: String) -> Result<()> {
         if self.env.disk.metadata(&root).await?.is_none() {
             return Ok(());
         }
