@@ -106,13 +106,13 @@ impl Agent {
                 Refusal::new(Code::OutOfOrder, format!("the plan has no unit of node {}", self.config.node)).into()
             );
         };
-        let entries = entries(&self.repository, unit).await?;
-        let targets = self.link_targets(&entries)?;
-        if !self.is_to_be_staged(plan, hash, &targets).await? {
+        if !self.is_to_be_staged(plan, hash).await? {
             return Ok(());
         }
         let folder = self.database.data_folder();
         progress.send_modify(|progress| progress.total = unit.bytes);
+        let entries = entries(&self.repository, unit).await?;
+        let targets = self.link_targets(&entries)?;
         self.env.disk.create_folder(folder).await?;
         let (control, others): (Vec<Staged>, Vec<Staged>) =
             entries.into_iter().partition(|staged| staged.entry.name == self.database.control_file());
@@ -156,7 +156,7 @@ impl Agent {
 
     /// Whether anything is left to be staged: not where it was done, or where the restore is decided and something is
     /// there, which has to prove itself.
-    async fn is_to_be_staged(&self, plan: &Plan, hash: ContentHash, targets: &[(String, String)]) -> Result<bool> {
+    async fn is_to_be_staged(&self, plan: &Plan, hash: ContentHash) -> Result<bool> {
         let is_empty = self.database.status().await?.state == State::Empty;
         match state::marker(&self.env, &self.config).await? {
             Some(marker) if marker.operation != plan.operation => return Err(other_restore(&marker)),
@@ -173,9 +173,6 @@ impl Agent {
             None => {}
         }
         self.check_empty(self.database.data_folder()).await?;
-        for (_, target) in targets {
-            self.check_empty(target).await?;
-        }
         self.mark(plan, hash, MarkerPhase::Staging).await?;
         Ok(true)
     }
@@ -193,14 +190,19 @@ impl Agent {
         Ok(targets)
     }
 
-    /// Makes a link and the folder that it leads to.
+    /// Makes a link and the folder that it leads to, which must be empty. A link that is there durably says that it was: what
+    /// lies behind it is this restore's.
     async fn stage_link(&self, path: &str, target: &str) -> Result<()> {
+        if self.env.disk.metadata(path).await?.is_some_and(|metadata| metadata.kind == EntryKind::Link)
+            && self.env.disk.read_link(path).await? == target
+        {
+            return Ok(());
+        }
+        self.check_empty(target).await?;
         self.env.disk.create_folder(target).await?;
         self.env.disk.create_folder(parent(path)).await?;
-        if self.env.disk.metadata(path).await?.is_some() {
-            self.env.disk.remove(path).await?;
-        }
-        Ok(self.env.disk.symlink(target, path).await?)
+        self.env.disk.symlink(target, path).await?;
+        Ok(self.env.disk.sync_dir(parent(path)).await?)
     }
 
     /// Whether the incarnation of a plan is its restore's already.
@@ -299,19 +301,27 @@ impl Agent {
         Ok(file.sync().await?)
     }
 
-    /// Removes what a restore has staged: everything below the data folder, and below the folders that its links lead to.
+    /// Removes what a restore has staged: everything below the data folder, and what lies behind the links that it has made.
     pub(super) async fn clear_staged(&self, plan: &Plan) -> Result<()> {
-        if let Some(unit) = plan.units.get(&self.config.node) {
-            for (_, target) in self.link_targets(&entries(&self.repository, unit).await?)? {
+        let root = String::from(self.database.data_folder());
+        let found = self.clear_folder(root.clone()).await?;
+        if found.is_empty() {
+            return Ok(());
+        }
+        let Some(unit) = plan.units.get(&self.config.node) else { return Ok(()) };
+        for (name, target) in self.link_targets(&entries(&self.repository, unit).await?)? {
+            if found.contains(&(format!("{root}/{name}"), target.clone())) {
                 self.clear_folder(target).await?;
             }
         }
-        self.clear_folder(String::from(self.database.data_folder())).await
+        Ok(())
     }
 
-    async fn clear_folder(&self, root: String) -> Result<()> {
+    /// Removes everything below a folder; answers the links that were there, and where they led.
+    async fn clear_folder(&self, root: String) -> Result<Vec<(String, String)>> {
+        let mut links = Vec::new();
         if self.env.disk.metadata(&root).await?.is_none() {
-            return Ok(());
+            return Ok(links);
         }
         let mut folders = Vec::from([root.clone()]);
         let mut found = Vec::new();
@@ -320,7 +330,11 @@ impl Agent {
                 let path = format!("{folder}/{}", entry.name);
                 match entry.kind {
                     EntryKind::Folder => folders.push(path),
-                    EntryKind::File | EntryKind::Link | EntryKind::Other => self.env.disk.remove(&path).await?,
+                    EntryKind::Link => {
+                        links.push((path.clone(), self.env.disk.read_link(&path).await?));
+                        self.env.disk.remove(&path).await?;
+                    }
+                    EntryKind::File | EntryKind::Other => self.env.disk.remove(&path).await?,
                 }
             }
             found.push(folder);
@@ -328,7 +342,8 @@ impl Agent {
         for folder in found.iter().skip(1).rev() {
             self.env.disk.remove_folder(folder).await?;
         }
-        Ok(self.env.disk.sync_dir(&root).await?)
+        self.env.disk.sync_dir(&root).await?;
+        Ok(links)
     }
 }
 
