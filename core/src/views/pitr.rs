@@ -11,6 +11,7 @@ use super::points::{PointRow, PointState, restore_points};
 use crate::format::catalog::{IncarnationState, Opened, Seal};
 use crate::identity::{ByteCount, Incarnation, NodeId, OperationId, PointName, ThreadId, TimelineId};
 use crate::position::Lsn;
+use crate::request::Description;
 use crate::scn::Scn;
 use crate::time::WallMillis;
 
@@ -213,6 +214,6 @@ fn thread_row(scene: &Scene, incarnation: Incarnation, thread: ThreadId, runs: &
         wal_end: end,
         lag_bytes: lag.map(ByteCount::new),
         lag_ms,
-        trouble: node.and_then(|node| node.trouble()),
+        trouble: node.and_then(Description::trouble),
     }
 }

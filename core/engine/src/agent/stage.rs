@@ -333,7 +333,7 @@ impl Agent {
             return Ok(());
         }
         let Some(unit) = plan.units.get(&self.config.node) else { return Ok(()) };
-        for (name, target) in self.link_targets(&entries(&self.repository, unit).await?)? {
+        for (name, target) in self.link_targets(&entries(self.origin(plan).await?, unit).await?)? {
             if found.contains(&(format!("{root}/{name}"), target.clone())) {
                 self.clear_folder(target).await?;
             }
