@@ -6,6 +6,7 @@ pub mod capture;
 pub mod catalog;
 pub mod chaos;
 pub mod digest;
+pub mod day;
 pub mod evidence;
 pub mod expiry;
 pub mod fence;
