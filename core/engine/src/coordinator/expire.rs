@@ -118,8 +118,10 @@ impl Coordinator {
     /// nobody else needs. Whoever registers later sees what is condemned.
     async fn await_outcomes(&self) -> Result<()> {
         let until = self.env.clock.now().after(self.limits.retry);
+        let mut strays = BTreeSet::new();
         loop {
             let mut waiting = self.unfinished().await?;
+            waiting.retain(|operation| !strays.contains(operation));
             waiting.retain(|operation| match operation.kind() {
                 OperationKind::Backup => !planted::is(Bug::ExpiryIgnoresBackups),
                 OperationKind::Restore => !planted::is(Bug::ExpiryIgnoresRestores),
@@ -127,6 +129,11 @@ impl Coordinator {
             });
             let Some(first) = waiting.first() else { return Ok(()) };
             if self.env.clock.now() >= until {
+                // Never registered: it relies on nothing, and can never begin.
+                if !self.repository.is_registered(*first).await? {
+                    strays.insert(*first);
+                    continue;
+                }
                 let message = format!("{first} may rely on what would be removed, and has no outcome yet");
                 return Err(Refusal::new(Code::Unfinished, message).into());
             }

@@ -82,16 +82,14 @@ impl Coordinator {
         seen.filter_map(|(node, description)| Some((node, description.ok()?.progress))).collect()
     }
 
-    /// Operations that were registered and have no outcome yet, by kind and in order of time.
+    /// Operations that were begun and have no outcome yet, by kind and in order of time. A backup or a point whose coordinator
+    /// came no further than a folder for it may be among them.
     pub(super) async fn unfinished(&self) -> Result<Vec<OperationId>> {
         let mut unfinished = Vec::new();
         for kind in [OperationKind::Backup, OperationKind::Point] {
             let ended: BTreeSet<OperationId> = self.repository.ended(kind).await?.into_iter().collect();
-            for operation in self.repository.operations(kind).await? {
-                if !ended.contains(&operation) && self.repository.is_registered(operation).await? {
-                    unfinished.push(operation);
-                }
-            }
+            let begun = self.repository.operations(kind).await?;
+            unfinished.extend(begun.into_iter().filter(|operation| !ended.contains(operation)));
         }
         let incarnations = self.repository.incarnations().await?;
         for operation in self.repository.operations(OperationKind::Restore).await? {
