@@ -3,6 +3,7 @@
 //! flipped byte is noticed, even one between the fields. `docs/format/repository.md` shows each.
 
 pub mod catalog;
+pub mod digest;
 pub mod files;
 pub mod keys;
 pub mod manifest;

@@ -94,6 +94,8 @@ pub enum Bug {
     ShrunkFileAccepted,
     /// A node stages into a folder that another restore has begun with.
     OtherRestoreIgnored,
+    /// Lists show whatever a digest holds, whether or not it has an outcome.
+    DigestTrusted,
     /// A restore that is decided opens what is there, and stages nothing again.
     LostIsNotStaged,
     /// A node that had opened is staged again like any other.
@@ -154,6 +156,7 @@ impl Bug {
         ("links-dropped", Self::LinksDropped),
         ("shrunk-file-accepted", Self::ShrunkFileAccepted),
         ("other-restore-ignored", Self::OtherRestoreIgnored),
+        ("digest-trusted", Self::DigestTrusted),
         ("lost-is-not-staged", Self::LostIsNotStaged),
         ("opened-staged-again", Self::OpenedStagedAgain),
         ("clone-keeps-identity", Self::CloneKeepsIdentity),

@@ -35,7 +35,7 @@ pub struct Scene {
     pub incarnations: Vec<IncarnationObject>,
     /// The tree that they make.
     pub lineage: Lineage,
-    /// Every backup that was ever begun, with the term that it is in, in order of time.
+    /// Every backup that was ever begun, in order of time, with the term that it is in; zero for one that has ended.
     pub begun: Vec<(Registered, Epoch)>,
     /// What became of backups, in order of time.
     pub backups: Vec<Outcome>,

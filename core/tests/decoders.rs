@@ -5,6 +5,7 @@
 use proptest::prelude::*;
 use serde_json::{Value, json};
 use sheetanchor_core::format::catalog::{Cluster, IncarnationObject, Members, NameClaim, Outcome, Registered, Term};
+use sheetanchor_core::format::digest;
 use sheetanchor_core::format::files::FileList;
 use sheetanchor_core::format::manifest::{Manifest, Plan};
 use sheetanchor_core::format::wal::{self, WalHeader};
@@ -12,6 +13,15 @@ use sheetanchor_core::format::{self, Object};
 use sheetanchor_core::identity::{ContentHash, Epoch, Nonce};
 use sheetanchor_core::refusal::Code;
 use sheetanchor_core::wire::{self, Answered, Asked};
+
+/// The same of digests, which have a spelling of their own.
+fn refused_as_digest(bytes: &[u8]) -> Result<(), TestCaseError> {
+    match digest::read("x", bytes) {
+        Ok(digest) => prop_assert_eq!(digest::write(&digest), bytes),
+        Err(refusal) => prop_assert_eq!(refusal.code, Code::Damaged),
+    }
+    Ok(())
+}
 
 /// What no honest writer wrote is refused as damage, whatever kind it is read as.
 fn refused<T: Object>(bytes: &[u8]) -> Result<(), TestCaseError> {
@@ -24,6 +34,8 @@ fn refused<T: Object>(bytes: &[u8]) -> Result<(), TestCaseError> {
 }
 
 fn refused_as_any_kind(bytes: &[u8]) -> Result<(), TestCaseError> {
+    refused_as_digest(bytes)?;
+    refused_as_digest(&[&[0], bytes].concat())?;
     refused::<Cluster>(bytes)?;
     refused::<Members>(bytes)?;
     refused::<Registered>(bytes)?;

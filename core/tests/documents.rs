@@ -86,6 +86,7 @@ fn every_name_in_the_repository_is_shown() {
         keys::incarnation(Incarnation::new(2)),
         keys::name(&"before-migration".parse().unwrap(), 0),
         keys::condemned(0),
+        keys::digest(OperationKind::Point, 64, hash),
         keys::manifest(backup, hash),
         keys::files(backup, node, hash),
         keys::pack(backup, node, 0, 0xabcd),

@@ -7,6 +7,7 @@ pub mod catalog;
 pub mod chaos;
 pub mod copy;
 pub mod day;
+pub mod digest;
 pub mod evidence;
 pub mod expiry;
 pub mod fence;

@@ -175,6 +175,21 @@ impl Bucket for FolderBucket {
         Ok(keys)
     }
 
+    async fn folders(&self, prefix: &str) -> Result<Vec<String>, Fault> {
+        let path = format!("{}/{}", self.root, prefix.trim_end_matches('/'));
+        let entries = match self.disk.list(&path).await {
+            Ok(entries) => entries,
+            Err(fault) if fault.kind == FaultKind::NotFound => return Ok(Vec::new()),
+            Err(fault) => return Err(fault),
+        };
+        self.assure(&path).await?;
+        self.disk.sync_dir(&path).await?;
+        let folders = entries.into_iter().filter(|entry| entry.kind == EntryKind::Folder);
+        let mut folders: Vec<String> = folders.map(|entry| format!("{prefix}{}", entry.name)).collect();
+        folders.sort_unstable();
+        Ok(folders)
+    }
+
     async fn delete(&self, key: &str) -> Result<(), Fault> {
         let path = self.path(key)?;
         match self.disk.remove(&path).await {

@@ -1,6 +1,8 @@
 //! The catalog in the repository, typed. Every object is created once or not at all; after an ambiguous answer the
 //! writer reads back, and its nonce tells it whether it won.
 
+mod digest;
+
 use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::format;
 use alloc::string::ToString;
@@ -25,6 +27,9 @@ use sheetanchor_core::refusal::{Code, Refusal};
 
 use crate::env::{Bucket, Env, Put};
 use crate::read_only::ReadOnly;
+
+pub(crate) use digest::DIGESTS_FROM;
+pub use digest::Ended;
 
 /// How often an ambiguous write is settled by reading back before it is given up as a fault.
 const READ_BACK_MAX: usize = 3;
@@ -282,13 +287,22 @@ impl Repository {
         }
     }
 
-    /// Every operation of a kind, in order of time.
+    /// Every operation of a kind that anybody meant to begin, in order of time. One that came no further may be among them:
+    /// [`Repository::is_registered`] tells.
     ///
     /// # Errors
     /// Faults only.
     pub async fn operations(&self, kind: OperationKind) -> Result<Vec<OperationId>> {
-        let keys = self.bucket.list(keys::OPERATIONS).await?;
-        Ok(operations_in(keys.iter().map(alloc::string::String::as_str), kind))
+        let folders = self.bucket.folders(keys::OPERATIONS).await?;
+        Ok(operations_in(folders.iter().map(alloc::string::String::as_str), kind))
+    }
+
+    /// Whether an operation was registered.
+    ///
+    /// # Errors
+    /// Faults only.
+    pub async fn is_registered(&self, operation: OperationId) -> Result<bool> {
+        Ok(self.bucket.head(&keys::registration(operation)).await?.is_some())
     }
 
     /// Every backup that was ever condemned.

@@ -74,6 +74,10 @@ impl Bucket for Counted {
         self.bucket.list(prefix).await
     }
 
+    async fn folders(&self, prefix: &str) -> Result<Vec<String>, Fault> {
+        self.bucket.folders(prefix).await
+    }
+
     async fn delete(&self, key: &str) -> Result<(), Fault> {
         self.bucket.delete(key).await
     }
@@ -183,7 +187,18 @@ async fn measure(root: &Path, points: u64) {
     let (mut catalog, mut status, mut scene, mut view) =
         (Look::default(), Look::default(), Look::default(), Look::default());
     // Whoever looks first pays for what was just written.
-    drop(Repository::new(&fresh(root).1).whole_catalog().await.unwrap());
+    let repository = Repository::new(&fresh(root).1);
+    drop(repository.whole_catalog().await.unwrap());
+    // As it comes about: folded whenever so many are in no digest.
+    for kind in [OperationKind::Backup, OperationKind::Point] {
+        let start = Instant::now();
+        let held = repository.fold(kind, 1).await.unwrap();
+        println!(
+            "{points:>6} points, folding {held} of {}: {:.2} ms",
+            kind.word(),
+            start.elapsed().as_secs_f64() * 1e3
+        );
+    }
     for _ in 0..ROUNDS {
         let (counted, env) = fresh(root);
         let start = Instant::now();
@@ -211,7 +226,8 @@ async fn measure(root: &Path, points: u64) {
         let window = rows.first().and_then(|row| row.windows.first()).unwrap();
         assert_eq!(window.points, points, "one window holds every point");
     }
-    catalog.print("catalog", points);
+    assert!(scene.reads < 64, "lists are read from digests");
+    catalog.print("catalog, as a restore reads it", points);
     status.print("status", points);
     scene.print("scene", points);
     view.print("pitr_status of that scene", points);

@@ -72,6 +72,19 @@ pub fn outcomes(kind: OperationKind) -> String {
     format!("outcomes/{}-", kind.word())
 }
 
+/// A digest of `count` outcomes of a kind, named by what it hashes to.
+pub fn digest(kind: OperationKind, count: usize, hash: ContentHash) -> String {
+    format!("{}{count:010}-{hash}", digests(kind))
+}
+
+/// The digests of a kind, the smallest first.
+pub fn digests(kind: OperationKind) -> String {
+    format!("{DIGESTS}{}-", kind.word())
+}
+
+/// All digests.
+pub const DIGESTS: &str = "digests/";
+
 /// One incarnation, or the tombstone of the restore that meant to open it.
 pub fn incarnation(incarnation: Incarnation) -> String {
     format!("incarnations/{incarnation:010}")

@@ -16,14 +16,18 @@ use sheetanchor_core::format::catalog::{Condemned, Ending, IncarnationObject, Se
 use sheetanchor_core::format::{keys, manifest::Manifest};
 use sheetanchor_core::identity::{OperationId, OperationKind, ThreadId};
 use sheetanchor_core::lineage::Lineage;
+use sheetanchor_core::plan::Catalog;
 use sheetanchor_core::planted::{self, Bug};
 use sheetanchor_core::refusal::{Code, Refusal};
 
 use super::{Coordinator, Footing};
-use crate::repository::Created;
+use crate::repository::{Created, DIGESTS_FROM};
 
 /// How often to look whether operations have ended.
 const LOOK_AGAIN_AFTER: Duration = Duration::from_millis(500);
+
+/// From how many outcomes on that are in no digest they are folded into one.
+const FOLD_LEAST: usize = 16;
 
 /// What an expiry did, or would do.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -46,7 +50,7 @@ impl Coordinator {
     /// the backups are condemned, and nothing has been removed; `SA002`, `SA003` if the repository is damaged.
     pub async fn expire(&self, keep: Keep, dry_run: bool) -> Result<Expired> {
         let footing = self.footing().await?;
-        let backups = self.repository.whole_catalog().await?.backups;
+        let Catalog { backups, points } = self.repository.whole_catalog().await?;
         let mut going = choose(&backups, keep)?;
         if let Some(held) = self.held(&footing, &backups).await? {
             going.retain(|backup| *backup != held);
@@ -63,7 +67,23 @@ impl Coordinator {
         }
         tracing::info!(target: "sheetanchor::phase", objects = expired.objects.len(), wal = expired.wal.len(), phase = "expired");
         expired.condemned = going;
+        if backups.len().max(points.len()) >= DIGESTS_FROM {
+            self.fold_catalog().await;
+        }
         Ok(expired)
+    }
+
+    /// Makes lists of the catalog cheap again. What cannot be folded is read one by one as before: no reason to fail.
+    async fn fold_catalog(&self) {
+        for kind in [OperationKind::Backup, OperationKind::Point] {
+            match self.repository.fold(kind, FOLD_LEAST).await {
+                Ok(0) => {}
+                Ok(held) => tracing::info!(target: "sheetanchor::phase", kind = kind.word(), held, phase = "folded"),
+                Err(error) => {
+                    tracing::warn!(target: "sheetanchor::phase", kind = kind.word(), %error, phase = "unfolded");
+                }
+            }
+        }
     }
 
     /// The backup that the incarnation in force was restored from, as long as it has none of its own: a node that is lost
@@ -98,8 +118,10 @@ impl Coordinator {
     /// nobody else needs. Whoever registers later sees what is condemned.
     async fn await_outcomes(&self) -> Result<()> {
         let until = self.env.clock.now().after(self.limits.retry);
+        let mut strays = BTreeSet::new();
         loop {
             let mut waiting = self.unfinished().await?;
+            waiting.retain(|operation| !strays.contains(operation));
             waiting.retain(|operation| match operation.kind() {
                 OperationKind::Backup => !planted::is(Bug::ExpiryIgnoresBackups),
                 OperationKind::Restore | OperationKind::Clone => !planted::is(Bug::ExpiryIgnoresRestores),
@@ -107,6 +129,11 @@ impl Coordinator {
             });
             let Some(first) = waiting.first() else { return Ok(()) };
             if self.env.clock.now() >= until {
+                // Never registered: it relies on nothing, and can never begin.
+                if !self.repository.is_registered(*first).await? {
+                    strays.insert(*first);
+                    continue;
+                }
                 let message = format!("{first} may rely on what would be removed, and has no outcome yet");
                 return Err(Refusal::new(Code::Unfinished, message).into());
             }

@@ -1,6 +1,6 @@
 //! Looks at the cluster and its repository, and proves what is stored.
 
-use alloc::collections::BTreeMap;
+use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
@@ -57,7 +57,7 @@ impl Coordinator {
     /// `SA102`, `SA104`, `SA105`; `SA002` if the catalog is damaged.
     pub async fn status(&self) -> Result<ClusterStatus> {
         let footing = self.footing().await?;
-        let catalog = self.repository.catalog(footing.incarnation).await?;
+        let catalog = self.repository.catalog_as_listed(footing.incarnation).await?;
         let nodes = self.describe_all().await.into_iter().map(|(node, description)| NodeStatus {
             node,
             address: self.setup.addresses.get(&node).cloned().unwrap_or_default(),
@@ -82,16 +82,22 @@ impl Coordinator {
         seen.filter_map(|(node, description)| Some((node, description.ok()?.progress))).collect()
     }
 
+    /// Operations that were begun and have no outcome yet, by kind and in order of time. A backup or a point whose coordinator
+    /// came no further than a folder for it may be among them.
     pub(super) async fn unfinished(&self) -> Result<Vec<OperationId>> {
         let mut unfinished = Vec::new();
         for kind in [OperationKind::Backup, OperationKind::Point, OperationKind::Clone] {
-            let ended = self.repository.ended(kind).await?;
+            let ended: BTreeSet<OperationId> = self.repository.ended(kind).await?.into_iter().collect();
             let begun = self.repository.operations(kind).await?;
             unfinished.extend(begun.into_iter().filter(|operation| !ended.contains(operation)));
         }
         let incarnations = self.repository.incarnations().await?;
         for operation in self.repository.operations(OperationKind::Restore).await? {
-            let number = self.repository.registered(operation).await?.incarnation;
+            let number = match self.repository.registered(operation).await {
+                Ok(registered) => registered.incarnation,
+                Err(error) if error.refusal().is_some_and(|why| why.code == Code::NotRegistered) => continue,
+                Err(error) => return Err(error),
+            };
             if !incarnations.iter().any(|object| object.incarnation == number) {
                 unfinished.push(operation);
             }

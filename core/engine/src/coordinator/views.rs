@@ -6,15 +6,17 @@ use alloc::vec::Vec;
 
 use futures_util::future::join_all;
 use sheetanchor_core::error::Result;
-use sheetanchor_core::format::catalog::IncarnationState;
-use sheetanchor_core::identity::{NodeId, OperationKind, ThreadId};
+use sheetanchor_core::format::catalog::{IncarnationState, Outcome, Registered};
+use sheetanchor_core::identity::{Epoch, NodeId, OperationKind, ThreadId};
 use sheetanchor_core::lineage::Lineage;
+use sheetanchor_core::refusal::Code;
 use sheetanchor_core::request::{Answer, PinSeen, Request};
 use sheetanchor_core::views::Scene;
 use sheetanchor_core::views::archive::runs_of;
 use sheetanchor_core::views::points::{PointRow, restore_points};
 
 use super::{Coordinator, Footing};
+use crate::repository::DIGESTS_FROM;
 
 impl Coordinator {
     /// What the views of [`sheetanchor_core::views`] are made of. A node that does not answer leaves its columns empty.
@@ -45,10 +47,7 @@ impl Coordinator {
     /// The part of a scene that lies in the repository.
     async fn stored(&self, footing: &Footing) -> Result<Scene> {
         let incarnations = self.repository.incarnations().await?;
-        let mut begun = Vec::new();
-        for operation in self.repository.operations(OperationKind::Backup).await? {
-            begun.push((self.repository.registered(operation).await?, self.repository.epoch(operation).await?));
-        }
+        let begun = self.begun().await?;
         let mut archive = BTreeMap::new();
         for object in &incarnations {
             if let IncarnationState::Opened(opened) = &object.state {
@@ -66,12 +65,40 @@ impl Coordinator {
             lineage: Lineage::of(&incarnations)?,
             incarnations,
             begun,
-            backups: self.repository.outcomes(OperationKind::Backup).await?,
-            points: self.repository.outcomes(OperationKind::Point).await?,
+            backups: self.listed(OperationKind::Backup).await?,
+            points: self.listed(OperationKind::Point).await?,
             condemned: self.repository.condemned().await?,
             archive,
             ..Scene::default()
         })
+    }
+
+    /// What operations of a kind came to, in order of time.
+    async fn listed(&self, kind: OperationKind) -> Result<Vec<Outcome>> {
+        Ok(self.repository.ended_as_listed(kind).await?.outcomes.into_values().collect())
+    }
+
+    /// Every backup that was begun, with its term; that of one that a digest holds is not looked up, since it has ended.
+    async fn begun(&self) -> Result<Vec<(Registered, Epoch)>> {
+        let operations = self.repository.operations(OperationKind::Backup).await?;
+        let mut known = BTreeMap::new();
+        if operations.len() >= DIGESTS_FROM {
+            known = self.repository.ended_as_listed(OperationKind::Backup).await?.registered;
+        }
+        let mut begun = Vec::new();
+        for operation in operations {
+            if let Some(registered) = known.remove(&operation) {
+                begun.push((registered, Epoch::default()));
+                continue;
+            }
+            match self.repository.registered(operation).await {
+                Ok(registered) => begun.push((registered, self.repository.epoch(operation).await?)),
+                // Whoever meant to begin it came no further.
+                Err(error) if error.refusal().is_some_and(|why| why.code == Code::NotRegistered) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(begun)
     }
 
     async fn pins_where_told(&self, footing: &Footing) -> BTreeMap<NodeId, Vec<PinSeen>> {

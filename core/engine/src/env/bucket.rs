@@ -1,6 +1,7 @@
 //! The repository as the engine sees it.
 
 use alloc::boxed::Box;
+use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
 
@@ -51,6 +52,19 @@ pub trait Bucket: Send + Sync {
     /// # Errors
     /// Any [`Fault`].
     async fn list(&self, prefix: &str) -> Result<Vec<String>, Fault>;
+
+    /// The parts of keys from `prefix`, which ends with `/`, up to the next `/`, sorted and each once: what an object store
+    /// lists with a delimiter, and a file system as folders. One that holds no durable object yet may be among them.
+    ///
+    /// # Errors
+    /// Any [`Fault`].
+    async fn folders(&self, prefix: &str) -> Result<Vec<String>, Fault> {
+        let keys = self.list(prefix).await?;
+        let inner = keys.iter().filter_map(|key| key.strip_prefix(prefix)?.split_once('/'));
+        let mut folders: Vec<String> = inner.map(|(folder, _)| format!("{prefix}{folder}")).collect();
+        folders.dedup();
+        Ok(folders)
+    }
 
     /// Removes an object; one that is not there is no error.
     ///
