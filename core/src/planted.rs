@@ -84,6 +84,16 @@ pub enum Bug {
     OffsetNotStored,
     /// The clocks of a new incarnation start above its cut, and not above all that its history used.
     ScnFloorIgnored,
+    /// What a node has prepared is decided by its own WAL alone.
+    OwnNodeDecides,
+    /// Outcomes of prepared transactions are looked for where the backup's WAL begins, and what is not there never was.
+    EvidenceRangeIgnored,
+    /// That a gid was used before is not noticed: its last end counts.
+    GidReuseUnnoticed,
+    /// Recovery to a cut forgets what is prepared there.
+    PreparedLostAtRecovery,
+    /// What is in doubt at a cut is decided, and left as it is.
+    InDoubtUnresolved,
 }
 
 impl Bug {
@@ -129,6 +139,11 @@ impl Bug {
         ("pins-captured", Self::PinsCaptured),
         ("offset-not-stored", Self::OffsetNotStored),
         ("scn-floor-ignored", Self::ScnFloorIgnored),
+        ("own-node-decides", Self::OwnNodeDecides),
+        ("evidence-range-ignored", Self::EvidenceRangeIgnored),
+        ("gid-reuse-unnoticed", Self::GidReuseUnnoticed),
+        ("prepared-lost-at-recovery", Self::PreparedLostAtRecovery),
+        ("in-doubt-unresolved", Self::InDoubtUnresolved),
     ];
 }
 

@@ -1,8 +1,11 @@
 //! The vocabulary of the stories: a domain verb a line.
 
 mod direct;
+mod in_doubt;
 mod skew;
 mod trials;
+
+pub use in_doubt::Comes;
 
 use std::collections::BTreeMap;
 use std::future::Future;
@@ -46,6 +49,8 @@ pub struct Stage {
     chance: Chance,
     load: Load,
     storage: Storage,
+    /// Whether what spans databases is committed by two-phase commit.
+    two_phase: bool,
     recorder: Recorder,
     stop: Arc<AtomicBool>,
     clients: Option<Promise<()>>,
@@ -86,6 +91,7 @@ impl Stage {
             chance,
             load,
             storage: Storage::Shared,
+            two_phase: false,
             recorder,
             stop,
             clients: None,
@@ -140,9 +146,9 @@ impl Stage {
     }
 
     fn start_nodes(&mut self) -> Result<(), Failure> {
-        let storage = self.storage;
+        let (storage, two_phase) = (self.storage, self.two_phase);
         for node in NODES {
-            self.world.start(&host(node), move |env| run_node(env, node, storage));
+            self.world.start(&host(node), move |env| run_node(env, node, storage, two_phase));
         }
         for node in NODES {
             self.is_listening(node)?;
@@ -402,6 +408,9 @@ impl Stage {
     }
 
     fn holds_the_history(&mut self, cut: Scn, check: Check) -> Result<(), Failure> {
+        if self.two_phase {
+            return self.halves_hold_the_history(cut, check);
+        }
         if self.storage == Storage::PerNode {
             let state = self.world.launch(CLIENTS, read_separate);
             let state = self.world.finish(&state, BOUND)?;

@@ -5,13 +5,14 @@ use core::time::Duration;
 use async_trait::async_trait;
 use sheetanchor_core::error::{Error, Fault, FaultKind, Result};
 use sheetanchor_core::identity::{ByteCount, HoldId, Incarnation, LifeId, ThreadId, TimelineId};
+use sheetanchor_core::in_doubt::{Fate, Held, Trace};
 use sheetanchor_core::planted::{self, Bug};
 use sheetanchor_core::position::{Lsn, Position};
 use sheetanchor_core::refusal::{Code, Refusal};
 use sheetanchor_core::scn::Scn;
 use sheetanchor_engine::database::{
-    Begun, Capabilities, CutMade, Database, Ended, Identity, Joining, Opening, PageVerdict, Pin, Recovery, SourceFile,
-    SourceKind, State, Status, WalPiece, WalSource,
+    Begun, Capabilities, CutMade, Database, Ended, Identity, Joining, Opening, PageVerdict, Pin, Recovery, Search,
+    SourceFile, SourceKind, State, Status, WalPiece, WalSource,
 };
 
 use crate::control::{NodeControl, Phase};
@@ -22,7 +23,7 @@ use crate::page::{PAGE_BYTES, Page};
 use crate::pins;
 use crate::record::Body;
 use crate::running::Running;
-use crate::{create, recover, wal};
+use crate::{create, in_doubt, recover, wal};
 
 /// Bytes in the longest name of a restore point's record.
 const RECORD_NAME_MAX: usize = 255;
@@ -30,7 +31,8 @@ const RECORD_NAME_MAX: usize = 255;
 #[async_trait]
 impl Database for Node {
     fn capabilities(&self) -> Capabilities {
-        Capabilities { storage: self.shared.config.storage, stamped: true, fence: true, two_phase: false }
+        let crate::config::Config { storage, two_phase, .. } = self.shared.config;
+        Capabilities { storage, stamped: true, fence: true, two_phase }
     }
 
     fn data_folder(&self) -> &str {
@@ -249,6 +251,18 @@ impl Database for Node {
 
     async fn recover(&self, recovery: &Recovery, wal: &dyn WalSource) -> Result<()> {
         recover::recover(&self.shared, recovery, wal).await
+    }
+
+    async fn in_doubt(&self) -> Result<Vec<Held>> {
+        in_doubt::in_doubt(&self.shared).await
+    }
+
+    async fn search(&self, search: &Search, wal: &dyn WalSource) -> Result<Vec<Trace>> {
+        in_doubt::search(search, wal).await
+    }
+
+    async fn resolve(&self, fates: &[(String, Fate)]) -> Result<()> {
+        in_doubt::resolve(&self.shared, fates).await
     }
 
     async fn open(&self, opening: &Opening) -> Result<()> {

@@ -54,6 +54,7 @@ mod session;
 
 mod create;
 mod database;
+mod in_doubt;
 mod pins;
 mod recover;
 mod redo;
@@ -67,6 +68,6 @@ mod node;
 
 pub use client::{Client, ClientError, Session};
 pub use config::Config;
-pub use ledger::{Contents, Ledger, Outcome, Transfer};
+pub use ledger::{Across, Contents, Ledger, Outcome, Transfer};
 pub use node::Node;
 pub use row::VALUE_BYTES_MAX;

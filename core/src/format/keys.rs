@@ -52,6 +52,11 @@ pub fn plans(operation: OperationId) -> String {
     format!("operations/{operation}/plan-")
 }
 
+/// What a restore has decided of what was in doubt at its cut.
+pub fn in_doubt(operation: OperationId) -> String {
+    format!("operations/{operation}/in-doubt")
+}
+
 /// The one outcome of a backup or a restore point. That of a restore is its incarnation.
 pub fn outcome(operation: OperationId) -> String {
     format!("outcomes/{operation}")

@@ -3,8 +3,10 @@
 use std::path::Path;
 
 use serde_json::json;
+use sheetanchor_core::format::catalog::Guarantee;
 use sheetanchor_core::format::manifest::Plan;
 use sheetanchor_core::identity::ByteCount;
+use sheetanchor_core::in_doubt::{Resolved, Verdict};
 use sheetanchor_engine::coordinator::{Planned, Restored};
 
 use super::backup::meaning;
@@ -31,7 +33,13 @@ pub async fn run(file: &Path, screen: &Screen, arguments: &RestoreArguments) -> 
         Some(operation) => connected.watched(coordinator.resume(operation)).await?,
         None => connected.watched(coordinator.restore(&aim)).await?,
     };
-    screen.result(&describe(&restored), &json!({ "restore": restored.operation, "plan": restored.plan }))
+    let value = json!({
+        "restore": restored.operation,
+        "plan": restored.plan,
+        "guarantee": restored.guarantee(),
+        "in_doubt": restored.in_doubt,
+    });
+    screen.result(&describe(&restored), &value)
 }
 
 fn preview(planned: &Planned) -> String {
@@ -45,7 +53,7 @@ fn preview(planned: &Planned) -> String {
         plan.incarnation,
         moment(plan),
         plan.opens,
-        guarantee(plan),
+        guarantee(plan.guarantee),
         steps(plan),
     )
 }
@@ -60,21 +68,45 @@ fn moment(plan: &Plan) -> String {
 pub fn describe(restored: &Restored) -> String {
     let plan = &restored.plan;
     format!(
-        "{} is done: {} nodes restored to {}, at SCN {} of incarnation {}; incarnation {} is open\n{}\n{}",
+        "{} is done: {} nodes restored to {}, at SCN {} of incarnation {}; incarnation {} is open\n{}\n{}{}",
         restored.operation,
         plan.nodes.len(),
         plan.target,
         plan.cut.scn,
         plan.incarnation,
         plan.opens,
-        guarantee(plan),
+        guarantee(restored.guarantee()),
+        in_doubt(&restored.in_doubt),
         steps(plan),
     )
 }
 
 /// A plan names its guarantee; `restore-point list` says how its cut was taken.
-fn guarantee(plan: &Plan) -> String {
-    format!("guarantee {}: {}", plan.guarantee.word(), meaning(plan.guarantee))
+fn guarantee(guarantee: Guarantee) -> String {
+    format!("guarantee {}: {}", guarantee.word(), meaning(guarantee))
+}
+
+/// What was prepared at the cut, and what became of it; what nobody could decide, with what to do about it.
+fn in_doubt(resolved: &[Resolved]) -> String {
+    if resolved.is_empty() {
+        return String::new();
+    }
+    let mut table = Table::new(["in doubt", "node", "transaction", "outcome"]);
+    for half in resolved {
+        let outcome = match half.verdict {
+            Verdict::Commit => "committed".to_owned(),
+            Verdict::Rollback => "rolled back".to_owned(),
+            Verdict::Left(why) => format!("LEFT IN DOUBT: {}", why.words()),
+        };
+        table.row([half.gid.clone(), half.node.to_string(), half.transaction.clone(), outcome]);
+    }
+    let left = resolved.iter().filter(|half| matches!(half.verdict, Verdict::Left(_))).count();
+    let hint = if left == 0 {
+        String::new()
+    } else {
+        format!("{left} are still prepared: end them by hand, alike on every node\n")
+    };
+    format!("{table}{hint}")
 }
 
 fn steps(plan: &Plan) -> String {

@@ -3,19 +3,24 @@
 use alloc::boxed::Box;
 use alloc::format;
 use alloc::string::ToString;
+use alloc::vec::Vec;
 use core::time::Duration;
 
 use futures_util::future::BoxFuture;
 use sheetanchor_core::error::{Error, Result};
-use sheetanchor_core::format::catalog::{Branch, Cut, IncarnationObject, IncarnationState, Opened, Registered};
+use sheetanchor_core::format::catalog::{
+    Branch, Cut, Guarantee, IncarnationObject, IncarnationState, Opened, Registered,
+};
 use sheetanchor_core::format::manifest::Plan;
 use sheetanchor_core::format::{self, keys};
 use sheetanchor_core::identity::{ContentHash, Incarnation, NodeId, OperationId, OperationKind};
+use sheetanchor_core::in_doubt::{Resolved, Verdict};
 use sheetanchor_core::plan::Aim;
 use sheetanchor_core::refusal::{Code, Refusal};
 use sheetanchor_core::request::{Answer, Request};
 use sheetanchor_core::restore::{Effect, Event, Order, Restore};
 
+use super::in_doubt::resolutions;
 use super::{Coordinator, Footing, Term, abort_of};
 use crate::pump::{self, Perform, Performed};
 use crate::repository::Created;
@@ -33,6 +38,16 @@ pub struct Restored {
     pub operation: OperationId,
     /// What it did.
     pub plan: Plan,
+    /// What it decided of every transaction that was in doubt at the cut.
+    pub in_doubt: Vec<Resolved>,
+}
+
+impl Restored {
+    /// What is said about the nodes together: the cut's guarantee, unless something was left in doubt.
+    pub fn guarantee(&self) -> Guarantee {
+        let left = self.in_doubt.iter().any(|half| matches!(half.verdict, Verdict::Left(_)));
+        if left { self.plan.guarantee.min(Guarantee::Causal) } else { self.plan.guarantee }
+    }
 }
 
 impl Coordinator {
@@ -107,12 +122,13 @@ impl Coordinator {
             limits: self.limits.restore,
         };
         let mut machine = Restore::new(order);
-        let performer = RestorePerformer { coordinator: self, footing, term, plan: &plan };
+        let performer = RestorePerformer { coordinator: self, footing, term, plan: &plan, hash };
         let outcome: Result<()> =
             pump::run(&self.env, term.operation, &mut machine, &performer, &self.cancel, self.watcher.as_deref()).await;
         outcome?;
         tracing::info!(target: "sheetanchor::phase", operation = %term.operation, incarnation = %plan.opens, phase = "opened");
-        Ok(Restored { operation: term.operation, plan })
+        let in_doubt = resolutions(&self.repository, term.operation).await?;
+        Ok(Restored { operation: term.operation, plan, in_doubt })
     }
 
     /// Makes failure the outcome of a restore: the number of its incarnation is never used.
@@ -151,16 +167,17 @@ fn check_own(object: &IncarnationObject, operation: OperationId) -> Result<(), R
     }
 }
 
-struct RestorePerformer<'a> {
-    coordinator: &'a Coordinator,
-    footing: &'a Footing,
-    term: Term,
-    plan: &'a Plan,
+pub(super) struct RestorePerformer<'a> {
+    pub(super) coordinator: &'a Coordinator,
+    pub(super) footing: &'a Footing,
+    pub(super) term: Term,
+    pub(super) plan: &'a Plan,
+    pub(super) hash: ContentHash,
 }
 
 impl RestorePerformer<'_> {
     /// Asks until the node answers: it may restart meanwhile, and then knows nothing of the operation.
-    async fn ask(&self, node: NodeId, request: &Request) -> Result<Answer> {
+    pub(super) async fn ask(&self, node: NodeId, request: &Request) -> Result<Answer> {
         let header = self.footing.header(node, Some(self.term));
         let mut unknown = 0;
         loop {
@@ -210,6 +227,7 @@ impl Perform<Restore, Result<()>> for RestorePerformer<'_> {
                 Effect::Ask(step, node, request) => {
                     Performed::Event(Event::Answered(step, node, self.ask(node, &request).await))
                 }
+                Effect::Judge(in_doubt) => Performed::Event(Event::Judged(self.judge(&in_doubt).await)),
                 Effect::Decide(cut) => Performed::Event(Event::Settled(self.decide(cut).await)),
                 Effect::Abort(why) => {
                     let registered = self.coordinator.repository.registered(self.term.operation).await;

@@ -289,7 +289,7 @@ impl PostgresDatabase {
 #[async_trait]
 impl Database for PostgresDatabase {
     fn capabilities(&self) -> Capabilities {
-        Capabilities { storage: Storage::PerNode, stamped: false, fence: self.fence.is_proven(), two_phase: true }
+        Capabilities { storage: Storage::PerNode, stamped: false, fence: self.fence.is_proven(), two_phase: false }
     }
 
     fn data_folder(&self) -> &str {
