@@ -94,6 +94,10 @@ pub enum Bug {
     PreparedLostAtRecovery,
     /// What is in doubt at a cut is decided, and left as it is.
     InDoubtUnresolved,
+    /// A restore that is decided opens what is there, and stages nothing again.
+    LostIsNotStaged,
+    /// A node that had opened is staged again like any other.
+    OpenedStagedAgain,
 }
 
 impl Bug {
@@ -144,6 +148,8 @@ impl Bug {
         ("gid-reuse-unnoticed", Self::GidReuseUnnoticed),
         ("prepared-lost-at-recovery", Self::PreparedLostAtRecovery),
         ("in-doubt-unresolved", Self::InDoubtUnresolved),
+        ("lost-is-not-staged", Self::LostIsNotStaged),
+        ("opened-staged-again", Self::OpenedStagedAgain),
     ];
 }
 

@@ -24,6 +24,9 @@ pub enum Simulator {
 const ALL: [Simulator; 3] = [Simulator::Own, Simulator::Turmoil, Simulator::Madsim];
 
 impl Simulator {
+    /// How many there are, in a build that has them all.
+    pub const COUNT: usize = ALL.len();
+
     /// The one that runs what names none.
     pub const DEFAULT: Self = Self::Own;
 

@@ -4,6 +4,7 @@
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a program that talks to whoever runs it")]
 #![cfg_attr(test, allow(clippy::as_conversions, clippy::wildcard_enum_match_arm, reason = "tests may be blunt"))]
 
+mod agree;
 mod artefact;
 mod backends;
 mod case;
@@ -81,13 +82,16 @@ enum Chore {
 /// The story of sweeps and swarms.
 const TRIAL: &str = "a-backup-ends-in-a-restore-whatever-strikes";
 
+/// What `--backend` calls all simulators.
+const EVERY: &str = "all";
+
 /// What is swept, or told by the swarm.
 #[derive(Debug, clap::Args)]
 struct Trial {
     /// The story: one that has a place for faults.
     #[arg(default_value = TRIAL)]
     scenario: String,
-    /// Which simulator.
+    /// Which simulator; `all` (of a swarm): plans are drawn on each in turn, taken to the others, and verdicts compared.
     #[arg(long, default_value = "own")]
     backend: String,
     /// The first seed; the story's own if none is given.
@@ -165,8 +169,14 @@ fn do_chore(chore: Chore) -> Result<bool> {
             sweep::sweep(&sweep, simulator, trial.planted.as_deref())
         }
         Chore::Swarm { trial, seeds, time } => {
-            let (scenario, simulator, seed) = trial.chosen()?;
             let budget = time.as_deref().map_or(Ok(swarm::Budget::Seeds(seeds)), swarm::Budget::of)?;
+            if trial.backend == EVERY {
+                agree::all_are_here()?;
+                let one = Trial { backend: Simulator::DEFAULT.name().into(), ..trial };
+                let (scenario, _, seed) = one.chosen()?;
+                return agree::swarm(&scenario, seed, budget, one.planted.as_deref());
+            }
+            let (scenario, simulator, seed) = trial.chosen()?;
             swarm::swarm(&scenario, simulator, seed, budget, trial.planted.as_deref())
         }
         Chore::Replay(asked) => replay::replay(&asked),

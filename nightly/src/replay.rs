@@ -7,7 +7,7 @@ use anyhow::{Result, bail};
 use crate::artefact::{self, Recorded};
 use crate::backends::Simulator;
 use crate::case::Case;
-use crate::chosen;
+use crate::{EVERY, agree, chosen};
 
 /// What to run again.
 #[derive(Debug, clap::Args)]
@@ -16,7 +16,8 @@ pub struct Replay {
     pub what: String,
     /// With a seed: the story; all of them if none is named.
     pub story: Option<String>,
-    /// The simulator; with a plan file: another than the recorded one.
+    /// The simulator; with a plan file: another than the recorded one. `all`: the run is taken to all of them, and the
+    /// verdicts are compared.
     #[arg(long)]
     pub backend: Option<String>,
     /// With a seed: the bug to plant, by name.
@@ -29,6 +30,10 @@ pub struct Replay {
 
 /// Runs it again. Answers whether it passed, and was the recorded run to the last event.
 pub fn replay(asked: &Replay) -> Result<bool> {
+    let everywhere = asked.backend.as_deref() == Some(EVERY);
+    if everywhere {
+        agree::all_are_here()?;
+    }
     let cases = cases(asked)?;
     if asked.out.is_some() && cases.len() > 1 {
         bail!("--out names one folder, and there are {} stories: name one", cases.len());
@@ -51,12 +56,15 @@ pub fn replay(asked: &Replay) -> Result<bool> {
         } else if case.trace_hash.is_some() {
             println!("        the same run as recorded, event by event");
         }
+        if everywhere {
+            good &= agree::replay(&run)?;
+        }
     }
     Ok(good)
 }
 
 fn cases(asked: &Replay) -> Result<Vec<Case>> {
-    let simulator = asked.backend.as_deref().map(Simulator::named).transpose()?;
+    let simulator = asked.backend.as_deref().filter(|name| *name != EVERY).map(Simulator::named).transpose()?;
     let Ok(seed) = asked.what.parse::<u64>() else {
         if asked.story.is_some() || asked.planted.is_some() {
             bail!("a plan file says itself which story and planted bug it is");

@@ -61,6 +61,8 @@ pub struct Report {
     pub trace_hash: String,
     /// What was planned to go wrong.
     pub plan: Plan,
+    /// How many of those faults have not struck: the run did not come to where they would.
+    pub unstruck: usize,
     /// From where on faults strike, and until where: for each host the numbers of its passes of the gate.
     pub passes: BTreeMap<String, Range<u64>>,
     /// How many events there were.
@@ -109,6 +111,7 @@ fn tell(scenario: &Scenario, world: World, draws: bool) -> (Report, World) {
         verdict,
         trace_hash: world.trace_hash(),
         plan: world.plan(),
+        unstruck: world.unstruck(),
         passes: swept(&swept_from, world.all_passes()),
         events: world.events(),
         elapsed: world.elapsed(),

@@ -58,6 +58,9 @@ macro_rules! each_story {
             "in-doubt-is-decided-by-what-lies-before-the-backup" in_doubt_is_decided_by_what_lies_before_the_backup: two_phase::is_decided_by_what_lies_before_the_backup, sees [EvidenceRangeIgnored, OwnNodeDecides];
             "what-is-in-doubt-is-resolved-whoever-crashes" what_is_in_doubt_is_resolved_whoever_crashes: two_phase::is_resolved_whoever_crashes, sees [PreparedLostAtRecovery, InDoubtUnresolved];
             "a-gid-that-was-used-before-is-left-in-doubt" a_gid_that_was_used_before_is_left_in_doubt: two_phase::is_left_if_its_gid_was_used_before, sees [GidReuseUnnoticed];
+            "a-disk-lost-after-the-decision-is-staged-again" a_disk_lost_after_the_decision_is_staged_again: forward::stages_again_what_was_lost_before_it_opened, sees [LostIsNotStaged];
+            "a-node-that-had-opened-is-not-put-back" a_node_that_had_opened_is_not_put_back: forward::refuses_to_put_back_what_had_opened, sees [OpenedStagedAgain];
+            "a-restore-stops-on-arrival" a_restore_stops_on_arrival: forward::stops_on_arrival, sees [];
             "a-point-whose-wal-was-lost-is-no-target" a_point_whose_wal_was_lost_is_no_target: evidence::of_a_point_is_its_wal, sees [ReachUnchecked];
             "a-restored-node-owns-no-pins" a_restored_node_owns_no_pins: evidence::brings_no_pins_along, sees [PinsCaptured];
             "a-clock-that-ran-ahead-does-not-stop-its-successor" a_clock_that_ran_ahead_does_not_stop_its_successor: ahead::does_not_stop_its_successor, sees [OffsetNotStored, ScnFloorIgnored];

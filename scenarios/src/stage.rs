@@ -2,6 +2,7 @@
 
 mod direct;
 mod in_doubt;
+mod loss;
 mod skew;
 mod trials;
 

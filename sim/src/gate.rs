@@ -258,6 +258,11 @@ impl Gate {
         locked(&self.state).plan.clone()
     }
 
+    /// How many faults of the plan have not struck.
+    pub fn unstruck(&self) -> usize {
+        locked(&self.state).strikes.waiting()
+    }
+
     /// Every host and how often it has passed the gate.
     pub fn all_passes(&self) -> Vec<(String, u64)> {
         locked(&self.state).hosts.iter().map(|host| (host.name.clone(), host.passes)).collect()
@@ -452,7 +457,7 @@ impl State {
         let what = format!("{number} {}{after}", operation.what);
         let detail = Detail::Pass { kind: operation.kind, outcome: outcome.map(str::to_string), flow };
         self.trace.record(at, Some(life.host), what, payload, detail);
-        let struck = self.strikes.pass(&name, number);
+        let struck = self.strikes.pass(&name, number, operation, outcome.is_some());
         self.strike(life.host, at, struck);
         if self.is_over(life) { None } else { Some(name) }
     }

@@ -3,9 +3,14 @@
 //! whose hash tells two runs apart, and oracles that know what must be true at the end.
 //!
 //! Reading order: [`world`] (what a scenario holds), [`backend`] (who runs the hosts), [`own`] (our own way to),
-//! [`gate`] and [`plan`] (what may go wrong, and when), [`trace`] and [`recording`], [`disk`], [`bucket`], [`net`],
+//! [`gate`] and [`plan`] (what may go wrong, and when), [`place`] (the same on another backend), [`trace`] and [`recording`], [`disk`], [`bucket`], [`net`],
 //! [`clock`], [`chance`], [`oracle`], [`conformance`], and [`diary`], a small
 //! story that puts a backend through its paces.
+//!
+//! **An engine of your own?** Implement [`Database`](sheetanchor_engine::database::Database), and put it under test as
+//! `examples/toy_engine` does: [`World::new`](world::World::new) on [`own::backend`], your node's program with
+//! [`World::start`](world::World::start), operators with [`World::launch`](world::World::launch), faults as a
+//! [`Plan`](plan::Plan), and your oracle's word to [`World::judge`](world::World::judge).
 //!
 //! By absence: nothing here reads a real clock, draws from the machine's entropy, or iterates over a hash map.
 #![forbid(unsafe_code)]
@@ -20,6 +25,8 @@ pub mod own;
 pub mod gate;
 
 pub mod plan;
+
+pub mod place;
 
 pub mod trace;
 

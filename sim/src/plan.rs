@@ -82,9 +82,20 @@ impl Fault {
             | Self::Hold { at, .. } => at,
         }
     }
+
+    /// When it strikes, to be told otherwise.
+    pub const fn at_mut(&mut self) -> &mut When {
+        match self {
+            Self::Crash { at, .. }
+            | Self::NoSpace { at, .. }
+            | Self::SyncFailed { at }
+            | Self::BucketTimeout { at }
+            | Self::Hold { at, .. } => at,
+        }
+    }
 }
 
-/// A point in a run, told by what one host does. Either way it is exact, and the same on every run of a seed.
+/// A point in a run, told by what one host does. Any way it is exact, and the same on every run of a seed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct When {
     /// Whose doing it is.
@@ -118,6 +129,27 @@ pub enum Trigger {
         /// Which of the matching milestones.
         nth: u32,
     },
+    /// It makes, for the `nth` time (from 1), a pass of the gate at this place; told so, it carries over to other backends.
+    Place {
+        /// What the operation is, as [`place`](crate::place::place) says it.
+        what: String,
+        /// Which of the passes there.
+        nth: u32,
+        /// From when on they are counted; `None`: from the start of the run.
+        #[serde(default)]
+        since: Option<Since>,
+    },
+}
+
+/// A milestone from which on something is counted.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Since {
+    /// Whose milestone it is.
+    pub host: String,
+    /// Words that it says, separated by blanks.
+    pub words: String,
+    /// Which of the matching milestones, from 1.
+    pub nth: u32,
 }
 
 /// What becomes of what a host wrote and did not sync, when the host stops.
@@ -165,6 +197,16 @@ mod tests {
             })
             .and(Fault::NoSpace { at: When::milestone("n2", "phase=capture"), volume: "/repo".into(), for_ms: 50 })
             .and(Fault::SyncFailed { at: When::pass("n1", 3) })
+            .and(Fault::SyncFailed {
+                at: When {
+                    host: "n1".into(),
+                    event: Trigger::Place {
+                        what: "before disk sync /x".into(),
+                        nth: 2,
+                        since: Some(Since { host: "operator1".into(), words: "phase=cut".into(), nth: 1 }),
+                    },
+                },
+            })
             .and(Fault::BucketTimeout { at: When::pass("n1", 3) })
             .and(Fault::Hold { at: When::pass("n1", 3), one: "n1".into(), other: "n2".into(), for_ms: 9 });
         let text = serde_json::to_string(&plan).unwrap();

@@ -415,6 +415,11 @@ impl World {
         self.gate.plan()
     }
 
+    /// How many of the faults that were planned have not struck.
+    pub fn unstruck(&self) -> usize {
+        self.gate.unstruck()
+    }
+
     /// The bytes of a file as `host` would read them now.
     pub fn peek(&self, host: &str, path: &str) -> Option<Vec<u8>> {
         self.ground.disks.peek(self.gate.host(host)?, path)

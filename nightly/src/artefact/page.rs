@@ -208,6 +208,7 @@ mod tests {
         let (case, recording) = sample::run();
         let report = Report {
             plan: sheetanchor_sim::plan::Plan::peaceful(),
+            unstruck: 0,
             passes: std::collections::BTreeMap::new(),
             verdict: Ok(()),
             trace_hash: "0123456789abcdef".into(),

@@ -6,6 +6,7 @@ use std::time::Duration;
 use sheetanchor_core::error::FaultKind;
 
 use super::{Kind, Operation, PutTrouble};
+use crate::place::place;
 use crate::plan::{Fault, Plan, Trigger};
 
 /// The faults of a plan that have not struck yet, and the ones in force.
@@ -22,12 +23,20 @@ pub(super) struct Strikes {
 struct Waiting {
     fault: Fault,
     seen: u32,
+    /// How many of the milestones have passed that its count begins at.
+    begun: u32,
+}
+
+impl Waiting {
+    const fn new(fault: Fault) -> Self {
+        Self { fault, seen: 0, begun: 0 }
+    }
 }
 
 impl Strikes {
     pub(super) fn new(plan: Plan) -> Self {
         Self {
-            waiting: plan.faults.into_iter().map(|fault| Waiting { fault, seen: 0 }).collect(),
+            waiting: plan.faults.into_iter().map(Waiting::new).collect(),
             full: Vec::new(),
             sync_fails: BTreeSet::new(),
             bucket_times_out: BTreeSet::new(),
@@ -37,19 +46,47 @@ impl Strikes {
 
     /// Adds faults to the plan.
     pub(super) fn arm(&mut self, plan: Plan) {
-        self.waiting.extend(plan.faults.into_iter().map(|fault| Waiting { fault, seen: 0 }));
+        self.waiting.extend(plan.faults.into_iter().map(Waiting::new));
     }
 
-    /// The faults that strike now that `host` makes its pass of that number.
-    pub(super) fn pass(&mut self, host: &str, number: u64) -> Vec<Fault> {
+    /// How many faults have not struck.
+    pub(super) fn waiting(&self) -> usize {
+        self.waiting.len()
+    }
+
+    /// The faults that strike now that `host` makes its pass of that number with an operation, before its effect or after.
+    pub(super) fn pass(&mut self, host: &str, number: u64, operation: &Operation, after: bool) -> Vec<Fault> {
         self.take(|waiting| {
             let at = waiting.fault.at();
-            at.host == host && matches!(at.event, Trigger::Pass(wanted) if wanted == number)
+            if at.host != host {
+                return false;
+            }
+            match &at.event {
+                Trigger::Pass(wanted) => *wanted == number,
+                Trigger::Milestone { .. } => false,
+                Trigger::Place { what, nth, since } => {
+                    let counts = since.as_ref().is_none_or(|since| waiting.begun >= since.nth);
+                    if counts && place(&operation.what, after) == *what {
+                        waiting.seen += 1;
+                        waiting.seen == *nth
+                    } else {
+                        false
+                    }
+                }
+            }
         })
     }
 
     /// The faults that strike now that `host` reaches a milestone.
     pub(super) fn milestone(&mut self, host: &str, what: &str) -> Vec<Fault> {
+        for waiting in &mut self.waiting {
+            if let Trigger::Place { since: Some(since), .. } = &waiting.fault.at().event
+                && since.host == host
+                && says(what, &since.words)
+            {
+                waiting.begun += 1;
+            }
+        }
         self.take(|waiting| {
             let at = waiting.fault.at();
             let Trigger::Milestone { words, nth } = &at.event else { return false };
@@ -120,16 +157,41 @@ pub(crate) fn says(what: &str, words: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::plan::When;
+    use crate::plan::{Since, When};
 
     #[test]
     fn a_fault_strikes_once_at_its_pass_of_its_host() {
         let fault = Fault::SyncFailed { at: When::pass("n1", 3) };
         let mut strikes = Strikes::new(Plan::peaceful().and(fault.clone()));
-        assert_eq!(strikes.pass("n1", 2), []);
-        assert_eq!(strikes.pass("n2", 3), []);
-        assert_eq!(strikes.pass("n1", 3), [fault]);
-        assert_eq!(strikes.pass("n1", 3), []);
+        let mut pass = |host, number| strikes.pass(host, number, &sync("/x"), false);
+        assert_eq!(pass("n1", 2), []);
+        assert_eq!(pass("n2", 3), []);
+        assert_eq!(pass("n1", 3), [fault]);
+        assert_eq!(pass("n1", 3), []);
+    }
+
+    fn sync(path: &str) -> Operation {
+        Operation { kind: Kind::Sync, volume: String::new(), what: format!("disk sync {path}") }
+    }
+
+    #[test]
+    fn a_place_is_counted_from_its_milestone_on() {
+        let since = Some(Since { host: "o1".into(), words: "phase=cut".into(), nth: 2 });
+        let event = Trigger::Place { what: "after disk sync /x/#".into(), nth: 2, since };
+        let fault = Fault::SyncFailed { at: When { host: "n1".into(), event } };
+        let mut strikes = Strikes::new(Plan::peaceful().and(fault.clone()));
+        let mut struck = |host: &str, path: &str, after: bool| strikes.pass(host, 1, &sync(path), after).len();
+        assert_eq!([struck("n1", "/x/0017", true), struck("n1", "/x/0017", true)], [0, 0], "too early");
+        assert_eq!(strikes.milestone("o1", "phase operation=7 phase=cut"), []);
+        assert_eq!(strikes.milestone("o2", "phase operation=7 phase=cut"), []);
+        assert_eq!(strikes.pass("n1", 2, &sync("/x/0017"), true), [], "the second one is meant");
+        assert_eq!(strikes.milestone("o1", "phase operation=8 phase=cut"), []);
+        let mut struck = |host: &str, path: &str, after: bool| strikes.pass(host, 3, &sync(path), after);
+        assert_eq!(struck("n1", "/x/0018", true), []);
+        assert_eq!(struck("n1", "/x/0018", false), []);
+        assert_eq!(struck("n2", "/x/0018", true), []);
+        assert_eq!(struck("n1", "/y/0018", true), []);
+        assert_eq!(struck("n1", "/x/0019", true), [fault]);
     }
 
     #[test]

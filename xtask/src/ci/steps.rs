@@ -11,8 +11,8 @@ use crate::{programs, tidy};
 /// Seeds of the simulator in this gate; the nightly run draws many more.
 const SEEDS: &str = "140";
 
-/// The integration tests that run on real PostgreSQL servers are the test binaries of this name.
-const POSTGRES_TESTS: &str = "postgres";
+/// The integration tests that run on real PostgreSQL servers are the test binaries of these names.
+const POSTGRES_TESTS: [&str; 2] = ["postgres", "nemesis"];
 
 /// Every step, in order.
 pub const ALL: &[Step] = &[
@@ -28,6 +28,7 @@ pub const ALL: &[Step] = &[
     step("swarm", "a backup survives random faults, for some seeds", swarm),
     step("mutants", "the simulator sees every bug that we plant", mutants),
     step("madsim", "every story on a second runtime that we did not write", madsim),
+    step("backends", "one plan of faults has one verdict on every backend", backends),
     step("shipped", "the binary that we ship holds no planted bug", shipped::lacks_planted_bugs),
     step("deny", "licences and sources of what we depend on", deny),
     step("demo", "the main job, on the embedded database", demo),
@@ -72,12 +73,13 @@ fn doc(run: &mut Run) -> Result<Outcome> {
 fn test(run: &mut Run) -> Result<Outcome> {
     let mut command = programs::cargo(&run.root);
     let (on_servers, others): (Vec<String>, Vec<String>) =
-        integration_tests(&run.root)?.into_iter().partition(|name| name == POSTGRES_TESTS);
+        integration_tests(&run.root)?.into_iter().partition(|name| POSTGRES_TESTS.contains(&name.as_str()));
     let runner = if programs::succeeds(programs::cargo(&run.root).args(["nextest", "--version"])) {
         command.args(["nextest", "run", "--workspace", "--no-fail-fast"]);
         // nextest refuses a filter that names nothing.
         if run.without_postgres && !on_servers.is_empty() {
-            command.args(["--filterset", &format!("not binary({POSTGRES_TESTS})")]);
+            let others = on_servers.iter().map(|name| format!("not binary({name})"));
+            command.args(["--filterset", &others.collect::<Vec<_>>().join(" and ")]);
         }
         Runner::Nextest
     } else {
@@ -133,6 +135,17 @@ fn madsim(run: &mut Run) -> Result<Outcome> {
         bail!("no test ran under --cfg madsim");
     }
     Ok(outcome)
+}
+
+/// Plans that are drawn on one backend and taken to the others; the nightly run has more.
+const PLANS: &str = "48";
+
+/// As madsim's tests are built, without another profile: the build takes longer than the runs.
+fn backends(run: &mut Run) -> Result<Outcome> {
+    let mut command = programs::cargo(&run.root);
+    command.args(["run", "--package", "sheetanchor-nightly", "--", "swarm", "--backend", "all", "--seeds", PLANS]);
+    programs::under_madsim(&run.root, &mut command);
+    passed(programs::run(&mut command))
 }
 
 fn deny(run: &mut Run) -> Result<Outcome> {

@@ -20,7 +20,7 @@ use sheetanchor_core::request::Answer;
 
 use super::Agent;
 use super::perform::ArchivedWal;
-use crate::database::{Search, Span};
+use crate::database::{Search, Span, State};
 
 impl Agent {
     /// Looks through this node's archived WAL, from `from` in the cut's incarnation up to the cut.
@@ -68,6 +68,10 @@ impl Agent {
         self.plan(operation, hash).await?;
         let _folder = self.folder.lock().await;
         self.check_folder(operation).await?;
+        if self.database.status().await?.state != State::Reached {
+            // It was resolved, and has opened since.
+            return Ok(Answer::Done);
+        }
         // Not what a coordinator says, but what was stored once and for all: two of them may be at work.
         let decided: Resolutions = self.repository.load(&keys::in_doubt(operation)).await?;
         let own = decided.resolved.into_iter().filter(|half| half.node == self.config.node);
