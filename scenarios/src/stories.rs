@@ -2,6 +2,7 @@
 
 pub mod ahead;
 pub mod backup;
+pub mod capture;
 pub mod catalog;
 pub mod chaos;
 pub mod evidence;

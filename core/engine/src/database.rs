@@ -79,6 +79,9 @@ pub struct Status {
     pub end: Position,
     /// The incarnation that it was opened in, where it knows.
     pub incarnation: Option<Incarnation>,
+    /// In state `Reached`: the transactions that are prepared at the cut, but for those that `resolve` has ended. An engine
+    /// without two-phase commit has none.
+    pub in_doubt: Vec<Held>,
 }
 
 /// The cluster a node becomes part of.
@@ -144,7 +147,7 @@ pub struct SourceFile {
 /// What is to be captured under a name.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum SourceKind {
-    /// A file. It may grow, shrink or go away meanwhile; the WAL makes up for it.
+    /// A file. It may grow meanwhile, and shrink or go away if the engine says so: the WAL makes up for it.
     File {
         /// Its length when it was listed.
         length: ByteCount,
@@ -325,6 +328,13 @@ pub trait Database: Send + Sync {
     /// Checks the pages in `bytes`, which start at `offset` of file `name` (a multiple of 64 KiB).
     fn check_pages(&self, name: &str, offset: u64, bytes: &[u8]) -> PageVerdict;
 
+    /// Whether the file `name` may shrink or go away while the database runs, with the WAL saying so. If not, one that does
+    /// is not backed up (`SA008`): somebody else has written to it.
+    fn may_shrink(&self, name: &str) -> bool {
+        let _: &str = name;
+        false
+    }
+
     /// What is missing for a fence, and what to do about it, where `capabilities` says that there is none and one could be.
     fn fence_missing(&self) -> Option<String> {
         None
@@ -367,12 +377,6 @@ pub trait Database: Send + Sync {
     /// Recovers the files that were staged into the data folder to a cut, exactly. Works in states `Down` and `Reached`.
     /// Refusals: `SA403`, `SA404`, `SA405`, `SA408`, `SA504`.
     async fn recover(&self, recovery: &Recovery, wal: &dyn WalSource) -> Result<()>;
-
-    /// The transactions that are prepared at the cut that `recover` has reached, but for those that `resolve` has ended.
-    /// Works in state `Reached`. An engine without two-phase commit has none.
-    async fn in_doubt(&self) -> Result<Vec<Held>> {
-        Ok(Vec::new())
-    }
 
     /// What archived WAL says of some prepared transactions: each PREPARE and each end of them at or below the cut, in
     /// order, and every end whose gid is neither in its record nor in a PREPARE that was met. Works in every state.

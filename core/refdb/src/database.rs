@@ -5,14 +5,13 @@ use core::time::Duration;
 use async_trait::async_trait;
 use sheetanchor_core::error::{Error, Fault, FaultKind, Result};
 use sheetanchor_core::identity::{ByteCount, HoldId, Incarnation, LifeId, ThreadId, TimelineId};
-use sheetanchor_core::in_doubt::{Fate, Held, Trace};
-use sheetanchor_core::planted::{self, Bug};
+use sheetanchor_core::in_doubt::{Fate, Trace};
 use sheetanchor_core::position::{Lsn, Position};
 use sheetanchor_core::refusal::{Code, Refusal};
 use sheetanchor_core::scn::Scn;
 use sheetanchor_engine::database::{
     Begun, Capabilities, CutMade, Database, Ended, Identity, Joining, Opening, PageVerdict, Pin, Recovery, Search,
-    SourceFile, SourceKind, State, Status, WalPiece, WalSource,
+    SourceFile, State, Status, WalPiece, WalSource,
 };
 
 use crate::control::{NodeControl, Phase};
@@ -23,7 +22,7 @@ use crate::page::{PAGE_BYTES, Page};
 use crate::pins;
 use crate::record::Body;
 use crate::running::Running;
-use crate::{create, in_doubt, recover, wal};
+use crate::{create, files, in_doubt, recover, wal};
 
 /// Bytes in the longest name of a restore point's record.
 const RECORD_NAME_MAX: usize = 255;
@@ -63,6 +62,7 @@ impl Database for Node {
                 frontier: state.log.frontier(state.clock.last()),
                 end: running.position(state.log.end()),
                 incarnation: Some(running.incarnation),
+                in_doubt: Vec::new(),
             });
         }
         let control = self.shared.control().await?;
@@ -74,9 +74,10 @@ impl Database for Node {
         };
         let incarnation = control.map(|control| control.incarnation);
         let end = self.position_at_rest(own.as_ref(), incarnation);
-        let scn = own.map_or(Scn::ZERO, |own| own.ceiling);
+        let scn = own.as_ref().map_or(Scn::ZERO, |own| own.ceiling);
+        let in_doubt = own.map(in_doubt::undecided).unwrap_or_default();
         // At rest everything is on disk, and the next life stamps above the ceiling.
-        Ok(Status { state, life: LifeId::default(), scn, frontier: scn, end, incarnation })
+        Ok(Status { state, life: LifeId::default(), scn, frontier: scn, end, incarnation, in_doubt })
     }
 
     async fn join(&self, joining: &Joining) -> Result<()> {
@@ -139,23 +140,7 @@ impl Database for Node {
     }
 
     async fn files(&self) -> Result<Vec<SourceFile>> {
-        let running = self.shared.open()?;
-        let mut names = vec![("control".to_owned(), true), ("nodes".to_owned(), false), ("pages".to_owned(), true)];
-        names.extend(running.layout.nodes.iter().map(|node| (format!("nodes/{node}"), false)));
-        if planted::is(Bug::PinsCaptured) {
-            names.extend(running.layout.nodes.iter().map(|node| (format!("nodes/{node}/pins"), true)));
-        }
-        names.sort_unstable();
-        let mut files = Vec::new();
-        for (name, is_file) in names {
-            let path = format!("{}/{name}", self.shared.folder.data());
-            let found = self.shared.env.disk.metadata(&path).await?;
-            let gone = || Fault::new(FaultKind::NotFound, format!("list {path}"), "it is gone");
-            let found = found.ok_or_else(gone)?;
-            let kind = if is_file { SourceKind::File { length: found.length } } else { SourceKind::Folder };
-            files.push(SourceFile { name, kind, mode: found.mode });
-        }
-        Ok(files)
+        files::list(&*self.shared.open()?).await
     }
 
     fn check_pages(&self, name: &str, offset: u64, bytes: &[u8]) -> PageVerdict {
@@ -251,10 +236,6 @@ impl Database for Node {
 
     async fn recover(&self, recovery: &Recovery, wal: &dyn WalSource) -> Result<()> {
         recover::recover(&self.shared, recovery, wal).await
-    }
-
-    async fn in_doubt(&self) -> Result<Vec<Held>> {
-        in_doubt::in_doubt(&self.shared).await
     }
 
     async fn search(&self, search: &Search, wal: &dyn WalSource) -> Result<Vec<Trace>> {

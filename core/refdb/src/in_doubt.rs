@@ -17,14 +17,11 @@ use crate::record::{Body, Record};
 use crate::recover::{Next, Reader};
 use crate::transaction::Xid;
 
-/// What is prepared here, and not decided.
-///
-/// # Errors
-/// `SA209` if nothing was recovered.
-pub(crate) async fn in_doubt(shared: &Shared) -> Result<Vec<Named>> {
-    let own = reached(shared).await?;
-    let open = own.in_doubt.into_iter().filter(|in_doubt| in_doubt.fate.is_none());
-    Ok(open.map(|InDoubt { held, .. }| Named { gid: held.gid, transaction: name(held.xid) }).collect())
+/// What is prepared at the cut that a node has reached, and not decided.
+pub(crate) fn undecided(own: NodeControl) -> Vec<Named> {
+    let reached = matches!(own.phase, Phase::Reached(_));
+    let open = own.in_doubt.into_iter().filter(|in_doubt| reached && in_doubt.fate.is_none());
+    open.map(|InDoubt { held, .. }| Named { gid: held.gid, transaction: name(held.xid) }).collect()
 }
 
 /// Remembers what was decided.

@@ -54,6 +54,7 @@ mod session;
 
 mod create;
 mod database;
+mod files;
 mod in_doubt;
 mod pins;
 mod recover;

@@ -319,9 +319,7 @@ impl Agent {
             return Ok(Answer::Done);
         }
         if matches!(status.state, State::Reached | State::Open) {
-            let reached = status.state == State::Reached;
-            let in_doubt = if reached { self.database.in_doubt().await? } else { Vec::new() };
-            return Ok(Answer::Reached { scn: status.scn, until: status.end, in_doubt });
+            return Ok(Answer::Reached { scn: status.scn, until: status.end, in_doubt: status.in_doubt });
         }
         let message = format!("node {} is `{}`, not at a cut", self.config.node, state_word(status.state));
         Err(Refusal::new(Code::CutMissed, message).into())

@@ -248,7 +248,15 @@ impl PostgresDatabase {
 
     pub(super) fn status_of(&self, state: State, end: Lsn) -> Status {
         let end = self.position(TimelineId::new(0), end);
-        Status { state, life: LifeId::new(0), scn: self.scn_seen(), frontier: Scn::ZERO, end, incarnation: None }
+        Status {
+            state,
+            life: LifeId::new(0),
+            scn: self.scn_seen(),
+            frontier: Scn::ZERO,
+            end,
+            incarnation: None,
+            in_doubt: Vec::new(),
+        }
     }
 
     /// What a server says that is not open yet.
@@ -457,6 +465,10 @@ impl Database for PostgresDatabase {
         let data = self.data().to_owned();
         // A refusal passes through a call that knows faults only.
         blocking(move || Ok(files::list(&data))).await?
+    }
+
+    fn may_shrink(&self, name: &str) -> bool {
+        name != self.control_file()
     }
 
     fn check_pages(&self, name: &str, offset: u64, bytes: &[u8]) -> PageVerdict {
