@@ -274,7 +274,7 @@ mod tests {
             }
         };
         let from = |shared, guarantee, points: &[Point]| {
-            let kept = [Manifest { shared, guarantee, ..manifest(1, 50) }];
+            let kept = [Manifest { guarantee, shared, ..manifest(1, 50) }];
             match wal_floor(Incarnation::new(1), Incarnation::new(1), &lineage, &kept, points) {
                 WalFloor::From(floors) => floors.into_values().map(Lsn::get).collect::<Vec<_>>(),
                 other => panic!("{other:?}"),

@@ -236,13 +236,13 @@ mod tests {
 
     /// B holds `g`, prepared there at 150, and A's WAL says this.
     fn b_holds(a: Vec<Trace>) -> Verdict {
-        decided(BTreeMap::from([(B, vec![held("g", "7")])]), a, vec![prepared(150)])[0].verdict
+        decided(&BTreeMap::from([(B, vec![held("g", "7")])]), a, vec![prepared(150)])[0].verdict
     }
 
-    fn decided(in_doubt: BTreeMap<NodeId, Vec<Held>>, a: Vec<Trace>, b: Vec<Trace>) -> Vec<Resolved> {
+    fn decided(in_doubt: &BTreeMap<NodeId, Vec<Held>>, a: Vec<Trace>, b: Vec<Trace>) -> Vec<Resolved> {
         let searched = [(A, a), (B, b)].map(|(node, traces)| (node, Searched { traces, whole: true }));
         let known_from = [A, B].map(|node| (node, Lsn::new(KNOWN))).into();
-        decide(&in_doubt, &Evidence { known_from, searched: searched.into() }, &EqualGids)
+        decide(in_doubt, &Evidence { known_from, searched: searched.into() }, &EqualGids)
     }
 
     #[test]
@@ -252,7 +252,7 @@ mod tests {
         assert_eq!(b_holds(vec![]), Verdict::Rollback, "A has no part in it, or its own half is lost");
         assert_eq!(b_holds(vec![trace(160, Some("other"), "8", Some(Fate::Committed))]), Verdict::Rollback);
         let both = BTreeMap::from([(A, vec![held("g", "3")]), (B, vec![held("g", "7")])]);
-        let resolved = decided(both, vec![trace(110, Some("g"), "3", None)], vec![prepared(150)]);
+        let resolved = decided(&both, vec![trace(110, Some("g"), "3", None)], vec![prepared(150)]);
         assert_eq!(resolved.iter().map(|half| half.verdict).collect::<Vec<_>>(), [Verdict::Rollback; 2]);
     }
 
@@ -268,8 +268,8 @@ mod tests {
         assert_eq!(b_holds(vec![trace(160, None, "5", Some(Fate::Committed))]), left, "an end without a name");
         assert_eq!(b_holds(vec![trace(99, None, "5", Some(Fate::Committed))]), Verdict::Rollback, "it is none of B's");
         let in_doubt = BTreeMap::from([(B, vec![held("g", "7")])]);
-        assert_eq!(decided(in_doubt.clone(), vec![], vec![])[0].verdict, left, "its own PREPARE was not met");
-        assert_eq!(decided(in_doubt.clone(), vec![], vec![prepared(99)])[0].verdict, left);
+        assert_eq!(decided(&in_doubt, vec![], vec![])[0].verdict, left, "its own PREPARE was not met");
+        assert_eq!(decided(&in_doubt, vec![], vec![prepared(99)])[0].verdict, left);
         assert_eq!(decide(&in_doubt, &Evidence::default(), &EqualGids)[0].verdict, left);
         let searched =
             [(A, false), (B, true)].map(|(node, whole)| (node, Searched { traces: vec![prepared(150)], whole }));
@@ -284,7 +284,7 @@ mod tests {
         assert_eq!(b_holds(again(Fate::Committed)), Verdict::Left(Why::Reused));
         let in_doubt = BTreeMap::from([(B, vec![held("g", "9")])]);
         let own = vec![prepared(120), ended(130, Fate::Committed), trace(150, Some("g"), "9", None)];
-        assert_eq!(decided(in_doubt, vec![], own)[0].verdict, Verdict::Left(Why::Reused));
+        assert_eq!(decided(&in_doubt, vec![], own)[0].verdict, Verdict::Left(Why::Reused));
         let in_doubt = BTreeMap::from([(B, vec![held("g", "7")])]);
         let evidence = |fates: [Fate; 2]| {
             let node = |(node, fate)| {
@@ -304,7 +304,7 @@ mod tests {
         for gid in ["131077_MzE=_MQ==", "-1_YWJj_", "citus_0_4711_12_3"] {
             assert_eq!(EqualGids.transaction_of(gid), None, "{gid}");
             let in_doubt = BTreeMap::from([(B, vec![held(gid, "7")])]);
-            assert_eq!(decided(in_doubt, vec![], vec![])[0].verdict, Verdict::Left(Why::Family));
+            assert_eq!(decided(&in_doubt, vec![], vec![])[0].verdict, Verdict::Left(Why::Family));
         }
         for gid in ["transfer-1", "a_b_c", "1_2", "order_7_of_9_x"] {
             assert_eq!(EqualGids.transaction_of(gid), Some(gid));

@@ -24,7 +24,7 @@ use sheetanchor_core::identity::{
     ByteCount, ClusterId, ContentHash, Epoch, Incarnation, Membership, NodeId, Nonce, OperationId, OperationKind,
     ThreadId, TimelineId,
 };
-use sheetanchor_core::in_doubt::{Resolved, Verdict, Why};
+use sheetanchor_core::in_doubt::{self, Verdict, Why};
 use sheetanchor_core::position::Lsn;
 use sheetanchor_core::refusal::Code;
 use sheetanchor_core::scn::Scn;
@@ -166,7 +166,7 @@ fn the_catalog_has_one_spelling() {
     check("term", &Term { epoch: Epoch::new(2), nonce, operation });
     check("condemned", &Condemned { backups: vec![operation], generation: 0, nonce });
     check("name", &NameClaim { name: "before-migration".parse().unwrap(), nonce, operation: id(OperationKind::Point) });
-    let half = |node, verdict| Resolved {
+    let half = |node, verdict| in_doubt::Resolved {
         gid: "transfer-7".into(),
         node: NodeId::new(node),
         transaction: "742".into(),

@@ -75,6 +75,10 @@ macro_rules! each_story {
     };
 }
 
+/// Stories that are too long for every test run, told when they are asked for by name.
+pub const LONG: &[Scenario] =
+    &[Scenario { name: "a-day-of-hourly-backups-ends-in-restores", story: stories::day::ends_in_restores, sees: &[] }];
+
 macro_rules! registry {
     ($($name:literal $function:ident: $module:ident :: $story:ident, sees [$($bug:ident),*];)+) => {
         /// Every story, in the order in which they are told.

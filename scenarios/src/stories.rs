@@ -5,6 +5,7 @@ pub mod backup;
 pub mod capture;
 pub mod catalog;
 pub mod chaos;
+pub mod day;
 pub mod evidence;
 pub mod expiry;
 pub mod fence;

@@ -119,6 +119,26 @@ impl Load {
         pause_ms_max: 20,
     };
 
+    /// A session now and then, for a story of a day.
+    pub const DAILY: Self = Self {
+        accounts: 24,
+        roaming: 3,
+        at_home: false,
+        hopping: 0,
+        hopping_carries: false,
+        across: 0,
+        pause_ms_max: 120_000,
+    };
+
+    /// The same with so many sessions at most, and one at least.
+    #[must_use]
+    pub fn with_sessions(self, most: u64) -> Self {
+        let roaming = self.roaming.min(most.max(1));
+        let hopping = self.hopping.min(most.max(1).saturating_sub(roaming));
+        let homes = u64::try_from(NODES.len()).unwrap_or(0);
+        Self { roaming, hopping, at_home: self.at_home && roaming + hopping + homes <= most, ..self }
+    }
+
     /// The balances at the start.
     pub fn opening(self) -> BTreeMap<u64, i64> {
         (0..self.accounts).map(|account| (account, OPENING)).collect()
@@ -170,13 +190,13 @@ async fn transfer_across(env: &Env, load: Load, first_id: u64, recorder: &Record
     };
     let mut id = first_id;
     while !stop.load(Ordering::SeqCst) {
-        let payer = below(NODES.len());
-        let payee = (payer + 1 + below(NODES.len() - 1)) % NODES.len();
+        let paying = below(NODES.len());
+        let paid = (paying + 1 + below(NODES.len() - 1)) % NODES.len();
         let account = |node: usize| {
             let accounts = NODES.get(node).map(|node| Place::home(load, *node).accounts).unwrap_or_default();
             accounts.get(below(accounts.len())).copied().unwrap_or_default()
         };
-        let transfer = Transfer { id, from: account(payer), to: account(payee), amount: 1 + env.entropy.word() % 9 };
+        let transfer = Transfer { id, from: account(paying), to: account(paid), amount: 1 + env.entropy.word() % 9 };
         id += 1;
         recorder.began(recorded(&transfer));
         match across(env, &transfer).transfer(transfer, &format!("transfer-{}", transfer.id)).await {

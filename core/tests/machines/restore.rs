@@ -259,6 +259,7 @@ fn a_restore_that_stops_on_arrival_proves_the_cut_and_decides_nothing() {
                 assert_eq!((outcome, proved), (Ok(()), 3));
                 return;
             }
+            restore::Effect::Judge(_) => panic!("nothing is in doubt"),
             restore::Effect::Decide(_) | restore::Effect::Abort(_) => panic!("{effect:?}"),
         }
     }

@@ -18,11 +18,11 @@ use crate::workload::{Load, across, homes_of, prepared, read_each, recorded};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Comes {
     /// Both halves are prepared; the client never says what becomes of them.
-    ToPrepared,
+    Prepared,
     /// The paying half has committed.
-    ToHalf,
+    HalfWay,
     /// Both have.
-    ToTheEnd,
+    Through,
 }
 
 impl Stage {
@@ -49,8 +49,8 @@ impl Stage {
         let done = self.world.launch(CLIENTS, move |env| async move {
             let mut session = across(&env, &transfer);
             session.prepare(transfer, gid).await?;
-            let paid = if comes == Comes::ToPrepared { None } else { session.commit_payer(gid).await? };
-            if comes == Comes::ToTheEnd {
+            let paid = if comes == Comes::Prepared { None } else { session.commit_payer(gid).await? };
+            if comes == Comes::Through {
                 session.commit_payee(gid).await?;
             }
             Ok::<Option<Scn>, ClientError>(paid)

@@ -46,8 +46,8 @@ pub fn is_decided_by_what_lies_before_the_backup(stage: &mut Stage) -> Result<()
     if stage.chance().one_in(2) {
         stage.a_point_is_taken("before")?;
     }
-    stage.a_client_comes(Comes::ToHalf, 1, "half")?;
-    stage.a_client_comes_elsewhere(Comes::ToPrepared, 2, "never")?;
+    stage.a_client_comes(Comes::HalfWay, 1, "half")?;
+    stage.a_client_comes_elsewhere(Comes::Prepared, 2, "never")?;
     stage.meanwhile(500, 1_500)?;
     for name in ["between-1", "between-2", "between-3"] {
         stage.a_point_is_taken(name)?;
@@ -73,8 +73,8 @@ pub fn is_decided_by_what_lies_before_the_backup(stage: &mut Stage) -> Result<()
 /// A node or the coordinator, or both, crash while what is in doubt is decided and ended: whoever goes on decides the same.
 pub fn is_resolved_whoever_crashes(stage: &mut Stage) -> Result<(), Failure> {
     stage.given_two_phase_databases(Load::ACROSS)?;
-    stage.a_client_comes(Comes::ToHalf, 1, "half")?;
-    stage.a_client_comes_elsewhere(Comes::ToPrepared, 2, "never")?;
+    stage.a_client_comes(Comes::HalfWay, 1, "half")?;
+    stage.a_client_comes_elsewhere(Comes::Prepared, 2, "never")?;
     stage.a_backup_is_taken()?;
     stage.everything_is_lost()?;
     let restore = stage.begin_restore(Target::Latest);
@@ -121,9 +121,9 @@ fn resumed(stage: &mut Stage) -> Result<Restored, Failure> {
 pub fn is_left_if_its_gid_was_used_before(stage: &mut Stage) -> Result<(), Failure> {
     stage.given_two_phase_databases(Load::ACROSS)?;
     stage.a_point_is_taken("before")?;
-    stage.a_client_comes(Comes::ToTheEnd, 1, "again")?;
+    stage.a_client_comes(Comes::Through, 1, "again")?;
     stage.meanwhile(50, 500)?;
-    stage.a_client_comes(Comes::ToPrepared, 2, "again")?;
+    stage.a_client_comes(Comes::Prepared, 2, "again")?;
     stage.a_backup_is_taken()?;
     stage.everything_is_lost()?;
     let restored = stage.is_restored(Target::Latest)?;

@@ -103,10 +103,11 @@ impl RestorePerformer<'_> {
         let asked = self.plan.nodes.keys().map(async |node| {
             let from = from.get(node).copied().unwrap_or_default();
             let request = Request::Search { plan: self.hash, from, gids: gids.clone() };
-            match self.ask(*node, &request).await? {
-                Answer::Searched(searched) => Ok((*node, searched)),
-                other => Err(Error::Bug(format!("node {node} answers a search with {other:?}"))),
-            }
+            let answer = self.ask(*node, &request).await?;
+            let Answer::Searched(searched) = answer else {
+                return Err(Error::Bug(format!("node {node} answers a search with {answer:?}")));
+            };
+            Ok((*node, searched))
         });
         Ok(try_join_all(asked).await?.into_iter().collect())
     }

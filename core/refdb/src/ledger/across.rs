@@ -19,8 +19,8 @@ pub struct Across {
 
 impl Across {
     /// A session on two databases.
-    pub fn new(payer: Ledger, payee: Ledger) -> Self {
-        Self { payer, payee }
+    pub fn new(from: Ledger, to: Ledger) -> Self {
+        Self { payer: from, payee: to }
     }
 
     /// Carries a transfer out, once, under the global identifier `gid`. What could not be ended stays prepared.
@@ -28,7 +28,7 @@ impl Across {
         if let Err(error) = self.prepare(transfer, gid).await {
             for ledger in [&mut self.payer, &mut self.payee] {
                 // It never commits: nobody says so any more.
-                let _: Result<Option<Scn>, ClientError> = end(ledger, gid, false).await;
+                drop(end(ledger, gid, false).await);
             }
             return Outcome::Failed(error.to_string());
         }
