@@ -22,3 +22,4 @@ pub mod schedule;
 pub mod scn;
 pub mod separate;
 pub mod trials;
+pub mod two_phase;
