@@ -24,6 +24,7 @@ pub mod repository;
 
 pub mod frames;
 
+pub mod patience;
 pub mod pump;
 
 pub mod caller;

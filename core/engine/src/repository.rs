@@ -24,9 +24,7 @@ use sheetanchor_core::planted::{self, Bug};
 use sheetanchor_core::refusal::{Code, Refusal};
 
 use crate::env::{Bucket, Env, Put};
-
-/// How often an ambiguous write is settled by reading back before it is given up as a fault.
-const READ_BACK_MAX: usize = 3;
+use crate::patience::PatientBucket;
 
 /// How many objects are read at once.
 const READS_AT_ONCE: usize = 16;
@@ -43,7 +41,7 @@ pub enum Created<T> {
 /// The repository of a cluster.
 #[derive(Clone)]
 pub struct Repository {
-    bucket: Arc<dyn Bucket>,
+    bucket: Arc<PatientBucket>,
 }
 
 impl core::fmt::Debug for Repository {
@@ -55,7 +53,7 @@ impl core::fmt::Debug for Repository {
 impl Repository {
     /// The repository of an environment.
     pub fn new(env: &Env) -> Self {
-        Self { bucket: env.bucket.clone() }
+        Self { bucket: Arc::new(PatientBucket::new(env)) }
     }
 
     /// The objects underneath.
@@ -91,11 +89,14 @@ impl Repository {
     /// stands for something unreadable.
     pub async fn create<T: Object + PartialEq>(&self, key: &str, object: &T) -> Result<Created<T>> {
         let mut last = None;
-        for _ in 0..READ_BACK_MAX {
+        let mut pauses = self.bucket.pauses();
+        loop {
             match self.bucket.put_new(key, format::write(object)).await {
                 Ok(Put::Created) => return Ok(Created::Ours),
                 Ok(Put::Exists) => {}
-                Err(fault) if fault.kind == FaultKind::TimedOut => last = Some(fault),
+                Err(fault) if fault.kind == FaultKind::TimedOut && !planted::is(Bug::TimeoutTakenForFailure) => {
+                    last = Some(fault);
+                }
                 Err(fault) => return Err(fault.into()),
             }
             match self.find::<T>(key).await? {
@@ -104,8 +105,11 @@ impl Repository {
                 Some(found) => return Ok(Created::Theirs(found)),
                 None => {}
             }
+            // Not written, or on its way.
+            if !pauses.wait().await {
+                return Err(last.map_or_else(|| Error::Bug(format!("{key} exists and cannot be found")), Error::Fault));
+            }
         }
-        Err(last.map_or_else(|| Error::Bug(format!("{key} exists and cannot be found")), Error::Fault))
     }
 
     /// The cluster that the repository belongs to.
@@ -425,6 +429,7 @@ impl Repository {
             | FaultKind::SyncFailed
             | FaultKind::Unreachable
             | FaultKind::TimedOut
+            | FaultKind::Unavailable
             | FaultKind::Other => Error::Fault(fault),
         })
     }
@@ -434,12 +439,15 @@ impl Repository {
     /// # Errors
     /// Faults only.
     pub async fn put_hashed(&self, key: &str, body: Vec<u8>) -> Result<()> {
-        let mut tries = 0;
+        let mut pauses = self.bucket.pauses();
         loop {
-            tries += 1;
             match self.bucket.put_new(key, body.clone()).await {
                 Ok(Put::Created | Put::Exists) => return Ok(()),
-                Err(fault) if fault.kind == FaultKind::TimedOut && tries < READ_BACK_MAX => {}
+                Err(fault) if fault.kind == FaultKind::TimedOut => {
+                    if !pauses.wait().await {
+                        return Err(fault.into());
+                    }
+                }
                 Err(fault) => return Err(fault.into()),
             }
         }
