@@ -48,6 +48,8 @@ pub enum FaultKind {
     Unreachable,
     /// No answer in time; the effect may have taken place.
     TimedOut,
+    /// The server says that it cannot just now: too many requests, or trouble of its own. Nothing was done.
+    Unavailable,
     /// Anything else.
     Other,
 }

@@ -94,6 +94,16 @@ pub enum Bug {
     PreparedLostAtRecovery,
     /// What is in doubt at a cut is decided, and left as it is.
     InDoubtUnresolved,
+    /// A read that brought fewer bytes than were asked for is taken for the end of the file.
+    ShortReadIgnored,
+    /// A write that took fewer bytes than it was given passes for whole.
+    ShortWriteIgnored,
+    /// A write to the log of the embedded database that fails passes for done.
+    WriteFailureSwallowed,
+    /// A create-once write whose answer did not come is given up without looking whether it took place.
+    TimeoutTakenForFailure,
+    /// A repository that cannot just now is asked again for ever.
+    RetryUnbounded,
     /// The cut of a backup is taken before its nodes have ended, and nobody compares.
     CutBeforeEnd,
     /// A backup is sealed without a look at what it has stored.
@@ -166,6 +176,11 @@ impl Bug {
         ("gid-reuse-unnoticed", Self::GidReuseUnnoticed),
         ("prepared-lost-at-recovery", Self::PreparedLostAtRecovery),
         ("in-doubt-unresolved", Self::InDoubtUnresolved),
+        ("short-read-ignored", Self::ShortReadIgnored),
+        ("short-write-ignored", Self::ShortWriteIgnored),
+        ("write-failure-swallowed", Self::WriteFailureSwallowed),
+        ("timeout-taken-for-failure", Self::TimeoutTakenForFailure),
+        ("retry-unbounded", Self::RetryUnbounded),
         ("cut-before-end", Self::CutBeforeEnd),
         ("sealed-unread", Self::SealedUnread),
         ("links-dropped", Self::LinksDropped),

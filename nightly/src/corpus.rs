@@ -29,6 +29,13 @@ const SEEDS: &[(&str, u64, &str, &str)] = &[
         "two runs differed: tokio's watch channel woke its waiters in an order that no seed reaches",
         "d4abd5d",
     ),
+    (
+        "a-backup-ends-in-a-restore-whatever-strikes",
+        20_929,
+        "a folder of the repository that a killed process had made was taken for durable: a loss of power took a sealed \
+         backup's WAL with it",
+        "6c98802",
+    ),
 ];
 
 /// The runs of the corpus that belong to these stories.

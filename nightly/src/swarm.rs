@@ -7,7 +7,6 @@ use anyhow::{Context as _, Result, bail};
 use sheetanchor_core::planted;
 use sheetanchor_core::refusal::Code;
 use sheetanchor_scenarios::{Report, Scenario};
-use sheetanchor_sim::plan::Fault;
 
 use crate::artefact;
 use crate::backends::Simulator;
@@ -112,15 +111,7 @@ struct Reached {
 impl Reached {
     fn count(&mut self, report: &Report) {
         for fault in &report.plan.faults {
-            let class = match fault {
-                Fault::Crash { silent: true, .. } => "silent crash",
-                Fault::Crash { .. } => "crash",
-                Fault::NoSpace { .. } => "full volume",
-                Fault::SyncFailed { .. } => "failed sync",
-                Fault::BucketTimeout { .. } => "bucket time-out",
-                Fault::Hold { .. } => "held network",
-            };
-            *self.faults.entry(class).or_default() += 1;
+            *self.faults.entry(fault.class()).or_default() += 1;
         }
         self.edges.count(&report.timeline);
         for code in codes(&report.timeline) {

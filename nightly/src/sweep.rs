@@ -25,9 +25,6 @@ pub struct Sweep {
     pub depth_two: bool,
 }
 
-const POLICIES: [CrashPolicy; 4] =
-    [CrashPolicy::DropAll, CrashPolicy::KeepAll, CrashPolicy::TornPrefix, CrashPolicy::ProcessOnly];
-
 /// Second crashes for each first one that is looked at, and every how many first ones that is.
 const SECOND_CRASHES: u64 = 6;
 const FIRST_CRASHES: usize = 16;
@@ -110,7 +107,9 @@ fn first_crashes(sweep: &Sweep, base: &Report) -> Vec<Plan> {
     let stride = usize::try_from(sweep.stride.max(1)).unwrap_or(1);
     let hosts = base.passes.iter().filter(|(host, _)| takes_part(host));
     let places = hosts.flat_map(|(host, passes)| passes.clone().step_by(stride).map(move |pass| (host, pass)));
-    places.flat_map(|(host, pass)| POLICIES.map(|policy| Plan::peaceful().and(crash(host, pass, policy)))).collect()
+    places
+        .flat_map(|(host, pass)| CrashPolicy::ALL.map(|policy| Plan::peaceful().and(crash(host, pass, policy))))
+        .collect()
 }
 
 /// A run with a crash, crashed again at a few passes spread over what came after it.
@@ -124,7 +123,7 @@ fn second_crashes(run: &Run) -> Vec<Plan> {
             let step = passes.end.saturating_sub(from) / SECOND_CRASHES;
             (0..SECOND_CRASHES).filter(move |_| step > 0).map(move |number| (host, from + number * step))
         })
-        .zip(POLICIES.into_iter().cycle())
+        .zip(CrashPolicy::ALL.into_iter().cycle())
         .map(|((host, pass), policy)| run.plan.clone().and(crash(host, pass, policy)))
         .collect()
 }

@@ -30,8 +30,13 @@ pub fn judge(world: &World) -> Result<(), Violation> {
 /// Answers the fence as it stands after the last milestone.
 fn judge_fence<'a>(host: &str, milestones: impl Iterator<Item = (Duration, &'a str)>) -> Result<FenceLease, Violation> {
     let mut fence = FenceLease::new(LEASE, SLACK);
+    let mut paused = None;
     for (at, what) in milestones {
-        if what.starts_with("refdb fence closed") {
+        if what.starts_with("paused ") {
+            paused = Some(at);
+        } else if what == "woken" {
+            fence.stood_still(host, at.saturating_sub(paused.take().unwrap_or(at)));
+        } else if what.starts_with("refdb fence closed") {
             fence.closed(host, at);
         } else if what.starts_with("refdb fence released") {
             fence.check(at)?;
@@ -90,6 +95,9 @@ mod tests {
         let judge = |milestones: &[(Duration, &'static str)]| judge_fence("n1", milestones.iter().copied());
         assert!(judge(&[closed, released(2_050)]).is_ok());
         assert!(judge(&[closed, released(2_051)]).is_err());
+        let slept = [(Duration::from_secs(1), "paused for_ms=3000"), (Duration::from_secs(4), "woken")];
+        assert!(judge(&[closed, slept[0], slept[1], released(5_050)]).is_ok());
+        assert!(judge(&[closed, slept[0], slept[1], released(5_051)]).is_err());
         assert!(judge(&[closed, (Duration::from_secs(9), "agent listening node=1"), released(9_001)]).is_ok());
         assert!(judge(&[closed]).is_ok_and(|fence| fence.check(Duration::from_secs(3)).is_err()));
     }

@@ -67,6 +67,11 @@ macro_rules! each_story {
             "a-point-whose-wal-was-lost-is-no-target" a_point_whose_wal_was_lost_is_no_target: evidence::of_a_point_is_its_wal, sees [ReachUnchecked];
             "a-restored-node-owns-no-pins" a_restored_node_owns_no_pins: evidence::brings_no_pins_along, sees [PinsCaptured];
             "a-clock-that-ran-ahead-does-not-stop-its-successor" a_clock_that_ran_ahead_does_not_stop_its_successor: ahead::does_not_stop_its_successor, sees [OffsetNotStored, ScnFloorIgnored];
+            "an-unsure-repository-is-settled" an_unsure_repository_is_settled: unsure::is_settled, sees [TimeoutTakenForFailure];
+            "a-repository-out-of-reach-is-given-up-in-time" a_repository_out_of_reach_is_given_up_in_time: unsure::is_given_up_in_time, sees [RetryUnbounded];
+            "anything-crashes-while-a-store-is-the-repository" anything_crashes_while_a_store_is_the_repository: chaos::spares_what_was_proven_on_an_object_store, sees [AckBeforeFlush];
+            "an-object-store-ends-in-a-restore-whatever-strikes" an_object_store_ends_in_a_restore_whatever_strikes: trials::end_in_a_restore_from_an_object_store, sees [];
+            "disks-that-fail-lose-nothing-acknowledged" disks_that_fail_lose_nothing_acknowledged: disks::lose_nothing_acknowledged, sees [ShortReadIgnored, ShortWriteIgnored, WriteFailureSwallowed];
             "the-cut-of-a-backup-lies-at-or-after-its-end" the_cut_of_a_backup_lies_at_or_after_its_end: capture::cuts_at_or_after_its_end, sees [CutBeforeEnd];
             "nothing-is-sealed-that-was-not-read-again" nothing_is_sealed_that_was_not_read_again: capture::reads_again_what_it_seals, sees [SealedUnread];
             "a-link-out-of-the-folder-is-refused" a_link_out_of_the_folder_is_refused: capture::refuses_links_that_lead_out, sees [LinksDropped];

@@ -2,6 +2,7 @@
 
 mod copy;
 mod direct;
+mod draw;
 mod in_doubt;
 mod loss;
 mod moved;
@@ -29,7 +30,7 @@ use sheetanchor_sim::chance::Chance;
 use sheetanchor_sim::oracle::Violation;
 use sheetanchor_sim::oracle::ledger::{History, LedgerState, Recorder, check_restored, check_restored_by_scn};
 use sheetanchor_sim::plan::CrashPolicy;
-use sheetanchor_sim::world::{Failure, Promise, World};
+use sheetanchor_sim::world::{Failure, Promise, Repository, World};
 
 use crate::cluster::{LEASE, NODES, Pace, host, operator, run_node, wipe};
 use crate::workload::{Load, create_accounts, create_separate_accounts, read_back, read_separate, transfer};
@@ -132,6 +133,11 @@ impl Stage {
     /// What clients asked for and were told.
     pub fn history(&self) -> History {
         self.recorder.history()
+    }
+
+    /// Given: a repository in an object store, and not in a folder.
+    pub fn given_an_object_store(&mut self) {
+        self.world.keep_repository_in(Repository::Store);
     }
 
     /// Given: three nodes, one cluster, and accounts with balances.
@@ -346,12 +352,7 @@ impl Stage {
 
     /// A way of stopping, drawn from the seed.
     pub fn any_policy(&self) -> CrashPolicy {
-        match self.chance.below(4) {
-            0 => CrashPolicy::ProcessOnly,
-            1 => CrashPolicy::DropAll,
-            2 => CrashPolicy::KeepAll,
-            _ => CrashPolicy::TornPrefix,
-        }
+        self.any_of(&CrashPolicy::ALL).unwrap_or(CrashPolicy::DropAll)
     }
 
     /// Then: within the lease and a little, commits are acknowledged again.

@@ -13,7 +13,7 @@ use sheetanchor_core::identity::ByteCount;
 use sheetanchor_engine::env::{Bucket, Clock, Put};
 
 use crate::chance::Chance;
-use crate::gate::{Cost, Kind, Life, Operation, Said, Volume};
+use crate::gate::{Cost, Kind, Life, Met, Operation, Said, Volume};
 use crate::host::locked;
 
 pub use unsure::UnsureBucket;
@@ -44,7 +44,7 @@ impl SimBucket {
         kind: Kind,
         said: Said<'_>,
         payload: &[u8],
-        effect: impl FnOnce(&mut BTreeMap<String, Vec<u8>>, Option<FaultKind>) -> Result<T, Fault> + Send,
+        effect: impl FnOnce(&mut BTreeMap<String, Vec<u8>>, Option<Met>) -> Result<T, Fault> + Send,
     ) -> Result<T, Fault> {
         let cost = Cost {
             before: Duration::from_micros(self.chance.between(1_000, 6_000)),
@@ -81,7 +81,7 @@ impl Bucket for SimBucket {
         checked(key)?;
         let payload = body.clone();
         self.run(Kind::BucketPut, Said::of("bucket put", key).count(body.len()), &payload, |objects, injected| {
-            if injected == Some(FaultKind::NoSpace) {
+            if injected == Some(Met::Fails(FaultKind::NoSpace)) {
                 return Err(fault(FaultKind::NoSpace, "write", key));
             }
             let put = if objects.contains_key(key) {
@@ -90,7 +90,10 @@ impl Bucket for SimBucket {
                 objects.insert(key.into(), body);
                 Put::Created
             };
-            injected.map_or(Ok(put), |kind| Err(fault(kind, "write", key)))
+            match injected {
+                Some(Met::Fails(kind)) => Err(fault(kind, "write", key)),
+                Some(Met::Short) | None => Ok(put),
+            }
         })
         .await
     }

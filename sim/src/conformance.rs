@@ -13,7 +13,7 @@ mod net;
 pub use bucket::bucket;
 pub use clock::clock;
 pub use disk::disk;
-pub use net::net;
+pub use net::{net, net_half_closed, net_unread};
 
 /// A promise of a port that was not kept.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -10,14 +10,16 @@ use std::time::Duration;
 use async_trait::async_trait;
 use sheetanchor_core::error::{Fault, FaultKind};
 use sheetanchor_core::identity::ByteCount;
+use sheetanchor_engine::env::whole;
 use sheetanchor_engine::env::{Clock, Disk, DiskFile, DiskLock, Entry, EntryKind, Metadata, OpenMode, Published};
 
 use crate::chance::Chance;
-use crate::gate::{self, Cost, Kind, Life, Operation, Said};
+use crate::gate::{self, Cost, Kind, Life, Met, Operation, Said};
 use crate::host::{HostId, locked};
 use crate::plan::CrashPolicy;
 
 mod content;
+mod loss;
 mod store;
 mod survey;
 mod volume;
@@ -102,20 +104,30 @@ impl SimDisk {
         path: &str,
         said: Said<'_>,
         payload: &[u8],
-        effect: impl FnOnce(&mut Store, Option<FaultKind>) -> Result<T, Fault> + Send,
+        effect: impl FnOnce(&mut Store, Option<Met>) -> Result<T, Fault> + Send,
     ) -> Result<T, Fault> {
         let mount = locked(&self.disks.0).mount_of(path).cloned();
         let volume = mount.as_deref().map_or(gate::Volume::Own, gate::Volume::Named);
         let operation = Operation { kind, volume, said };
-        let effect = |injected| effect(&mut locked(&self.disks.0), injected);
+        let effect = |met| match (kind, met) {
+            // What needs space fails in the middle, and a sync in a way of its own.
+            (Kind::Read | Kind::Name, Some(Met::Fails(failed))) => Err(fault(failed, "use", path, BROKEN)),
+            (_, met) => effect(&mut locked(&self.disks.0), met),
+        };
         self.life.perform(self.clock.as_ref(), operation, payload, self.cost(kind), effect).await
     }
 }
 
-fn full(injected: Option<FaultKind>, path: &str) -> Result<(), Fault> {
-    match injected {
-        Some(kind) => Err(fault(kind, "write", path, "no space left on the volume")),
-        None => Ok(()),
+/// What a disk says that fails.
+const BROKEN: &str = "the disk failed";
+
+fn full(met: Option<Met>, path: &str) -> Result<(), Fault> {
+    match met {
+        Some(Met::Fails(FaultKind::NoSpace)) => {
+            Err(fault(FaultKind::NoSpace, "write", path, "no space left on the volume"))
+        }
+        Some(Met::Fails(kind)) => Err(fault(kind, "write", path, BROKEN)),
+        Some(Met::Short) | None => Ok(()),
     }
 }
 
@@ -352,9 +364,9 @@ impl Disk for SimDisk {
             if volume.kind(folder) != Some(EntryKind::Folder) {
                 return Err(fault(FaultKind::Other, "sync", path, "it is no folder"));
             }
-            if let Some(kind) = injected {
+            if let Some(Met::Fails(kind)) = injected {
                 volume.fail_sync_folder(folder);
-                return Err(fault(kind, "sync", path, "the disk failed"));
+                return Err(fault(kind, "sync", path, BROKEN));
             }
             volume.sync_folder(folder);
             Ok(())
@@ -366,7 +378,7 @@ impl Disk for SimDisk {
         let host = self.host();
         self.run(Kind::Space, path, Said::of("disk space-left", path), &[], |store, injected| {
             let found = store.resolve(host, path, true)?;
-            if injected.is_some() {
+            if matches!(injected, Some(Met::Fails(_))) {
                 return Ok(ByteCount::new(0));
             }
             Ok(ByteCount::new(CAPACITY.get().saturating_sub(store.volume(&found.volume).used())))
@@ -437,7 +449,7 @@ impl SimFile {
         kind: Kind,
         said: Said<'_>,
         payload: &[u8],
-        effect: impl FnOnce(&mut content::Content, Option<FaultKind>) -> Result<T, Fault> + Send,
+        effect: impl FnOnce(&mut content::Content, Option<Met>) -> Result<T, Fault> + Send,
     ) -> Result<T, Fault> {
         if !self.writable && kind == Kind::Write {
             return Err(fault(FaultKind::Other, "write", &self.path, "the file is open for reading"));
@@ -465,7 +477,21 @@ impl DiskFile for SimFile {
     async fn read_at(&self, offset: u64, length: usize) -> Result<Vec<u8>, Fault> {
         let from = usize::try_from(offset).unwrap_or(usize::MAX);
         let said = Said::of("disk read", &self.path).range(offset, length);
-        self.run(Kind::Read, said, &[], |content, _| Ok(content.read(from, length))).await
+        self.run(Kind::Read, said, &[], |content, met| {
+            let there = content.length().saturating_sub(from);
+            let mut bytes = vec![0; length.min(there)];
+            let mut short = met == Some(Met::Short);
+            let filled = whole::read_full(&mut bytes, |rest, before| {
+                let before = usize::try_from(before).unwrap_or(usize::MAX);
+                let wanted = if core::mem::take(&mut short) { rest.len().div_ceil(2) } else { rest.len() };
+                Ok::<_, Fault>(
+                    content.read_into(from.saturating_add(before), rest.get_mut(..wanted).unwrap_or_default()),
+                )
+            })?;
+            bytes.truncate(filled);
+            Ok(bytes)
+        })
+        .await
     }
 
     async fn write_at(&self, offset: u64, bytes: Vec<u8>) -> Result<(), Fault> {
@@ -473,16 +499,20 @@ impl DiskFile for SimFile {
         let host = self.disk.host();
         let payload = bytes.clone();
         let said = Said::of("disk write", &self.path).range(offset, bytes.len());
-        self.run(Kind::Write, said, &payload, |content, injected| {
+        self.run(Kind::Write, said, &payload, |content, met| {
             let mut bytes = bytes;
-            if injected.is_some() {
-                // The volume fills up in the middle of the write.
+            if let Some(Met::Fails(_)) = met {
+                // The volume fills up, or fails, in the middle of the write.
                 bytes.truncate(bytes.len() / 2);
             }
-            if !bytes.is_empty() {
-                content.write(host, from, bytes);
-            }
-            full(injected, &self.path)
+            let mut short = met == Some(Met::Short);
+            whole::write_full(&bytes, |rest, before| {
+                let taken = if core::mem::take(&mut short) { rest.len().div_ceil(2) } else { rest.len() };
+                let before = usize::try_from(before).unwrap_or(usize::MAX);
+                content.write(host, from.saturating_add(before), rest.get(..taken).unwrap_or_default().to_vec());
+                Ok::<_, Fault>(taken)
+            })?;
+            full(met, &self.path)
         })
         .await
     }
@@ -503,9 +533,9 @@ impl DiskFile for SimFile {
 
     async fn sync(&self) -> Result<(), Fault> {
         self.run(Kind::Sync, Said::of("disk sync", &self.path), &[], |content, injected| {
-            if let Some(kind) = injected {
+            if let Some(Met::Fails(kind)) = injected {
                 content.fail_sync();
-                return Err(fault(kind, "sync", &self.path, "the disk failed"));
+                return Err(fault(kind, "sync", &self.path, BROKEN));
             }
             content.sync();
             Ok(())

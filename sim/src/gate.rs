@@ -6,19 +6,26 @@
 use std::future::pending;
 use std::ops::Range;
 use std::sync::{Arc, Mutex};
-use std::task::Poll;
+use std::task::{Poll, Waker};
 use std::time::Duration;
 
 use sheetanchor_core::error::{Fault, FaultKind};
 use sheetanchor_engine::env::{Clock, Stream};
 
 use crate::host::{HostId, locked};
-use crate::plan::{CrashPolicy, Plan};
+use crate::plan::{BucketTrouble, CrashPolicy, Plan};
 use crate::trace::{self, Detail, Event, Flow, Trace};
 
+mod pause;
+mod polls;
+mod requests;
 mod said;
 mod strikes;
+mod waits;
 
+use pause::Paused;
+use polls::Polls;
+pub use requests::{Request, RequestMet};
 pub use said::{Object, Opened, Outcome, Said};
 use strikes::Strikes;
 pub(crate) use strikes::says;
@@ -85,11 +92,33 @@ pub enum Volume<'a> {
     Elsewhere,
 }
 
+/// What meets an operation on its way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Met {
+    /// It fails.
+    Fails(FaultKind),
+    /// It does less than it was asked to, and says so.
+    Short,
+}
+
+/// An operation that has passed the gate before its effect.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Passed {
+    /// What its effect meets, if anything.
+    pub met: Option<Met>,
+    /// How much longer it takes.
+    pub stall: Duration,
+}
+
 /// What may meet an object that is being written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PutTrouble {
+    /// It is not written, and its writer is told that time ran out.
+    TimesOutBefore,
     /// It is written, and its writer is told that time ran out.
     TimesOutAfter,
+    /// It is written, and its writer is told that there was one before.
+    Echoes,
     /// Its writer is told that time ran out, and it lands only when somebody writes to that key next, just before.
     LandsLater,
     /// Its writer stands still for so long before it begins.
@@ -117,6 +146,13 @@ pub enum Action {
         /// When to start it again.
         restart_after: Option<Duration>,
     },
+    /// Wake a host that stands still.
+    Wake {
+        /// Which host.
+        host: HostId,
+        /// For how long it stands still.
+        length: Duration,
+    },
     /// Hold all traffic between two hosts.
     Hold {
         /// One of them.
@@ -133,6 +169,8 @@ pub enum Action {
 pub struct Gate {
     state: Arc<Mutex<State>>,
     time: Arc<dyn SimTime>,
+    paused: Paused,
+    polls: Polls,
 }
 
 struct State {
@@ -178,7 +216,7 @@ impl Gate {
             hushed_from: None,
             hushed: Vec::new(),
         };
-        Self { state: Arc::new(Mutex::new(state)), time }
+        Self { state: Arc::new(Mutex::new(state)), time, paused: Paused::default(), polls: Polls::default() }
     }
 
     /// Simulated time since the start of the run.
@@ -226,11 +264,13 @@ impl Gate {
         host.over = false;
         host.ended = false;
         host.silent = false;
+        self.paused.forget(id);
         Life { gate: self.clone(), host: id, number: host.life }
     }
 
     /// Ends the current life of a host at once, from outside.
     pub fn end_life(&self, host: HostId, silent: bool) {
+        self.paused.forget(host);
         if let Some(host) = locked(&self.state).hosts.get_mut(usize::from(host.number())) {
             host.over = true;
             host.silent = silent;
@@ -309,6 +349,25 @@ impl Gate {
         }
     }
 
+    /// From now on a host stands still, until it is woken.
+    pub fn pause(&self, host: HostId, length: Duration) {
+        let at = self.elapsed();
+        let mut state = locked(&self.state);
+        state.trace.milestone(at, Some(host), format!("paused for_ms={}", length.as_millis()));
+        state.actions.push(Action::Wake { host, length });
+        self.paused.begin(host);
+    }
+
+    /// Wakes a host that stands still: it goes on with what it was doing.
+    pub fn wake(&self, host: HostId) {
+        let at = self.elapsed();
+        let sleepers = self.paused.end(host);
+        if let Some(sleepers) = sleepers {
+            locked(&self.state).trace.milestone(at, Some(host), "woken".into());
+            sleepers.into_iter().for_each(Waker::wake);
+        }
+    }
+
     /// The next sync of a host fails, and its dirty pages are lost.
     pub fn fail_next_sync(&self, host: HostId) {
         let mut state = locked(&self.state);
@@ -320,7 +379,7 @@ impl Gate {
     pub fn trouble_next_put(&self, host: HostId, trouble: PutTrouble) {
         let mut state = locked(&self.state);
         let name = state.name(host);
-        state.strikes.trouble_next_put(name, trouble);
+        state.strikes.requests.trouble_next_put(name, trouble);
     }
 
     /// Whether the timeline leaves out what comes from now on. Everything is hashed and judged all the same.
@@ -350,7 +409,31 @@ impl Gate {
         state.trace.milestone(at, Some(life.host), what.into());
         let Some(name) = state.hosts.get(usize::from(life.host.number())).map(|host| host.name.clone()) else { return };
         let struck = state.strikes.milestone(&name, what);
-        state.strike(life.host, at, struck);
+        state.strike(life.host, at, struck, &self.paused);
+    }
+
+    /// Who is in the middle of what, host by host: those whose programs have not returned.
+    pub fn waits(&self) -> String {
+        let state = locked(&self.state);
+        let mut said = Vec::new();
+        for (number, host) in (0..).zip(&state.hosts) {
+            let id = HostId::new(number);
+            if host.ended && !host.over {
+                continue;
+            }
+            let at = match (host.over, self.paused.is_paused(id)) {
+                (true, _) => Some("is down".to_string()),
+                (false, true) => Some("stands still".to_string()),
+                (false, false) => waits::of(id, state.trace.kept(), state.trace.milestones()),
+            };
+            said.push(format!("{} {}", host.name, at.unwrap_or_else(|| "has done nothing lately".into())));
+        }
+        said.join("; ")
+    }
+
+    /// Whether so much was polled without any time passing that nothing is polled any more.
+    pub fn time_stands_still(&self) -> bool {
+        self.polls.were_too_many()
     }
 
     /// The hash over every event so far.
@@ -430,11 +513,12 @@ impl State {
         self.hosts.get(usize::from(life.host.number())).is_none_or(|host| host.over || host.life != life.number)
     }
 
-    fn strike(&mut self, id: HostId, at: Duration, struck: Vec<crate::plan::Fault>) {
+    fn strike(&mut self, id: HostId, at: Duration, struck: Vec<crate::plan::Fault>, paused: &Paused) {
         for fault in struck {
             let name = self.name(id);
             match fault {
                 crate::plan::Fault::Crash { policy, restart_after_ms, silent, .. } => {
+                    paused.forget(id);
                     if let Some(host) = self.hosts.get_mut(usize::from(id.number())) {
                         host.over = true;
                         host.silent = silent;
@@ -449,7 +533,16 @@ impl State {
                     self.strikes.fill(volume, at + Duration::from_millis(for_ms));
                 }
                 crate::plan::Fault::SyncFailed { .. } => self.strikes.arm_sync(name),
-                crate::plan::Fault::BucketTimeout { .. } => self.strikes.arm_bucket(name),
+                crate::plan::Fault::BucketTimeout { .. } => {
+                    self.strikes.requests.arm(name, at, BucketTrouble::TimesOutAfter);
+                }
+                crate::plan::Fault::Bucket { trouble, .. } => self.strikes.requests.arm(name, at, trouble),
+                crate::plan::Fault::Io { trouble, .. } => self.strikes.arm_io(name, trouble),
+                crate::plan::Fault::Pause { for_ms, .. } => {
+                    self.trace.milestone(at, Some(id), format!("paused for_ms={for_ms}"));
+                    self.actions.push(Action::Wake { host: id, length: Duration::from_millis(for_ms) });
+                    paused.begin(id);
+                }
                 crate::plan::Fault::Hold { one, other, for_ms, .. } => {
                     self.actions.push(Action::Hold { one, other, length: Duration::from_millis(for_ms) });
                 }
@@ -473,7 +566,7 @@ impl State {
             (format!("{number} {said}{after}"), detail)
         });
         let struck = self.strikes.pass(&name, number, operation, outcome.is_some());
-        self.strike(life.host, at, struck);
+        self.strike(life.host, at, struck, &life.gate.paused);
         if self.is_over(life) { None } else { Some(name) }
     }
 }
@@ -531,11 +624,12 @@ impl Life {
         }
     }
 
-    /// What meets the object that this life is writing under `key`, once.
-    pub(crate) fn put_trouble(&self) -> Option<PutTrouble> {
+    /// What meets a request of this life to the repository.
+    pub(crate) fn request_meets(&self, request: Request) -> Option<RequestMet> {
+        let at = self.gate.elapsed();
         let mut state = locked(&self.gate.state);
         let name = state.name(self.host);
-        state.strikes.put_trouble(&name)
+        state.strikes.requests.meets(&name, request, at)
     }
 
     /// Keeps an object that lands later.
@@ -558,12 +652,17 @@ impl Life {
         host.map_or(Duration::ZERO, |host| host.stalled_until.saturating_sub(at))
     }
 
-    /// Passes the gate before an effect. `None`: this life is over, wait for ever. Otherwise the fault to inject, if any.
-    pub fn before(&self, operation: &Operation<'_>, payload: &[u8]) -> Option<Option<FaultKind>> {
+    /// Whether the host is not to be polled: it stands still, and `waker` is woken with it, or time does.
+    pub(crate) fn rests(&self, waker: &Waker) -> bool {
+        !self.gate.polls.count(|| self.gate.elapsed()) || self.gate.paused.rests(self.host, waker)
+    }
+
+    /// Passes the gate before an effect. `None`: this life is over, wait for ever. Otherwise what the effect meets.
+    pub fn before(&self, operation: &Operation<'_>, payload: &[u8]) -> Option<Passed> {
         let at = self.gate.elapsed();
         let mut state = locked(&self.gate.state);
         let name = state.pass(self, at, &Passage { operation, outcome: None, flow: None, payload })?;
-        Some(state.strikes.injected(&name, operation, at))
+        Some(state.strikes.meets(&name, operation, at))
     }
 
     /// Passes the gate after an effect. False: this life is over, wait for ever.
@@ -590,17 +689,21 @@ impl Life {
         operation: Operation<'_>,
         payload: &[u8],
         cost: Cost,
-        effect: impl FnOnce(Option<FaultKind>) -> Result<T, Fault> + Send,
+        effect: impl FnOnce(Option<Met>) -> Result<T, Fault> + Send,
     ) -> Result<T, Fault> {
-        let Some(injected) = self.before(&operation, payload) else { return pending().await };
-        let wait = cost.before + self.stalled_for();
+        let Some(passed) = self.before(&operation, payload) else { return pending().await };
+        if self.gate.paused.is_paused(self.host) {
+            // What was begun when it fell asleep takes effect when it wakes.
+            yield_once().await;
+        }
+        let wait = cost.before + passed.stall + self.stalled_for();
         if !wait.is_zero() {
             clock.sleep_until(clock.now().after(wait)).await;
             if self.is_over() {
                 return pending().await;
             }
         }
-        let result = effect(injected);
+        let result = effect(passed.met);
         if cost.after.is_zero() {
             yield_once().await;
         } else {

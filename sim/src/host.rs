@@ -59,6 +59,9 @@ impl Future for OnHost {
     type Output = ();
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
+        if self.life.rests(context.waker()) {
+            return Poll::Pending;
+        }
         RUNNING.with_borrow_mut(|lives| lives.push(self.life.clone()));
         // A panic passes through here; the guard keeps the stack right for the next task on this thread.
         let _guard = Leave;

@@ -58,6 +58,28 @@ pub enum Fault {
         /// From when on the next write times out.
         at: When,
     },
+    /// The next operation on a disk that it fits meets trouble.
+    Io {
+        /// From when on; the host whose operation it is is the one named here.
+        at: When,
+        /// What it meets.
+        trouble: IoTrouble,
+    },
+    /// The repository, be it a folder or a store, is trouble to the host.
+    Bucket {
+        /// From when on; the host whose requests they are is the one named here.
+        at: When,
+        /// What they meet.
+        trouble: BucketTrouble,
+    },
+    /// The host stands still: none of its code runs, while its peers, its timers and what is sent to it go on. Then it
+    /// wakes, and carries on as if nothing had been: a zombie, if others have given it up.
+    Pause {
+        /// When it begins.
+        at: When,
+        /// For how long.
+        for_ms: u64,
+    },
     /// Two hosts hear nothing from each other for a while; what they send arrives afterwards.
     Hold {
         /// When it begins.
@@ -79,6 +101,9 @@ impl Fault {
             | Self::NoSpace { at, .. }
             | Self::SyncFailed { at }
             | Self::BucketTimeout { at }
+            | Self::Io { at, .. }
+            | Self::Bucket { at, .. }
+            | Self::Pause { at, .. }
             | Self::Hold { at, .. } => at,
         }
     }
@@ -90,7 +115,99 @@ impl Fault {
             | Self::NoSpace { at, .. }
             | Self::SyncFailed { at }
             | Self::BucketTimeout { at }
+            | Self::Io { at, .. }
+            | Self::Bucket { at, .. }
+            | Self::Pause { at, .. }
             | Self::Hold { at, .. } => at,
+        }
+    }
+
+    /// The class that it belongs to, for those who count what was tried.
+    pub const fn class(&self) -> &'static str {
+        match self {
+            Self::Crash { silent: true, .. } => "silent crash",
+            Self::Crash { .. } => "crash",
+            Self::NoSpace { .. } => "full volume",
+            Self::SyncFailed { .. } => "failed sync",
+            Self::BucketTimeout { .. } => "bucket time-out",
+            Self::Io { trouble, .. } => trouble.class(),
+            Self::Bucket { trouble, .. } => trouble.class(),
+            Self::Pause { .. } => "paused host",
+            Self::Hold { .. } => "held network",
+        }
+    }
+}
+
+/// What an operation on a disk meets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum IoTrouble {
+    /// The next operation that reads bytes or names fails.
+    ReadFails,
+    /// The next operation that changes bytes or names fails; of the bytes of a file the first half is written.
+    WriteFails,
+    /// The next read of a file brings fewer bytes than there are: the rest has to be asked for again.
+    ShortRead,
+    /// The next write to a file takes fewer bytes than it was given: the rest has to be given again.
+    ShortWrite,
+    /// The next operation takes that much longer. Others of the host go on.
+    Stall {
+        /// How much longer.
+        for_ms: u64,
+    },
+}
+
+impl IoTrouble {
+    /// The class that it belongs to.
+    pub const fn class(self) -> &'static str {
+        match self {
+            Self::ReadFails => "failed read",
+            Self::WriteFails => "failed write",
+            Self::ShortRead => "short read",
+            Self::ShortWrite => "short write",
+            Self::Stall { .. } => "stalled operation",
+        }
+    }
+}
+
+/// What requests to the repository meet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum BucketTrouble {
+    /// The next write does not take place, and its writer is told that time ran out.
+    TimesOutBefore,
+    /// The next write takes place, and its writer is told that time ran out.
+    TimesOutAfter,
+    /// The next write's writer is told that time ran out; it takes place when somebody writes to that key next, just before.
+    LandsLater,
+    /// The next write takes place and is answered with `Exists`, as by a client that asks again without a word and meets
+    /// its own object.
+    Echoes,
+    /// The next read of an object breaks off in the middle.
+    BreaksOff,
+    /// Whatever the host asks for is refused for a while, as by a server in trouble (5xx).
+    Unavailable {
+        /// For how long.
+        for_ms: u64,
+    },
+    /// For a while the host is answered at most every 30 ms, and refused in between.
+    Throttled {
+        /// For how long.
+        for_ms: u64,
+    },
+}
+
+impl BucketTrouble {
+    /// The class that it belongs to.
+    pub const fn class(self) -> &'static str {
+        match self {
+            Self::TimesOutBefore => "put lost",
+            Self::TimesOutAfter => "put without answer",
+            Self::LandsLater => "late put",
+            Self::Echoes => "put told as its own rival",
+            Self::BreaksOff => "get broken off",
+            Self::Unavailable { .. } => "repository unavailable",
+            Self::Throttled { .. } => "repository throttled",
         }
     }
 }
@@ -163,13 +280,42 @@ pub enum CrashPolicy {
     /// Power loss: of each file a prefix of the writes in their order, the last one torn at a sector of 512 or 4096
     /// bytes; of the names a prefix of the changes. Names and files are drawn independently.
     TornPrefix,
+    /// Power loss: of each file any of the sectors that were written, 512 or 4096 bytes long; of the names a prefix of the
+    /// changes.
+    AnySectors,
+    /// Power loss: any of the sectors, and any of the changes of names and lengths, in no order.
+    AnySubset,
+    /// Power loss: names and lengths are on the disk and bytes are not. What they would have filled reads as zeros.
+    SizeFirst,
+    /// Power loss: names are on the disk, and neither bytes nor lengths: a file that was renamed into place is empty.
+    NamesFirst,
     /// `kill -9`: the machine goes on. All of it stays readable, and stays unsynced.
     ProcessOnly,
 }
 
 impl CrashPolicy {
     /// The policies of a power loss.
-    pub const POWER_LOSS: [Self; 3] = [Self::DropAll, Self::KeepAll, Self::TornPrefix];
+    pub const POWER_LOSS: [Self; 7] = [
+        Self::DropAll,
+        Self::KeepAll,
+        Self::TornPrefix,
+        Self::AnySectors,
+        Self::AnySubset,
+        Self::SizeFirst,
+        Self::NamesFirst,
+    ];
+
+    /// All of them.
+    pub const ALL: [Self; 8] = [
+        Self::DropAll,
+        Self::KeepAll,
+        Self::TornPrefix,
+        Self::AnySectors,
+        Self::AnySubset,
+        Self::SizeFirst,
+        Self::NamesFirst,
+        Self::ProcessOnly,
+    ];
 
     /// The word in traces.
     pub const fn word(self) -> &'static str {
@@ -177,6 +323,10 @@ impl CrashPolicy {
             Self::DropAll => "drop-all",
             Self::KeepAll => "keep-all",
             Self::TornPrefix => "torn-prefix",
+            Self::AnySectors => "any-sectors",
+            Self::AnySubset => "any-subset",
+            Self::SizeFirst => "size-first",
+            Self::NamesFirst => "names-first",
             Self::ProcessOnly => "process-only",
         }
     }
@@ -208,8 +358,20 @@ mod tests {
                 },
             })
             .and(Fault::BucketTimeout { at: When::pass("n1", 3) })
+            .and(Fault::Io { at: When::pass("n1", 3), trouble: IoTrouble::Stall { for_ms: 7 } })
+            .and(Fault::Io { at: When::pass("n1", 3), trouble: IoTrouble::ShortWrite })
+            .and(Fault::Bucket { at: When::pass("n1", 3), trouble: BucketTrouble::Unavailable { for_ms: 7 } })
+            .and(Fault::Bucket { at: When::pass("n1", 3), trouble: BucketTrouble::Echoes })
+            .and(Fault::Pause { at: When::pass("n1", 3), for_ms: 70 })
             .and(Fault::Hold { at: When::pass("n1", 3), one: "n1".into(), other: "n2".into(), for_ms: 9 });
         let text = serde_json::to_string(&plan).unwrap();
         assert_eq!(serde_json::from_str::<Plan>(&text).unwrap(), plan, "{text}");
+    }
+
+    #[test]
+    fn every_policy_but_that_of_a_killed_process_is_a_loss_of_power() {
+        let lost: Vec<CrashPolicy> =
+            CrashPolicy::ALL.into_iter().filter(|policy| *policy != CrashPolicy::ProcessOnly).collect();
+        assert_eq!(lost, CrashPolicy::POWER_LOSS);
     }
 }

@@ -128,6 +128,7 @@ pub struct World {
     crash_chance: Chance,
     restarts: Vec<(Duration, String)>,
     releases: Vec<(Duration, String, String)>,
+    wakes: Vec<(Duration, HostId)>,
     failure: Option<Failure>,
     /// What each crash did, if the run is recorded in full.
     crashes: Option<Vec<CrashView>>,
@@ -157,9 +158,19 @@ impl World {
             slots: BTreeMap::new(),
             restarts: Vec::new(),
             releases: Vec::new(),
+            wakes: Vec::new(),
             failure: None,
             crashes: None,
             _milestones: milestone::capture(),
+        }
+    }
+
+    /// Puts the repository elsewhere, before anybody has come to use it.
+    pub fn keep_repository_in(&mut self, repository: Repository) {
+        let ground = Arc::get_mut(&mut self.ground);
+        assert!(ground.is_some() && self.slots.is_empty(), "no host has started yet");
+        if let Some(ground) = ground {
+            ground.repository = repository;
         }
     }
 
@@ -228,9 +239,10 @@ impl World {
     /// [`Failure::Stuck`] after `limit` of simulated time, or what else went wrong.
     pub fn finish<T>(&mut self, promise: &Promise<T>, limit: Duration) -> Result<T, Failure> {
         self.run_until(|_| promise.is_kept(), limit).map_err(|failure| match failure {
-            Failure::Stuck { waited, .. } => {
-                Failure::Stuck { what: format!("the program on {} to return", promise.host), waited }
-            }
+            Failure::Stuck { waited, .. } => Failure::Stuck {
+                what: format!("the program on {} to return; {}", promise.host, self.gate.waits()),
+                waited,
+            },
             Failure::Panicked(_) | Failure::Violated(_) | Failure::Backend(_) => failure,
         })?;
         promise.take().ok_or_else(|| Failure::Stuck { what: "a promise that was taken".into(), waited: Duration::ZERO })
@@ -251,7 +263,10 @@ impl World {
             }
             let waited = self.gate.elapsed().saturating_sub(from);
             if waited >= limit {
-                return Err(Failure::Stuck { what: "a condition of the scenario".into(), waited });
+                return Err(Failure::Stuck {
+                    what: format!("a condition of the scenario; {}", self.gate.waits()),
+                    waited,
+                });
             }
             self.step_until(from + limit);
         }
@@ -275,7 +290,9 @@ impl World {
     /// [`Failure::Stuck`] after `limit` of simulated time, or what else went wrong.
     pub fn run_until_milestone(&mut self, host: &str, words: &str, limit: Duration) -> Result<(), Failure> {
         self.run_until(|world| world.has_reached(host, words), limit).map_err(|failure| match failure {
-            Failure::Stuck { waited, .. } => Failure::Stuck { what: format!("{host} to reach {words}"), waited },
+            Failure::Stuck { waited, .. } => {
+                Failure::Stuck { what: format!("{host} to reach {words}; {}", self.gate.waits()), waited }
+            }
             Failure::Panicked(_) | Failure::Violated(_) | Failure::Backend(_) => failure,
         })
     }
@@ -322,6 +339,13 @@ impl World {
         self.gate.note(format!("stall {host} for_ms={}", length.as_millis()));
         if let Some(id) = self.gate.host(host) {
             self.gate.stall(id, self.gate.elapsed() + length);
+        }
+    }
+
+    /// A host stands still for a while: none of its code runs. Then it wakes, and carries on as if nothing had been.
+    pub fn pause(&mut self, host: &str, length: Duration) {
+        if let Some(id) = self.gate.host(host) {
+            self.gate.pause(id, length);
         }
     }
 
@@ -453,11 +477,17 @@ impl World {
     /// Advances the world by a little, and not beyond `limit`. What goes wrong is found in [`World::failure`].
     fn step_until(&mut self, limit: Duration) {
         let now = self.gate.elapsed();
-        let due = self.restarts.iter().map(|(at, _)| *at).chain(self.releases.iter().map(|(at, ..)| *at)).min();
+        let restarts = self.restarts.iter().map(|(at, _)| *at);
+        let releases = self.releases.iter().map(|(at, ..)| *at);
+        let due = restarts.chain(releases).chain(self.wakes.iter().map(|(at, _)| *at)).min();
         let until = limit.min(due.unwrap_or(limit)).min(now + STEP_MAX);
         let (backend, gate) = (&mut self.backend, &self.gate);
         let (result, panics) = panics::recorded(|| backend.step(until, &|| gate.has_actions()));
         self.record(result, panics);
+        if self.gate.time_stands_still() {
+            let what = format!("time to pass: somebody is polled again and again; {}", self.gate.waits());
+            self.failure.get_or_insert(Failure::Stuck { what, waited: Duration::ZERO });
+        }
         for action in self.gate.take_actions() {
             match action {
                 Action::Kill { host, policy, restart_after } => {
@@ -467,6 +497,7 @@ impl World {
                         self.restarts.push((self.gate.elapsed() + length, name));
                     }
                 }
+                Action::Wake { host, length } => self.wakes.push((self.gate.elapsed() + length, host)),
                 Action::Hold { one, other, length } => {
                     self.hold(&one, &other);
                     self.releases.push((self.gate.elapsed() + length, one, other));
@@ -476,6 +507,9 @@ impl World {
         let now = self.gate.elapsed();
         for (_, one, other) in self.releases.extract_if(.., |(at, ..)| *at <= now).collect::<Vec<_>>() {
             self.release(&one, &other);
+        }
+        for (_, host) in self.wakes.extract_if(.., |(at, _)| *at <= now).collect::<Vec<_>>() {
+            self.gate.wake(host);
         }
         for (_, host) in self.restarts.extract_if(.., |(at, _)| *at <= now).collect::<Vec<_>>() {
             self.restart(&host);

@@ -15,3 +15,15 @@ mod shared;
 fn backend(seed: u64) -> Box<dyn Backend> {
     sheetanchor_sim::own::backend(seed)
 }
+
+/// Only here: neither of the others makes a writer wait for its reader.
+#[test]
+fn a_writer_waits_for_its_reader() {
+    use sheetanchor_sim::world::{Settings, World};
+    for seed in 0..8 {
+        let mut world = World::new(Settings::of(seed), backend(seed));
+        let promise =
+            world.launch("n1", |env| async move { sheetanchor_sim::conformance::net_unread(&env, "n1:7000").await });
+        assert_eq!(world.finish(&promise, std::time::Duration::from_mins(1)), Ok(Ok(())), "seed {seed}");
+    }
+}

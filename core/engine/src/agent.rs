@@ -133,7 +133,7 @@ impl Agent {
         let belonging = state::load(&env, &config).await?;
         Ok(Arc::new(Self {
             repository: Repository::new(&env),
-            source: source.map(Repository::read_only),
+            source: source.map(|source| Repository::read_only(source, &env)),
             machine: Mutex::new(Machine::new(config.node, belonging)),
             changed: Notify::new(),
             tickets: core::sync::atomic::AtomicU64::new(1),

@@ -6,6 +6,7 @@ pub mod clock;
 pub mod disk;
 pub mod net;
 pub mod tasks;
+pub mod whole;
 
 use alloc::sync::Arc;
 use core::fmt;

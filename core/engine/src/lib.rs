@@ -25,6 +25,7 @@ pub mod repository;
 
 pub mod frames;
 
+pub mod patience;
 pub mod pump;
 
 pub mod caller;

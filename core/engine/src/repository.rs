@@ -26,13 +26,11 @@ use sheetanchor_core::planted::{self, Bug};
 use sheetanchor_core::refusal::{Code, Refusal};
 
 use crate::env::{Bucket, Env, Put};
+use crate::patience::PatientBucket;
 use crate::read_only::ReadOnly;
 
 pub(crate) use digest::DIGESTS_FROM;
 pub use digest::Ended;
-
-/// How often an ambiguous write is settled by reading back before it is given up as a fault.
-const READ_BACK_MAX: usize = 3;
 
 /// How many objects are read at once.
 const READS_AT_ONCE: usize = 16;
@@ -49,7 +47,7 @@ pub enum Created<T> {
 /// The repository of a cluster.
 #[derive(Clone)]
 pub struct Repository {
-    bucket: Arc<dyn Bucket>,
+    bucket: Arc<PatientBucket>,
 }
 
 impl core::fmt::Debug for Repository {
@@ -61,17 +59,17 @@ impl core::fmt::Debug for Repository {
 impl Repository {
     /// The repository of an environment.
     pub fn new(env: &Env) -> Self {
-        Self { bucket: env.bucket.clone() }
+        Self { bucket: Arc::new(PatientBucket::new(env)) }
     }
 
-    /// The repository in a bucket.
-    pub fn of(bucket: Arc<dyn Bucket>) -> Self {
-        Self { bucket }
+    /// The repository in a bucket, asked by the clock of an environment.
+    pub fn of(bucket: Arc<dyn Bucket>, env: &Env) -> Self {
+        Self { bucket: Arc::new(PatientBucket::over(bucket, env)) }
     }
 
     /// A repository that is only read.
-    pub fn read_only(bucket: ReadOnly) -> Self {
-        Self { bucket: Arc::new(bucket) }
+    pub fn read_only(bucket: ReadOnly, env: &Env) -> Self {
+        Self::of(Arc::new(bucket), env)
     }
 
     /// The objects underneath.
@@ -107,11 +105,14 @@ impl Repository {
     /// stands for something unreadable.
     pub async fn create<T: Object + PartialEq>(&self, key: &str, object: &T) -> Result<Created<T>> {
         let mut last = None;
-        for _ in 0..READ_BACK_MAX {
+        let mut pauses = self.bucket.pauses();
+        loop {
             match self.bucket.put_new(key, format::write(object)).await {
                 Ok(Put::Created) => return Ok(Created::Ours),
                 Ok(Put::Exists) => {}
-                Err(fault) if fault.kind == FaultKind::TimedOut => last = Some(fault),
+                Err(fault) if fault.kind == FaultKind::TimedOut && !planted::is(Bug::TimeoutTakenForFailure) => {
+                    last = Some(fault);
+                }
                 Err(fault) => return Err(fault.into()),
             }
             match self.find::<T>(key).await? {
@@ -120,8 +121,11 @@ impl Repository {
                 Some(found) => return Ok(Created::Theirs(found)),
                 None => {}
             }
+            // Not written, or on its way.
+            if !pauses.wait().await {
+                return Err(last.map_or_else(|| Error::Bug(format!("{key} exists and cannot be found")), Error::Fault));
+            }
         }
-        Err(last.map_or_else(|| Error::Bug(format!("{key} exists and cannot be found")), Error::Fault))
     }
 
     /// The cluster that the repository belongs to.
@@ -450,6 +454,7 @@ impl Repository {
             | FaultKind::SyncFailed
             | FaultKind::Unreachable
             | FaultKind::TimedOut
+            | FaultKind::Unavailable
             | FaultKind::Other => Error::Fault(fault),
         })
     }
@@ -459,12 +464,15 @@ impl Repository {
     /// # Errors
     /// Faults only.
     pub async fn put_hashed(&self, key: &str, body: Vec<u8>) -> Result<()> {
-        let mut tries = 0;
+        let mut pauses = self.bucket.pauses();
         loop {
-            tries += 1;
             match self.bucket.put_new(key, body.clone()).await {
                 Ok(Put::Created | Put::Exists) => return Ok(()),
-                Err(fault) if fault.kind == FaultKind::TimedOut && tries < READ_BACK_MAX => {}
+                Err(fault) if fault.kind == FaultKind::TimedOut => {
+                    if !pauses.wait().await {
+                        return Err(fault.into());
+                    }
+                }
                 Err(fault) => return Err(fault.into()),
             }
         }

@@ -10,6 +10,7 @@ use rustix::fs::{CWD, FlockOperation, RenameFlags};
 use rustix::io::Errno;
 use sheetanchor_core::error::Fault;
 use sheetanchor_core::identity::ByteCount;
+use sheetanchor_engine::env::whole;
 use sheetanchor_engine::env::{Disk, DiskFile, DiskLock, Entry, EntryKind, Metadata, OpenMode, Published};
 
 use crate::faults::{blocking, fault, sync_fault};
@@ -91,7 +92,8 @@ impl Disk for FileDisk {
                 length: ByteCount::new(found.len()),
                 mode: found.mode() & 0o7777,
             })),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            // There is no name below a file either.
+            Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => Ok(None),
             Err(error) => Err(error),
         })
         .await
@@ -177,15 +179,9 @@ impl DiskFile for OpenFile {
             // The caller may ask for more than there is: the buffer need not be longer than the file is now.
             let there = usize::try_from(file.metadata()?.len().saturating_sub(offset)).unwrap_or(usize::MAX);
             let mut bytes = vec![0; length.min(there)];
-            let mut filled = 0;
-            while let Some(rest) = bytes.get_mut(filled..).filter(|rest| !rest.is_empty()) {
-                match file.read_at(rest, offset.saturating_add(u64::try_from(filled).unwrap_or(u64::MAX))) {
-                    Ok(0) => break,
-                    Ok(count) => filled = filled.saturating_add(count),
-                    Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                    Err(error) => return Err(error),
-                }
-            }
+            let filled = whole::read_full(&mut bytes, |rest, before| {
+                uninterrupted(|| file.read_at(rest, offset.saturating_add(before)))
+            })?;
             bytes.truncate(filled);
             Ok(bytes)
         })
@@ -193,7 +189,15 @@ impl DiskFile for OpenFile {
     }
 
     async fn write_at(&self, offset: u64, bytes: Vec<u8>) -> Result<(), Fault> {
-        self.on("write", move |file| file.write_all_at(&bytes, offset)).await
+        self.on("write", move |file| {
+            whole::write_full(&bytes, |rest, before| {
+                match uninterrupted(|| file.write_at(rest, offset.saturating_add(before)))? {
+                    0 => Err(io::ErrorKind::WriteZero.into()),
+                    taken => Ok(taken),
+                }
+            })
+        })
+        .await
     }
 
     async fn truncate(&self, length: u64) -> Result<(), Fault> {
@@ -207,6 +211,16 @@ impl DiskFile for OpenFile {
 
     async fn length(&self) -> Result<ByteCount, Fault> {
         self.on("measure", |file| Ok(ByteCount::new(file.metadata()?.len()))).await
+    }
+}
+
+/// Does it again as long as signals interrupt it.
+fn uninterrupted(mut call: impl FnMut() -> io::Result<usize>) -> io::Result<usize> {
+    loop {
+        match call() {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            outcome => return outcome,
+        }
     }
 }
 

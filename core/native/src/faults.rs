@@ -9,7 +9,8 @@ use sheetanchor_core::error::{Fault, FaultKind};
 pub(crate) fn fault(operation: impl Into<String>, error: &io::Error) -> Fault {
     let kind = match error.raw_os_error().map(Errno::from_raw_os_error) {
         Some(Errno::NOENT) => FaultKind::NotFound,
-        Some(Errno::EXIST | Errno::ADDRINUSE) => FaultKind::Exists,
+        // A folder that is to be removed or replaced and is not empty is taken, too.
+        Some(Errno::EXIST | Errno::NOTEMPTY | Errno::ADDRINUSE) => FaultKind::Exists,
         Some(Errno::NOSPC | Errno::DQUOT) => FaultKind::NoSpace,
         Some(Errno::CONNREFUSED | Errno::CONNRESET | Errno::HOSTUNREACH | Errno::NETUNREACH) => FaultKind::Unreachable,
         Some(Errno::TIMEDOUT) => FaultKind::TimedOut,

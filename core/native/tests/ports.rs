@@ -50,6 +50,8 @@ async fn the_ports_keep_what_every_implementation_promises() {
     conformance::disk(&env, &root).await.unwrap();
     conformance::bucket(env.bucket.as_ref()).await.unwrap();
     conformance::net(&env, "127.0.0.1:0").await.unwrap();
+    conformance::net_half_closed(&env, "127.0.0.1:0").await.unwrap();
+    conformance::net_unread(&env, "127.0.0.1:0").await.unwrap();
     conformance::clock(&env).await.unwrap();
 }
 

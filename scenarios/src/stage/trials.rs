@@ -11,7 +11,7 @@ use sheetanchor_core::plan::Target;
 use sheetanchor_engine::coordinator::{Coordinator, Restored, Sealed};
 use sheetanchor_sim::oracle::Violation;
 use sheetanchor_sim::oracle::ledger::check_restored;
-use sheetanchor_sim::plan::{CrashPolicy, Fault, Plan, When};
+use sheetanchor_sim::plan::CrashPolicy;
 use sheetanchor_sim::world::Failure;
 
 use super::{BOUND, Begun, CLIENTS, Stage};
@@ -21,9 +21,6 @@ use crate::workload::read_back;
 /// How often something is tried, once nothing new goes wrong, and how long between.
 const ATTEMPTS: u32 = 8;
 const PAUSE: Duration = Duration::from_millis(700);
-
-/// How often a node or an operator passes the gate in a short story, roughly.
-const PASSES: u64 = 2_500;
 
 impl Stage {
     /// When: from here on faults strike. Those of the run's plan, or a few that are drawn if none was given.
@@ -39,37 +36,6 @@ impl Stage {
     /// How often each host had passed the gate when faults began.
     pub fn swept_from(&self) -> &BTreeMap<String, u64> {
         &self.swept_from
-    }
-
-    /// One to three faults, at some pass of some host.
-    fn any_plan(&self) -> Plan {
-        let count = self.chance.between(1, 4);
-        (0..count).fold(Plan::peaceful(), |plan, _| plan.and(self.any_fault()))
-    }
-
-    fn any_fault(&self) -> Fault {
-        let names = NODES.map(host);
-        let any = || usize::try_from(self.chance.below(3)).ok().and_then(|place| names.get(place)).cloned();
-        let (one, other) = (any().unwrap_or_default(), any().unwrap_or_default());
-        let next_operator = format!("operator{}", self.operators + 1);
-        let victim = if self.chance.one_in(4) { next_operator } else { one.clone() };
-        let passed = self.swept_from.get(&victim).copied().unwrap_or(0);
-        let at = When::pass(&victim, passed + 1 + self.chance.below(PASSES));
-        let for_ms = self.chance.between(20, 1_500);
-        match self.chance.below(8) {
-            0 => Fault::SyncFailed { at },
-            1 => {
-                let volumes = ["/", "/repo", "/shared"];
-                let drawn = usize::try_from(self.chance.below(3)).unwrap_or(0);
-                Fault::NoSpace { at, volume: volumes.get(drawn).copied().unwrap_or("/").into(), for_ms }
-            }
-            2 if one != other => Fault::Hold { at, one, other, for_ms },
-            _ => {
-                let (policy, silent) = (self.any_policy(), self.chance.one_in(2));
-                let silent = silent && policy != CrashPolicy::ProcessOnly;
-                Fault::Crash { at, policy, restart_after_ms: Some(self.chance.between(10, 600)), silent }
-            }
-        }
     }
 
     /// Waits for the end of an operation, whatever it is. A node or an operator that stopped is started again.

@@ -11,7 +11,7 @@ use sheetanchor_sim::oracle::Violation;
 use sheetanchor_sim::plan::CrashPolicy;
 use sheetanchor_sim::world::Failure;
 
-use crate::cluster::{NODES, host};
+use crate::cluster::host;
 use crate::stage::{Begun, CLIENTS, Stage};
 use crate::workload::Load;
 
@@ -25,6 +25,12 @@ type Trouble = fn(&mut Stage, &str) -> Result<bool, Failure>;
 /// what was refused is not there, and whichever point is restored is exactly the committed history up to its cut.
 pub fn spares_what_was_proven(stage: &mut Stage) -> Result<(), Failure> {
     operations_run_amid(stage, Load::SPREAD, things_crash)
+}
+
+/// The same with the repository in an object store.
+pub fn spares_what_was_proven_on_an_object_store(stage: &mut Stage) -> Result<(), Failure> {
+    stage.given_an_object_store();
+    spares_what_was_proven(stage)
 }
 
 /// The same while the network between any two hosts, clients and operators among them, stands still for a while: longer
@@ -88,11 +94,6 @@ fn runs_amid<T>(stage: &mut Stage, trouble: Trouble, begun: &Begun<T>) -> Result
     Ok(Some(outcome))
 }
 
-fn any_node(stage: &Stage) -> u16 {
-    let place = usize::try_from(stage.chance().below(3)).unwrap_or(0);
-    NODES.get(place).copied().unwrap_or(1)
-}
-
 /// Crashes nodes, and perhaps the operator; brings the nodes back. Answers whether the operator lives.
 fn things_crash(stage: &mut Stage, operator: &str) -> Result<bool, Failure> {
     let crashes = stage.chance().between(1, 4);
@@ -104,7 +105,7 @@ fn things_crash(stage: &mut Stage, operator: &str) -> Result<bool, Failure> {
             operator_lives = false;
             continue;
         }
-        let node = any_node(stage);
+        let node = stage.any_node();
         stage.crash_node(node);
         stage.meanwhile(0, 600)?;
         stage.restart_node(node);
@@ -116,18 +117,18 @@ fn things_crash(stage: &mut Stage, operator: &str) -> Result<bool, Failure> {
 fn things_stall(stage: &mut Stage, operator: &str) -> Result<bool, Failure> {
     for _ in 0..stage.chance().between(1, 4) {
         stage.meanwhile(0, 120)?;
-        let first = host(any_node(stage));
+        let first = host(stage.any_node());
         let second = match stage.chance().below(4) {
             0 | 1 => operator.to_string(),
             2 => CLIENTS.to_string(),
-            _ => host(any_node(stage)),
+            _ => host(stage.any_node()),
         };
         if first == second {
             continue;
         }
         stage.world().hold(&first, &second);
         if stage.chance().one_in(4) {
-            let node = any_node(stage);
+            let node = stage.any_node();
             stage.crash_node(node);
             stage.meanwhile(0, 300)?;
             stage.restart_node(node);

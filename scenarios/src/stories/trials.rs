@@ -22,3 +22,9 @@ pub fn end_in_a_restore_whatever_strikes(stage: &mut Stage) -> Result<(), Failur
     stage.is_restored_in_the_end(&Target::Backup(sealed.operation))?;
     Ok(())
 }
+
+/// The same with the repository in an object store, which refuses, times out before and after the effect, and answers wrongly.
+pub fn end_in_a_restore_from_an_object_store(stage: &mut Stage) -> Result<(), Failure> {
+    stage.given_an_object_store();
+    end_in_a_restore_whatever_strikes(stage)
+}

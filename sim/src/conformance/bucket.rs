@@ -24,6 +24,8 @@ pub async fn bucket(bucket: &dyn Bucket) -> Result<(), Breach> {
     same(bucket.get_range("a/b", 100, 1).await?, Vec::new(), "a range beyond the end")?;
     same(bucket.put_new("empty", Vec::new()).await?, Put::Created, "an empty object")?;
     same(bucket.get("empty").await?, Vec::new(), "an empty object's bytes")?;
+    same(bucket.get_range("a/b", 2, 0).await?, Vec::new(), "nothing of an object")?;
+    rivals(bucket).await?;
     listing(bucket).await?;
     bucket.delete("a/b").await?;
     bucket.delete("a/b").await?;
@@ -33,6 +35,20 @@ pub async fn bucket(bucket: &dyn Bucket) -> Result<(), Breach> {
         promise(bucket.put_new(key, Vec::new()).await.is_err(), &format!("`{key}` is refused as a key"))?;
     }
     Ok(())
+}
+
+/// Of two that write one name at once, one has created it, and what is there is that one's, whole.
+async fn rivals(bucket: &dyn Bucket) -> Result<(), Breach> {
+    let (one, other) = (vec![1; 100_000], vec![2; 100_000]);
+    let puts = futures_util::join!(bucket.put_new("rivals", one.clone()), bucket.put_new("rivals", other.clone()));
+    let winner = match (puts.0?, puts.1?) {
+        (Put::Created, Put::Exists) => one,
+        (Put::Exists, Put::Created) => other,
+        both => return promise(false, &format!("one of two rivals creates the object: {both:?}")),
+    };
+    promise(bucket.get("rivals").await? == winner, "the winner's object is there")?;
+    bucket.delete("rivals").await?;
+    same(bucket.list("rivals").await?, Vec::new(), "what is deleted is not listed")
 }
 
 async fn listing(bucket: &dyn Bucket) -> Result<(), Breach> {

@@ -18,6 +18,7 @@ pub async fn disk(env: &Env, root: &str) -> Result<(), Breach> {
     publishing(disk, root).await?;
     links(disk, root).await?;
     replacing(disk, root).await?;
+    errors(disk, root).await?;
     locks(disk, root).await?;
     promise(disk.space_left(root).await?.get() > 0, "there is space left")
 }
@@ -141,6 +142,47 @@ async fn replacing(disk: &(dyn Disk + 'static), root: &str) -> Result<(), Breach
     disk.replace(&path, b"one".to_vec()).await?;
     disk.replace(&path, b"two!".to_vec()).await?;
     same(disk.read(&path).await?, b"two!".to_vec(), "a replaced file")
+}
+
+/// What is not there, what is taken, and what is of another kind.
+async fn errors(disk: &(dyn Disk + 'static), root: &str) -> Result<(), Breach> {
+    let (file, folder, nowhere) = (format!("{root}/e-file"), format!("{root}/e-folder"), format!("{root}/e-nowhere"));
+    let inside = |folder: &str| format!("{folder}/x");
+    written(disk, &file, b"file").await?;
+    disk.create_folder(&folder).await?;
+    written(disk, &inside(&folder), b"x").await?;
+    fails(
+        disk.rename(&file, &inside(&nowhere)).await,
+        FaultKind::NotFound,
+        "renaming into a folder that is not there",
+    )?;
+    promise(disk.rename(&file, &folder).await.is_err(), "a file does not replace a folder")?;
+    promise(disk.rename(&folder, &file).await.is_err(), "a folder does not replace a file")?;
+    disk.create_folder(&inside(&nowhere)).await?;
+    fails(disk.rename(&nowhere, &folder).await, FaultKind::Exists, "renaming over a folder that is not empty")?;
+    fails(disk.remove_folder(&folder).await, FaultKind::Exists, "removing a folder that is not empty")?;
+    disk.remove_folder(&inside(&nowhere)).await?;
+    disk.remove_folder(&nowhere).await?;
+    disk.rename(&file, &file).await?;
+    same(disk.read(&file).await?, b"file".to_vec(), "a file renamed to its own name")?;
+    fails(disk.publish(&file, &inside(&nowhere)).await, FaultKind::NotFound, "publishing into a missing folder")?;
+    same(disk.read(&file).await?, b"file".to_vec(), "what could not be published")?;
+    fails(disk.remove_folder(&nowhere).await, FaultKind::NotFound, "removing a folder that is gone")?;
+    promise(disk.remove_folder(&file).await.is_err(), "a file is not removed as a folder")?;
+    fails(disk.create_folder(&file).await, FaultKind::Exists, "a folder in the place of a file")?;
+    promise(disk.create_folder(&inside(&file)).await.is_err(), "a folder below a file")?;
+    same(disk.metadata(&inside(&file)).await?, None, "a name below a file")?;
+    promise(disk.open(&folder, OpenMode::Write).await.is_err(), "a folder is not written to")?;
+    promise(disk.list(&file).await.is_err(), "a file is not listed")?;
+    fails(disk.sync_dir(&nowhere).await, FaultKind::NotFound, "syncing a folder that is not there")?;
+    fails(disk.set_mode(&nowhere, 0o600).await, FaultKind::NotFound, "the mode of what is not there")?;
+    fails(disk.read_link(&nowhere).await, FaultKind::NotFound, "a link that is not there")?;
+    disk.symlink(&nowhere, &format!("{root}/e-link")).await?;
+    let dangling = disk.open(&format!("{root}/e-link"), OpenMode::Read).await;
+    fails(dangling, FaultKind::NotFound, "opening where a link leads to nothing")?;
+    written(disk, &nowhere, b"second").await?;
+    same(disk.publish(&nowhere, &folder).await?, Published::Exists, "publishing under a folder's name")?;
+    same(disk.read(&inside(&folder)).await?, b"x".to_vec(), "the folder in the way")
 }
 
 async fn locks(disk: &(dyn Disk + 'static), root: &str) -> Result<(), Breach> {

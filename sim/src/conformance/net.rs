@@ -23,6 +23,68 @@ pub async fn net(env: &Env, address: &str) -> Result<(), Breach> {
     fails(env.net.connect(&bound).await, FaultKind::Unreachable, "dialling where nobody listens")
 }
 
+/// Checks streams that are closed in one direction. Not every backend has them.
+///
+/// # Errors
+/// The first promise that is not kept.
+pub async fn net_half_closed(env: &Env, address: &str) -> Result<(), Breach> {
+    let mut listener = env.net.listen(address).await?;
+    let bound = listener.address();
+    half_closed(env, listener.as_mut(), &bound).await
+}
+
+/// Checks streams that nobody reads from: their writers wait. Not every backend makes them.
+///
+/// # Errors
+/// The first promise that is not kept.
+pub async fn net_unread(env: &Env, address: &str) -> Result<(), Breach> {
+    let mut listener = env.net.listen(address).await?;
+    let bound = listener.address();
+    unread(env, listener.as_mut(), &bound).await
+}
+
+/// Who has said all can still listen.
+async fn half_closed(env: &Env, listener: &mut dyn Listener, address: &str) -> Result<(), Breach> {
+    let (dialled, accepted) = futures_util::join!(env.net.connect(address), listener.accept());
+    let (mut dialled, mut accepted) = (dialled?, accepted?);
+    dialled.write_all(b"that is all").await?;
+    dialled.shutdown().await?;
+    let mut heard = Vec::new();
+    accepted.read_to_end(&mut heard).await?;
+    same(heard, b"that is all".to_vec(), "what was said before the end")?;
+    accepted.write_all(b"well").await?;
+    accepted.flush().await?;
+    let mut answer = [0; 4];
+    dialled.read_exact(&mut answer).await?;
+    same(&answer, b"well", "the answer after the end")
+}
+
+/// A stream holds only so much that nobody reads; once it is read, the writer goes on.
+async fn unread(env: &Env, listener: &mut dyn Listener, address: &str) -> Result<(), Breach> {
+    const PIECES: usize = 1_024;
+    let (dialled, accepted) = futures_util::join!(env.net.connect(address), listener.accept());
+    let (mut dialled, mut accepted) = (dialled?, accepted?);
+    let piece = vec![7; 32 << 10];
+    let mut sent = 0;
+    let flood = async {
+        for _ in 0..PIECES {
+            dialled.write_all(&piece).await?;
+            dialled.flush().await?;
+            sent += 1;
+        }
+        Ok::<_, Breach>(())
+    };
+    tokio::select! {
+        biased;
+        flooded = flood => flooded?,
+        () = env.clock.sleep(Duration::from_millis(500)) => {}
+    }
+    promise(sent < PIECES, "a writer whose peer does not read has to wait")?;
+    let mut held = vec![0; sent * piece.len()];
+    accepted.read_exact(&mut held).await?;
+    promise(held.iter().all(|byte| *byte == 7), "what was written before is there")
+}
+
 async fn echo(env: &Env, listener: &mut dyn Listener, address: &str) -> Result<(), Breach> {
     let (dialled, accepted) = futures_util::join!(env.net.connect(address), listener.accept());
     let (mut dialled, mut accepted) = (dialled?, accepted?);

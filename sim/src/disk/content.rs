@@ -1,5 +1,6 @@
 //! The bytes of one file: those on the disk, and changes above them that a crash may take.
 
+use super::loss::Loss;
 use crate::chance::Chance;
 use crate::host::HostId;
 use crate::plan::CrashPolicy;
@@ -31,17 +32,27 @@ struct Change {
     what: What,
 }
 
-#[derive(Clone, Debug)]
-enum What {
-    Write { offset: usize, bytes: Vec<u8> },
-    Truncate { length: usize },
+/// One change.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum What {
+    Write {
+        offset: usize,
+        bytes: Vec<u8>,
+    },
+    Truncate {
+        length: usize,
+    },
+    /// The file is at least that long: what a write leaves of which only the new length has reached the disk.
+    Reach {
+        length: usize,
+    },
 }
 
 impl What {
     fn written(&self) -> usize {
         match self {
             Self::Write { bytes, .. } => bytes.len(),
-            Self::Truncate { .. } => 0,
+            Self::Truncate { .. } | Self::Reach { .. } => 0,
         }
     }
 
@@ -57,6 +68,7 @@ impl What {
                 }
             }
             Self::Truncate { length } => bytes.resize(*length, 0),
+            Self::Reach { length } => bytes.resize(bytes.len().max(*length), 0),
         }
     }
 }
@@ -85,6 +97,16 @@ impl Content {
         let from = offset.min(self.seen.len());
         let until = offset.saturating_add(length).min(self.seen.len());
         self.seen.get(from..until).unwrap_or_default().to_vec()
+    }
+
+    /// Reads into `place`; answers how many bytes there were.
+    pub(super) fn read_into(&self, offset: usize, place: &mut [u8]) -> usize {
+        let bytes = self.seen.get(offset.min(self.seen.len())..).unwrap_or_default();
+        let count = bytes.len().min(place.len());
+        for (to, from) in place.iter_mut().zip(bytes) {
+            *to = *from;
+        }
+        count
     }
 
     pub(super) fn write(&mut self, writer: HostId, offset: usize, bytes: Vec<u8>) {
@@ -125,31 +147,17 @@ impl Content {
             return;
         }
         let dirty = self.changes.iter().filter(|change| change.writer == writer && change.fate == Fate::Dirty).count();
-        let mut keep = match policy {
-            CrashPolicy::DropAll | CrashPolicy::ProcessOnly => 0,
-            CrashPolicy::KeepAll => dirty,
-            CrashPolicy::TornPrefix => {
-                let bound = u64::try_from(dirty).unwrap_or(u64::MAX).saturating_add(1);
-                usize::try_from(chance.below(bound)).unwrap_or(0)
-            }
-        };
-        let mut torn = policy == CrashPolicy::TornPrefix && keep < dirty;
-        for mut change in core::mem::take(&mut self.changes) {
+        let mut loss = Loss::of(policy, dirty, chance);
+        for change in core::mem::take(&mut self.changes) {
             let own = change.writer == writer;
             match change.fate {
-                Fate::Lost if own => continue,
-                Fate::Dirty if own && keep > 0 => {
-                    keep -= 1;
-                    change.fate = Fate::Durable;
-                }
+                Fate::Lost if own => {}
                 Fate::Dirty if own => {
-                    let tears = core::mem::take(&mut torn);
-                    let Some(what) = tears.then(|| tear(change.what, chance)).flatten() else { continue };
-                    change = Change { writer, fate: Fate::Durable, what };
+                    let spared = loss.spares(change.what, chance).into_iter();
+                    self.changes.extend(spared.map(|what| Change { writer, fate: Fate::Durable, what }));
                 }
-                Fate::Dirty | Fate::Durable | Fate::Lost => {}
+                Fate::Dirty | Fate::Durable | Fate::Lost => self.changes.push(change),
             }
-            self.changes.push(change);
         }
         self.fold();
         self.seen.clone_from(&self.base);
@@ -165,20 +173,6 @@ impl Content {
             change.what.apply(&mut self.base);
         }
     }
-}
-
-/// The part of a change that reached the disk: whole sectors from its start, perhaps none.
-fn tear(what: What, chance: &Chance) -> Option<What> {
-    let What::Write { offset, mut bytes } = what else { return None };
-    let sector = if chance.one_in(2) { 512 } else { 4_096 };
-    let first = sector - offset % sector;
-    let sectors = bytes.len().saturating_sub(first).div_ceil(sector) + 1;
-    let kept = usize::try_from(chance.below(u64::try_from(sectors).unwrap_or(u64::MAX))).unwrap_or(0);
-    if kept == 0 {
-        return None;
-    }
-    bytes.truncate(first + (kept - 1) * sector);
-    Some(What::Write { offset, bytes })
 }
 
 #[cfg(test)]
@@ -287,6 +281,35 @@ mod tests {
         }
         assert!(lengths.contains(&0) && lengths.contains(&100) && lengths.contains(&body.len()), "{lengths:?}");
         assert!(lengths.len() > 10, "many places to tear at: {lengths:?}");
+    }
+
+    #[test]
+    fn any_sectors_leaves_holes_and_nothing_that_was_never_written() {
+        let body: Vec<u8> = (1..=255).cycle().take(8 * 512).collect();
+        let chance = chance();
+        let (mut holes, mut whole) = (0, 0);
+        for _ in 0..200 {
+            let mut content = written(&[(A, 0, &body)]);
+            content.crash(A, CrashPolicy::AnySectors, &chance);
+            let left = all(&content);
+            for (was, is) in body.chunks(512).zip(left.chunks(512)) {
+                assert!(is == was || is.iter().all(|byte| *byte == 0), "a sector is there or not");
+            }
+            holes += u32::from(left.starts_with(&[0]) && left.iter().any(|byte| *byte != 0));
+            whole += u32::from(left == body);
+        }
+        assert!(holes > 20 && whole > 0, "{holes} holes, {whole} whole");
+    }
+
+    #[test]
+    fn size_first_leaves_zeros_and_names_first_leaves_nothing() {
+        for (policy, left) in [(CrashPolicy::SizeFirst, "old\0\0\0"), (CrashPolicy::NamesFirst, "old")] {
+            let mut content = written(&[(A, 0, b"old")]);
+            content.sync();
+            content.write(A, 3, b"new".to_vec());
+            content.crash(A, policy, &chance());
+            assert_eq!(all(&content), left.as_bytes(), "{policy:?}");
+        }
     }
 
     #[test]

@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use sheetanchor_engine::env::EntryKind;
 
 use super::content::{Content, Fate};
+use super::loss::prefix;
 use crate::chance::Chance;
 use crate::host::HostId;
 use crate::plan::CrashPolicy;
@@ -208,11 +209,8 @@ impl Volume {
         let dirty = self.changes.iter().filter(|change| change.writer == host && change.fate == Fate::Dirty).count();
         let mut keep = match policy {
             CrashPolicy::DropAll | CrashPolicy::ProcessOnly => 0,
-            CrashPolicy::KeepAll => dirty,
-            CrashPolicy::TornPrefix => {
-                let bound = u64::try_from(dirty).unwrap_or(u64::MAX).saturating_add(1);
-                usize::try_from(chance.below(bound)).unwrap_or(0)
-            }
+            CrashPolicy::KeepAll | CrashPolicy::SizeFirst | CrashPolicy::NamesFirst | CrashPolicy::AnySubset => dirty,
+            CrashPolicy::TornPrefix | CrashPolicy::AnySectors => prefix(dirty, chance),
         };
         self.changes.retain_mut(|change| {
             if change.writer != host {
@@ -220,7 +218,7 @@ impl Volume {
             }
             match change.fate {
                 Fate::Durable => true,
-                Fate::Dirty if keep > 0 => {
+                Fate::Dirty if keep > 0 && (policy != CrashPolicy::AnySubset || chance.one_in(2)) => {
                     keep -= 1;
                     change.fate = Fate::Durable;
                     true

@@ -1,13 +1,15 @@
 //! How far a plan has come: which faults have struck, and which of those are still in force.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use sheetanchor_core::error::FaultKind;
 
-use super::{Kind, Operation, PutTrouble, Volume, own_volume};
+use super::requests::Requests;
+use super::{Kind, Met, Operation, Passed, Volume, own_volume};
+use crate::bucket::VOLUME;
 use crate::place::place;
-use crate::plan::{Fault, Plan, Trigger};
+use crate::plan::{Fault, IoTrouble, Plan, Trigger};
 
 /// The faults of a plan that have not struck yet, and the ones in force.
 #[derive(Debug)]
@@ -15,8 +17,9 @@ pub(super) struct Strikes {
     waiting: Vec<Waiting>,
     full: Vec<(String, Duration)>,
     sync_fails: BTreeSet<String>,
-    bucket_times_out: BTreeSet<String>,
-    troubled_puts: BTreeMap<String, PutTrouble>,
+    pub(super) requests: Requests,
+    /// By host, in the order in which they were armed.
+    io: Vec<(String, IoTrouble)>,
 }
 
 #[derive(Debug)]
@@ -39,8 +42,8 @@ impl Strikes {
             waiting: plan.faults.into_iter().map(Waiting::new).collect(),
             full: Vec::new(),
             sync_fails: BTreeSet::new(),
-            bucket_times_out: BTreeSet::new(),
-            troubled_puts: BTreeMap::new(),
+            requests: Requests::default(),
+            io: Vec::new(),
         }
     }
 
@@ -106,29 +109,33 @@ impl Strikes {
         self.sync_fails.insert(host);
     }
 
-    pub(super) fn arm_bucket(&mut self, host: String) {
-        self.bucket_times_out.insert(host);
+    pub(super) fn arm_io(&mut self, host: String, trouble: IoTrouble) {
+        self.io.push((host, trouble));
     }
 
-    pub(super) fn trouble_next_put(&mut self, host: String, trouble: PutTrouble) {
-        self.troubled_puts.insert(host, trouble);
-    }
-
-    /// What meets the object that `host` is writing to a repository in a folder.
-    pub(super) fn put_trouble(&mut self, host: &str) -> Option<PutTrouble> {
-        let planned = self.bucket_times_out.remove(host).then_some(PutTrouble::TimesOutAfter);
-        self.troubled_puts.remove(host).or(planned)
-    }
-
-    /// The fault that meets this operation of `host`, if one does.
-    pub(super) fn injected(&mut self, host: &str, operation: &Operation<'_>, at: Duration) -> Option<FaultKind> {
-        match operation.kind {
+    /// What meets this operation of `host`.
+    pub(super) fn meets(&mut self, host: &str, operation: &Operation<'_>, at: Duration) -> Passed {
+        let fails = match operation.kind {
             Kind::Write | Kind::BucketPut | Kind::Space if self.is_full(host, operation.volume, at) => {
                 Some(FaultKind::NoSpace)
             }
-            Kind::BucketPut => self.bucket_times_out.remove(host).then_some(FaultKind::TimedOut),
             Kind::Sync => self.sync_fails.remove(host).then_some(FaultKind::SyncFailed),
-            Kind::Read | Kind::Space | Kind::Write | Kind::Name | Kind::Net => None,
+            Kind::Read | Kind::Space | Kind::Write | Kind::BucketPut | Kind::Name | Kind::Net => None,
+        };
+        if let Some(kind) = fails {
+            return Passed { met: Some(Met::Fails(kind)), stall: Duration::ZERO };
+        }
+        if self.io.is_empty() || operation.kind == Kind::Net {
+            return Passed::default();
+        }
+        let fits = |(whose, trouble): &(String, IoTrouble)| whose == host && fits(*trouble, operation);
+        let Some(found) = self.io.iter().position(fits) else { return Passed::default() };
+        match self.io.remove(found).1 {
+            IoTrouble::ReadFails | IoTrouble::WriteFails => {
+                Passed { met: Some(Met::Fails(FaultKind::Other)), stall: Duration::ZERO }
+            }
+            IoTrouble::ShortRead | IoTrouble::ShortWrite => Passed { met: Some(Met::Short), stall: Duration::ZERO },
+            IoTrouble::Stall { for_ms } => Passed { met: None, stall: Duration::from_millis(for_ms) },
         }
     }
 
@@ -150,6 +157,18 @@ impl Strikes {
             !strikes
         });
         struck
+    }
+}
+
+/// Whether an operation is one that a trouble waits for.
+fn fits(trouble: IoTrouble, operation: &Operation<'_>) -> bool {
+    let on_disk = operation.volume != Volume::Named(VOLUME);
+    match trouble {
+        IoTrouble::ReadFails => on_disk && operation.kind == Kind::Read,
+        IoTrouble::WriteFails => on_disk && matches!(operation.kind, Kind::Write | Kind::Name),
+        IoTrouble::ShortRead => operation.said.verb == "disk read",
+        IoTrouble::ShortWrite => operation.said.verb == "disk write",
+        IoTrouble::Stall { .. } => operation.kind != Kind::Net,
     }
 }
 
@@ -217,12 +236,13 @@ mod tests {
         strikes.fill("/repo".into(), Duration::from_millis(10));
         let write = |volume| Operation { kind: Kind::Write, volume, said: Said::of("write", "") };
         let ms = Duration::from_millis;
-        assert_eq!(strikes.injected("n1", &write(Volume::Named("/repo")), ms(9)), Some(FaultKind::NoSpace));
-        assert_eq!(strikes.injected("n1", &write(Volume::Own), ms(9)), None);
-        assert_eq!(strikes.injected("n1", &write(Volume::Named("/repo")), ms(10)), None);
+        let fails = Passed { met: Some(Met::Fails(FaultKind::NoSpace)), stall: Duration::ZERO };
+        assert_eq!(strikes.meets("n1", &write(Volume::Named("/repo")), ms(9)), fails);
+        assert_eq!(strikes.meets("n1", &write(Volume::Own), ms(9)), Passed::default());
+        assert_eq!(strikes.meets("n1", &write(Volume::Named("/repo")), ms(10)), Passed::default());
         strikes.fill(own_volume("n1"), ms(20));
-        assert_eq!(strikes.injected("n1", &write(Volume::Own), ms(10)), Some(FaultKind::NoSpace));
-        assert_eq!(strikes.injected("n2", &write(Volume::Own), ms(10)), None);
+        assert_eq!(strikes.meets("n1", &write(Volume::Own), ms(10)), fails);
+        assert_eq!(strikes.meets("n2", &write(Volume::Own), ms(10)), Passed::default());
     }
 
     #[test]
@@ -230,8 +250,34 @@ mod tests {
         let mut strikes = Strikes::new(Plan::peaceful());
         strikes.arm_sync("n1".into());
         let sync = Operation { kind: Kind::Sync, volume: Volume::Own, said: Said::of("sync", "") };
-        assert_eq!(strikes.injected("n2", &sync, Duration::ZERO), None);
-        assert_eq!(strikes.injected("n1", &sync, Duration::ZERO), Some(FaultKind::SyncFailed));
-        assert_eq!(strikes.injected("n1", &sync, Duration::ZERO), None);
+        let fails = Passed { met: Some(Met::Fails(FaultKind::SyncFailed)), stall: Duration::ZERO };
+        assert_eq!(strikes.meets("n2", &sync, Duration::ZERO), Passed::default());
+        assert_eq!(strikes.meets("n1", &sync, Duration::ZERO), fails);
+        assert_eq!(strikes.meets("n1", &sync, Duration::ZERO), Passed::default());
+    }
+
+    #[test]
+    fn trouble_waits_for_an_operation_that_it_fits() {
+        let operation = |kind, verb| Operation { kind, volume: Volume::Own, said: Said::of(verb, "/x") };
+        let list = operation(Kind::Read, "disk list");
+        let read = operation(Kind::Read, "disk read");
+        let write = operation(Kind::Write, "disk write");
+        let fails = Some(Met::Fails(FaultKind::Other));
+        for (trouble, passes_by, met_at, met) in [
+            (IoTrouble::ReadFails, &write, &list, fails),
+            (IoTrouble::WriteFails, &read, &write, fails),
+            (IoTrouble::ShortRead, &list, &read, Some(Met::Short)),
+            (IoTrouble::ShortWrite, &read, &write, Some(Met::Short)),
+        ] {
+            let mut strikes = Strikes::new(Plan::peaceful());
+            strikes.arm_io("n1".into(), trouble);
+            let mut meets = |host: &str, operation| strikes.meets(host, operation, Duration::ZERO).met;
+            assert_eq!((meets("n2", met_at), meets("n1", passes_by)), (None, None), "{trouble:?}");
+            assert_eq!((meets("n1", met_at), meets("n1", met_at)), (met, None), "{trouble:?}");
+        }
+        let mut strikes = Strikes::new(Plan::peaceful());
+        strikes.arm_io("n1".into(), IoTrouble::Stall { for_ms: 7 });
+        assert_eq!(strikes.meets("n1", &operation(Kind::Net, "send"), Duration::ZERO), Passed::default());
+        assert_eq!(strikes.meets("n1", &list, Duration::ZERO).stall, Duration::from_millis(7));
     }
 }

@@ -33,6 +33,13 @@ impl FenceLease {
         self.closed.remove(host);
     }
 
+    /// `host` has stood still for that long: its fence could not open meanwhile, and nobody on it waited.
+    pub fn stood_still(&mut self, host: &str, length: Duration) {
+        if let Some(at) = self.closed.get_mut(host) {
+            *at += length;
+        }
+    }
+
     /// A transaction that began after the fence closed has committed on `host`.
     ///
     /// # Errors

@@ -94,16 +94,14 @@ impl Ground {
         let disk: Arc<dyn Disk> =
             Arc::new(SimDisk::new(self.disks.clone(), life.clone(), clock.clone(), self.disk_chance.clone()));
         let entropy: Arc<dyn Entropy> = Arc::new(chance(Concern::Entropy));
-        let bucket: Arc<dyn Bucket> = match self.repository {
-            Repository::Folder => {
-                let folder = FolderBucket::new(disk.clone(), entropy.clone(), REPOSITORY);
-                Arc::new(UnsureBucket::new(Arc::new(folder), life.clone(), clock.clone()))
-            }
+        let sound: Arc<dyn Bucket> = match self.repository {
+            Repository::Folder => Arc::new(FolderBucket::new(disk.clone(), entropy.clone(), REPOSITORY)),
             Repository::Store => {
                 let (objects, chance) = (self.objects.clone(), self.bucket_chance.clone());
                 Arc::new(SimBucket::new(objects, life.clone(), clock.clone(), chance))
             }
         };
+        let bucket = Arc::new(UnsureBucket::new(sound, life.clone(), clock.clone()));
         Env {
             entropy,
             tasks: Arc::new(HostTasks { inner: ports.tasks, life: life.clone() }),

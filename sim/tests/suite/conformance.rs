@@ -49,6 +49,15 @@ fn net() {
 }
 
 #[test]
+fn net_half_closed() {
+    for seed in 0..8 {
+        let mut world = world(seed);
+        let promise = world.launch("n1", |env| async move { conformance::net_half_closed(&env, "n1:7000").await });
+        assert_eq!(world.finish(&promise, LIMIT), Ok(Ok(())), "seed {seed}");
+    }
+}
+
+#[test]
 fn clock() {
     for seed in 0..8 {
         let mut world = world(seed);

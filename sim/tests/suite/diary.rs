@@ -226,7 +226,61 @@ fn what_never_comes_is_reported_as_stuck() {
     let mut world = world(1, Plan::peaceful());
     let promise = world.launch("n1", |_| std::future::pending::<()>());
     let failure = world.finish(&promise, Duration::from_millis(20)).unwrap_err();
-    assert_eq!(failure.to_string(), "waited 20ms of simulated time for the program on n1 to return");
+    let words = "waited 20ms of simulated time for the program on n1 to return; n1 has done nothing lately";
+    assert_eq!(failure.to_string(), words);
+}
+
+#[test]
+fn what_is_stuck_says_who_waits_for_what() {
+    let mut world = world(1, Plan::peaceful());
+    world.record_in_full();
+    world.start("n2", |_| std::future::pending::<()>());
+    world.pause("n2", LIMIT * 2);
+    let promise = world.launch("n1", |env| async move {
+        tracing::info!(target: "sheetanchor::test", "begun");
+        env.clock.sleep(Duration::from_millis(5)).await;
+        env.disk.sync_dir("/shared").await
+    });
+    world.run_until_milestone("n1", "begun", LIMIT).unwrap();
+    world.stall("n1", LIMIT * 2);
+    let failure = world.finish(&promise, LIMIT).unwrap_err().to_string();
+    for said in ["waited 60s", "n1 is at `disk sync-dir /shared` since ", "n2 stands still"] {
+        assert!(failure.contains(said), "{failure}");
+    }
+}
+
+#[test]
+fn a_program_that_never_rests_is_ended_and_reported() {
+    let mut world = world(1, Plan::peaceful());
+    world.start("n1", |_| {
+        std::future::poll_fn(|context| {
+            context.waker().wake_by_ref();
+            std::task::Poll::<()>::Pending
+        })
+    });
+    let failure = world.run_for(Duration::from_secs(1)).unwrap_err().to_string();
+    assert!(failure.contains("n1") || failure.contains("no time passes"), "{failure}");
+}
+
+#[test]
+fn a_paused_host_wakes_and_carries_on_where_it_was() {
+    let pause = Fault::Pause { at: When::milestone("n1", "now"), for_ms: 700 };
+    let mut world = world(1, Plan::peaceful().and(pause));
+    let promise = world.launch("n1", |env| async move {
+        let file = env.disk.open("/shared/x", sheetanchor_engine::env::OpenMode::CreateNew).await.unwrap();
+        let _held = env.disk.lock("/shared/lock").await.unwrap().unwrap();
+        tracing::info!(target: "sheetanchor::test", "now");
+        file.write_at(0, b"zombie".to_vec()).await.unwrap();
+    });
+    world.run_for(Duration::from_millis(600)).unwrap();
+    assert!(world.has_reached("n1", "now") && !promise.is_kept());
+    assert_eq!(world.peek("n2", "/shared/x"), None, "n2 has not been there yet");
+    let taken = world.launch("n2", |env| async move { env.disk.lock("/shared/lock").await.unwrap().is_some() });
+    assert!(!world.finish(&taken, LIMIT).unwrap(), "who stands still holds on to its locks");
+    assert_eq!(world.peek("n2", "/shared/x").unwrap(), b"");
+    world.finish(&promise, LIMIT).unwrap();
+    assert!(world.elapsed() >= Duration::from_millis(700));
+    assert_eq!(world.peek("n2", "/shared/x").unwrap(), b"zombie");
 }
 
 #[test]

@@ -85,7 +85,7 @@ impl Coordinator {
     fn origin(&self) -> Result<Self> {
         let none = || Refusal::new(Code::SourceUnnamed, "there is no source to clone from");
         let source = ReadOnly::new(self.source.clone().ok_or_else(none)?);
-        Ok(Self { repository: Repository::read_only(source), source: None, ..self.clone() })
+        Ok(Self { repository: Repository::read_only(source, &self.env), source: None, ..self.clone() })
     }
 
     async fn check_nodes_are_empty(&self, from: &Footing) -> Result<()> {
@@ -154,7 +154,7 @@ impl Coordinator {
         let (operation, nonce) = (operation.as_kind(OperationKind::Clone), self.nonce());
         let (incarnation, membership) = (from.incarnation, from.members.membership);
         let registered = Registered { incarnation, label: None, membership, nonce, operation };
-        match Repository::of(source).register(&registered).await {
+        match Repository::of(source, &self.env).register(&registered).await {
             Ok(_) => Ok(()),
             Err(Error::Fault(fault)) => {
                 let message = format!("{operation} cannot be registered in the source's repository: {fault}");
@@ -168,7 +168,7 @@ impl Coordinator {
     /// stays held there is shown to its operators, who can end it.
     async fn let_source_go(&self, operation: OperationId, result: Ending) -> Result<()> {
         let Some(source) = self.source.clone() else { return Ok(()) };
-        let (source, operation) = (Repository::of(source), operation.as_kind(OperationKind::Clone));
+        let (source, operation) = (Repository::of(source, &self.env), operation.as_kind(OperationKind::Clone));
         let told = async {
             if source.find::<Registered>(&keys::registration(operation)).await?.is_none() {
                 return Ok(());

@@ -19,14 +19,17 @@ pub enum Put {
 }
 
 /// Immutable objects, each created once or not at all. Keys are relative, `/`-separated, of `[A-Za-z0-9._-]` parts.
-/// There is no conditional update to rely on: not every object store has one.
+/// There is no conditional update to rely on: not every object store has one. What breaks off on its way is a fault, never a
+/// part of an object.
 #[async_trait]
 pub trait Bucket: Send + Sync {
     /// Writes an object that must not exist yet. All or nothing; durable once it answers.
     ///
     /// # Errors
     /// [`TimedOut`](sheetanchor_core::error::FaultKind::TimedOut) if the effect is unknown: read back and compare.
-    /// [`NoSpace`](sheetanchor_core::error::FaultKind::NoSpace). Other faults mean that nothing was written.
+    /// [`NoSpace`](sheetanchor_core::error::FaultKind::NoSpace). Other faults mean that nothing was written; after
+    /// [`Unavailable`](sheetanchor_core::error::FaultKind::Unavailable), as of every method, asking again may help.
+    /// `Exists` may stand for the caller's own object, written by an attempt that it was not told of: read back and compare.
     async fn put_new(&self, key: &str, body: Vec<u8>) -> Result<Put, Fault>;
 
     /// The whole object.

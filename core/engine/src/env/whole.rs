@@ -1,0 +1,80 @@
+//! Whole reads and writes over calls that may do less than they were asked to, as those of an operating system do. Every
+//! [`DiskFile`](super::DiskFile) is built on these two, the native and the simulated one alike.
+
+use sheetanchor_core::planted::{self, Bug};
+
+/// Reads until `buffer` is full or the file ends; answers how many bytes were read. `read` is given the rest of the buffer
+/// and how many bytes came before it, and answers how many it has put there: zero only at the end of the file.
+///
+/// # Errors
+/// Those of `read`.
+pub fn read_full<E>(buffer: &mut [u8], mut read: impl FnMut(&mut [u8], u64) -> Result<usize, E>) -> Result<usize, E> {
+    let mut filled = 0;
+    while let Some(rest) = buffer.get_mut(filled..).filter(|rest| !rest.is_empty()) {
+        match read(rest, count(filled))? {
+            0 => break,
+            more => filled = filled.saturating_add(more),
+        }
+        if planted::is(Bug::ShortReadIgnored) {
+            break;
+        }
+    }
+    Ok(filled)
+}
+
+/// Writes all of `bytes`. `write` is given what is left and how many bytes came before it, and answers how many it has
+/// taken: at least one, or it fails.
+///
+/// # Errors
+/// Those of `write`.
+pub fn write_full<E>(bytes: &[u8], mut write: impl FnMut(&[u8], u64) -> Result<usize, E>) -> Result<(), E> {
+    let mut written = 0;
+    while let Some(rest) = bytes.get(written..).filter(|rest| !rest.is_empty()) {
+        let taken = write(rest, count(written))?;
+        assert!(taken > 0 && taken <= rest.len(), "{taken} bytes were taken of {}", rest.len());
+        written = written.saturating_add(taken);
+        if planted::is(Bug::ShortWriteIgnored) {
+            break;
+        }
+    }
+    Ok(())
+}
+
+fn count(bytes: usize) -> u64 {
+    u64::try_from(bytes).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use alloc::vec::Vec;
+
+    use super::*;
+
+    #[test]
+    fn what_comes_in_pieces_is_read_whole_up_to_the_end() {
+        let file = b"ledger";
+        for (asked, piece) in [(4, 1), (6, 4), (9, 4), (0, 3)] {
+            let mut buffer = [0; 9];
+            let filled = read_full::<()>(&mut buffer[..asked], |rest, before| {
+                let from = usize::try_from(before).unwrap();
+                let some = (file.len() - from).min(rest.len()).min(piece);
+                rest[..some].copy_from_slice(&file[from..from + some]);
+                Ok(some)
+            });
+            assert_eq!(filled, Ok(asked.min(6)));
+            assert!(buffer.starts_with(&file[..asked.min(6)]));
+        }
+    }
+
+    #[test]
+    fn what_is_taken_in_pieces_is_written_whole_or_fails() {
+        let mut taken = Vec::new();
+        let outcome = write_full::<()>(b"ledger", |rest, before| {
+            assert_eq!(usize::try_from(before), Ok(taken.len()));
+            taken.extend_from_slice(&rest[..rest.len().min(4)]);
+            Ok(rest.len().min(4))
+        });
+        assert_eq!((outcome, taken.as_slice()), (Ok(()), &b"ledger"[..]));
+        assert_eq!(write_full(b"ledger", |_, before| if before == 0 { Ok(3) } else { Err("full") }), Err("full"));
+    }
+}
