@@ -8,6 +8,8 @@ pub enum Bug {
     NoFsyncBeforeSeal,
     /// The folder repository takes a folder that is there for a durable one.
     FolderUnsynced,
+    /// The folder repository takes a name for durable that a failed sync has dropped, once a later sync succeeds.
+    LostNameTrusted,
     /// Closing the fence does not hold commits back.
     NoFence,
     /// Pins are ignored when WAL is recycled.
@@ -91,6 +93,7 @@ impl Bug {
     pub const ALL: &[(&'static str, Self)] = &[
         ("no-fsync-before-seal", Self::NoFsyncBeforeSeal),
         ("folder-unsynced", Self::FolderUnsynced),
+        ("lost-name-trusted", Self::LostNameTrusted),
         ("no-fence", Self::NoFence),
         ("no-pin", Self::NoPin),
         ("cut-off-by-one", Self::CutOffByOne),

@@ -3,6 +3,7 @@
 mod direct;
 mod skew;
 mod trials;
+mod voyage;
 
 use std::collections::BTreeMap;
 use std::future::Future;
@@ -38,7 +39,7 @@ const WIPES_MAX: usize = 4;
 const BOUND: Duration = Duration::from_mins(3);
 
 /// Judges what a restored database holds, against the history and the cut.
-type Check = fn(&History, Scn, &LedgerState) -> Result<(), Violation>;
+pub(crate) type Check = fn(&History, Scn, &LedgerState) -> Result<(), Violation>;
 
 /// What a story is told on.
 pub struct Stage {

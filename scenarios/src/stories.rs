@@ -16,3 +16,4 @@ pub mod schedule;
 pub mod scn;
 pub mod separate;
 pub mod trials;
+pub mod voyage;
