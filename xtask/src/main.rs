@@ -7,6 +7,7 @@
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use clap::{Parser, Subcommand, ValueEnum};
@@ -85,6 +86,15 @@ enum Chore {
         /// Fetch PostgreSQL 17 and 18, too, and run the bridge's tests on them.
         #[arg(long)]
         releases: bool,
+        /// Run servers, agents and coordinators under a nemesis, and hold what is restored against what clients saw.
+        #[arg(long)]
+        nemesis: bool,
+        /// With `--nemesis`: for how long, as in `20m`.
+        #[arg(long = "for", value_name = "TIME", default_value = "20m", value_parser = postgres::nemesis::length)]
+        length: Duration,
+        /// With `--nemesis`: what everything is drawn from.
+        #[arg(long, default_value_t = 1)]
+        seed: u64,
     },
 }
 
@@ -116,11 +126,14 @@ fn run(chore: Chore) -> Result<ExitCode> {
         Chore::Swarm { forwarded } => return programs::simulator(&root, "swarm", &forwarded),
         Chore::Nightly { forwarded } => return programs::simulator(&root, "nightly", &forwarded),
         Chore::Replay { forwarded } => return programs::simulator(&root, "replay", &forwarded),
-        Chore::Pg { releases } => postgres::ensure().and_then(|servers| {
+        Chore::Pg { releases, nemesis, length, seed } => postgres::ensure().and_then(|servers| {
             println!("{servers}");
             println!("{}", fence::ensure(&root, &servers)?);
             if releases {
                 postgres::releases::test(&root)?;
+            }
+            if nemesis {
+                postgres::nemesis::run(&root, &postgres::nemesis::Wanted { length, seed })?;
             }
             Ok(true)
         }),

@@ -9,6 +9,7 @@ use anyhow::{Context as _, Result, bail};
 
 use crate::programs;
 
+pub mod nemesis;
 pub mod releases;
 
 /// All that the tests and the demo run.

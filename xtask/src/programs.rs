@@ -68,9 +68,14 @@ pub fn simulator_command(root: &Path, chore: &str) -> Command {
 
 /// Runs `command` with its output going where ours goes. An error if it fails or outlives the deadline.
 pub fn run(command: &mut Command) -> Result<()> {
+    run_within(command, DEADLINE)
+}
+
+/// As [`run`], with a deadline of its own.
+pub fn run_within(command: &mut Command, deadline: Duration) -> Result<()> {
     echo(command);
     let child = command.spawn().with_context(|| format!("cannot start {}", shown(command)))?;
-    let status = wait(child, command, Instant::now() + DEADLINE)?;
+    let status = wait(child, command, deadline)?;
     judge(command, status)
 }
 
@@ -83,9 +88,8 @@ pub fn run_reading(command: &mut Command, mut each: impl FnMut(&str)) -> Result<
     let child = command.spawn().with_context(|| format!("cannot start {}", shown(command)))?;
     // The command holds our ends of the pipe; while they are open the reader does not see the end.
     command.stdout(Stdio::null()).stderr(Stdio::null());
-    let until = Instant::now() + DEADLINE;
     thread::scope(|scope| {
-        let watch = scope.spawn(|| wait(child, command, until));
+        let watch = scope.spawn(|| wait(child, command, DEADLINE));
         let mut out = std::io::stdout();
         for line in BufReader::new(reader).split(b'\n') {
             let line = line.context("cannot read what a program writes")?;
@@ -123,7 +127,8 @@ fn echo(command: &Command) {
     println!("    $ {}", shown(command));
 }
 
-fn wait(mut child: Child, command: &Command, until: Instant) -> Result<ExitStatus> {
+fn wait(mut child: Child, command: &Command, deadline: Duration) -> Result<ExitStatus> {
+    let until = Instant::now() + deadline;
     loop {
         if let Some(status) = child.try_wait().with_context(|| format!("cannot wait for {}", shown(command)))? {
             return Ok(status);
@@ -132,7 +137,7 @@ fn wait(mut child: Child, command: &Command, until: Instant) -> Result<ExitStatu
             end_descendants(child.id());
             child.kill().with_context(|| format!("cannot end {}", shown(command)))?;
             child.wait().with_context(|| format!("cannot wait for {}", shown(command)))?;
-            bail!("`{}` did not end within {} minutes", shown(command), DEADLINE.as_secs() / 60);
+            bail!("`{}` did not end within {} minutes", shown(command), deadline.as_secs() / 60);
         }
         thread::sleep(POLL);
     }
@@ -214,7 +219,7 @@ mod tests {
         {
             thread::sleep(POLL);
         }
-        let error = wait(child, &command, Instant::now()).unwrap_err();
+        let error = wait(child, &command, Duration::ZERO).unwrap_err();
         assert!(error.to_string().contains("did not end"), "{error}");
         // This ends only once nobody holds the other end of the pipe.
         assert_eq!(reader.read_to_string(&mut String::new()).unwrap(), 0);

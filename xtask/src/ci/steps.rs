@@ -11,8 +11,8 @@ use crate::{programs, tidy};
 /// Seeds of the simulator in this gate; the nightly run draws many more.
 const SEEDS: &str = "140";
 
-/// The integration tests that run on real PostgreSQL servers are the test binaries of this name.
-const POSTGRES_TESTS: &str = "postgres";
+/// The integration tests that run on real PostgreSQL servers are the test binaries of these names.
+const POSTGRES_TESTS: [&str; 2] = ["postgres", "nemesis"];
 
 /// Every step, in order.
 pub const ALL: &[Step] = &[
@@ -73,12 +73,13 @@ fn doc(run: &mut Run) -> Result<Outcome> {
 fn test(run: &mut Run) -> Result<Outcome> {
     let mut command = programs::cargo(&run.root);
     let (on_servers, others): (Vec<String>, Vec<String>) =
-        integration_tests(&run.root)?.into_iter().partition(|name| name == POSTGRES_TESTS);
+        integration_tests(&run.root)?.into_iter().partition(|name| POSTGRES_TESTS.contains(&name.as_str()));
     let runner = if programs::succeeds(programs::cargo(&run.root).args(["nextest", "--version"])) {
         command.args(["nextest", "run", "--workspace", "--no-fail-fast"]);
         // nextest refuses a filter that names nothing.
         if run.without_postgres && !on_servers.is_empty() {
-            command.args(["--filterset", &format!("not binary({POSTGRES_TESTS})")]);
+            let others = on_servers.iter().map(|name| format!("not binary({name})"));
+            command.args(["--filterset", &others.collect::<Vec<_>>().join(" and ")]);
         }
         Runner::Nextest
     } else {

@@ -71,6 +71,8 @@ pub struct Site {
     agents: BTreeMap<u16, Child>,
     pub nodes: Vec<NodeText>,
     pub name: &'static str,
+    /// The repository, relative to the folder, if it is not `repository`.
+    pub repository: Option<String>,
 }
 
 impl Site {
@@ -79,7 +81,7 @@ impl Site {
         let folder = std::env::temp_dir().join(format!("sa-cli-{test}-{}", std::process::id()));
         fs::create_dir_all(&folder).unwrap();
         fs::set_permissions(&folder, fs::Permissions::from_mode(0o755)).unwrap();
-        Self { folder, agents: BTreeMap::new(), nodes: Vec::new(), name: "ledger" }
+        Self { folder, agents: BTreeMap::new(), nodes: Vec::new(), name: "ledger", repository: None }
     }
 
     /// Three nodes of the embedded database, whose agents do not run yet.
@@ -113,12 +115,13 @@ impl Site {
     }
 
     pub fn repository(&self) -> PathBuf {
-        self.folder.join("repository")
+        self.folder.join(self.repository.as_deref().unwrap_or("repository"))
     }
 
     pub fn write_cluster_file(&self) {
+        let repository = self.repository();
         let mut text =
-            format!("[cluster]\nname = \"{}\"\nrepository = \"file://{}\"\n", self.name, self.path("repository"));
+            format!("[cluster]\nname = \"{}\"\nrepository = \"file://{}\"\n", self.name, repository.display());
         for NodeText { id, agent, state, engine, data, connection } in &self.nodes {
             text += &format!(
                 "[[node]]\nid = {id}\nagent = \"{agent}\"\nstate = \"{state}\"\nengine = \"{engine}\"\ndata = \"{data}\"\nconnection = \"{connection}\"\n"
@@ -146,6 +149,12 @@ impl Site {
 
     /// Starts an agent and waits until it says that it is ready.
     pub fn start_agent(&mut self, id: u16) {
+        let child = self.spawn_agent(id);
+        self.agents.insert(id, child);
+    }
+
+    /// Starts an agent that the caller must end.
+    pub fn spawn_agent(&self, id: u16) -> Child {
         let log = fs::OpenOptions::new().create(true).append(true).open(self.path(&format!("agent-{id}.log"))).unwrap();
         let mut command = self.command(&["--log", "info", "agent", "--node", &id.to_string()]);
         let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(log).spawn().unwrap();
@@ -155,7 +164,7 @@ impl Site {
             child.wait().unwrap();
             panic!("{}", fs::read_to_string(self.path(&format!("agent-{id}.log"))).unwrap());
         }
-        self.agents.insert(id, child);
+        child
     }
 
     pub fn pid(&self, id: u16) -> String {

@@ -1,0 +1,169 @@
+//! A restore beside the running cluster: into folders of its own, by agents of its own, from a copy of the repository, so
+//! that the incarnation that it opens is nobody else's.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::os::unix::fs::chown;
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use sheetanchor_native::postgres::install::{Account, Install};
+use sheetanchor_native::postgres::postmaster::{Postmaster, StopMode};
+
+use super::catalog::Listed;
+use super::ledger::{self, Contents, Sent};
+use super::oracle::Case;
+use super::site::{NodeText, Site, free_addresses};
+use super::town::{NODES, Town, await_gone};
+
+/// Restores a cut and holds it against the journal; the entries that are there.
+///
+/// # Errors
+/// What is wrong with it.
+pub async fn check(
+    town: &Town,
+    listed: &Listed,
+    current: u32,
+    sent: &[Sent],
+    base: &BTreeSet<i64>,
+) -> Result<BTreeSet<i64>, String> {
+    let beside = Beside::new(town).await;
+    let restored = beside.restore(listed, current).map_err(|said| format!("cannot be restored: {said}"))?;
+    let contents = beside.read().await;
+    let case = Case { sent, incarnation: listed.incarnation, base, window: listed.window, contents: &contents };
+    let found = case.judge()?;
+    beside.check_files().await?;
+    drop(restored);
+    Ok(found)
+}
+
+struct Beside {
+    site: Site,
+    repository: String,
+}
+
+impl Beside {
+    async fn new(town: &Town) -> Self {
+        let mut site = Site::empty("nemesis-beside");
+        let repository = town.site.path("store/beside");
+        link_tree(&town.site.repository(), Path::new(&repository));
+        site.repository = Some(repository.clone());
+        let account = Account::to_run_as(None).await.unwrap();
+        for (id, agent) in NODES.into_iter().zip(free_addresses(NODES.len())) {
+            let sockets = site.path(&format!("s{id}"));
+            fs::create_dir(&sockets).unwrap();
+            if let Some(account) = account {
+                chown(&sockets, Some(account.uid), Some(account.gid)).unwrap();
+            }
+            site.nodes.push(NodeText {
+                id,
+                agent,
+                state: site.path(&format!("state-{id}")),
+                engine: "postgres",
+                data: site.path(&format!("pg-{id}")),
+                connection: format!("host={sockets} port=5432 user=postgres dbname=postgres"),
+            });
+        }
+        site.write_cluster_file();
+        site.start_agents();
+        Self { site, repository }
+    }
+
+    fn restore(&self, listed: &Listed, current: u32) -> Result<String, String> {
+        let incarnation = listed.incarnation.to_string();
+        let mut arguments = vec!["restore", "--to", &listed.target];
+        if listed.incarnation != current {
+            arguments.extend(["--incarnation", &incarnation]);
+        }
+        let said = self.site.run(&arguments);
+        if said.status == 0 { Ok(said.out) } else { Err(format!("{}{}", said.err, self.logs())) }
+    }
+
+    async fn read(&self) -> BTreeMap<u16, Contents> {
+        let mut contents = BTreeMap::new();
+        for node in &self.site.nodes {
+            contents.insert(node.id, ledger::read(&node.connection).await);
+        }
+        contents
+    }
+
+    /// PostgreSQL's own programs find nothing: tables against indexes, and the checksum of every page.
+    async fn check_files(&self) -> Result<(), String> {
+        for node in &self.site.nodes {
+            amcheck(&node.connection).await?;
+            if let Some(postmaster) = Postmaster::of(&node.data).unwrap() {
+                postmaster.stop(StopMode::Fast).await.unwrap();
+            }
+            page_checksums(&node.data).await?;
+        }
+        Ok(())
+    }
+
+    fn logs(&self) -> String {
+        let of = |node: &NodeText| {
+            [self.site.path(&format!("agent-{}.log", node.id)), format!("{}/postgres.log", node.state)]
+        };
+        let tail = |path: String| {
+            let text = fs::read_to_string(&path).unwrap_or_default();
+            let lines: Vec<&str> = text.lines().rev().take(15).collect();
+            format!("--- {path}\n{}\n", lines.into_iter().rev().collect::<Vec<_>>().join("\n"))
+        };
+        self.site.nodes.iter().flat_map(of).map(tail).collect()
+    }
+}
+
+impl Drop for Beside {
+    fn drop(&mut self) {
+        self.site.kill_all();
+        let data: Vec<String> = self.site.nodes.iter().map(|node| node.data.clone()).collect();
+        for data in &data {
+            if let Ok(Some(postmaster)) = Postmaster::of(data) {
+                super::town::signal("-QUIT", postmaster.pid().try_into().unwrap());
+            }
+        }
+        await_gone(&data);
+        fs::remove_dir_all(&self.repository).ok();
+    }
+}
+
+/// Runs `pg_amcheck` on a server.
+///
+/// # Errors
+/// What it says.
+pub async fn amcheck(connection: &str) -> Result<(), String> {
+    let place = connection.split(' ').find_map(|part| part.strip_prefix("host=")).unwrap();
+    let mut command = program("pg_amcheck").await;
+    command.env("PGHOST", place).env("PGPORT", "5432").env("PGUSER", "postgres");
+    silent("pg_amcheck", command.args(["--heapallindexed", "postgres"]))
+}
+
+/// Runs `pg_checksums` on the folder of a server that was stopped.
+///
+/// # Errors
+/// What it says.
+pub async fn page_checksums(data: &str) -> Result<(), String> {
+    silent("pg_checksums", program("pg_checksums").await.args(["--check", "-D", data]))
+}
+
+async fn program(name: &str) -> Command {
+    Command::new(Install::find(None, None).await.unwrap().program(name))
+}
+
+fn silent(name: &str, command: &mut Command) -> Result<(), String> {
+    let said = command.stdin(Stdio::null()).output().unwrap();
+    let text = || format!("{name}: {}{}", String::from_utf8_lossy(&said.stdout), String::from_utf8_lossy(&said.stderr));
+    if said.status.success() { Ok(()) } else { Err(text()) }
+}
+
+/// Objects are never changed, so a link to each is a copy. What is half written is nobody's.
+fn link_tree(from: &Path, to: &Path) {
+    fs::create_dir_all(to).unwrap();
+    for entry in fs::read_dir(from).unwrap().map(Result::unwrap) {
+        let (name, to) = (entry.file_name(), to.join(entry.file_name()));
+        if entry.file_type().unwrap().is_file() {
+            fs::hard_link(entry.path(), to).unwrap();
+        } else if name != ".tmp" {
+            link_tree(&entry.path(), &to);
+        }
+    }
+}

@@ -1,0 +1,82 @@
+//! What a run has done, as it goes and as a page.
+
+use std::fs;
+use std::time::{Duration, Instant};
+
+/// One round.
+#[derive(Clone, Debug, Default)]
+pub struct Row {
+    pub round: u32,
+    pub deeds: Vec<String>,
+    pub points: u32,
+    pub points_failed: u32,
+    pub backups: u32,
+    pub backups_failed: u32,
+    pub restored: Vec<String>,
+    pub entries: usize,
+    pub took: Duration,
+}
+
+pub struct Report {
+    seed: u64,
+    begun: Instant,
+    pub folder: Option<String>,
+    rows: Vec<Row>,
+}
+
+impl Report {
+    pub fn new(seed: u64, folder: Option<String>) -> Self {
+        eprintln!("nemesis: seed {seed}");
+        Self { seed, begun: Instant::now(), folder, rows: Vec::new() }
+    }
+
+    pub fn add(&mut self, row: Row) {
+        eprintln!(
+            "round {}: {} points, {} failed; {} backups, {} failed; restored {}; {} entries; {} cuts restored so far, {:.0} s",
+            row.round,
+            row.points,
+            row.points_failed,
+            row.backups,
+            row.backups_failed,
+            row.restored.join(", "),
+            row.entries,
+            self.restored() + row.restored.len(),
+            self.begun.elapsed().as_secs_f32(),
+        );
+        self.rows.push(row);
+        self.write("no cut was wrong");
+    }
+
+    pub fn restored(&self) -> usize {
+        self.rows.iter().map(|row| row.restored.len()).sum()
+    }
+
+    /// Writes the page, if one is wanted.
+    pub fn write(&self, verdict: &str) {
+        let Some(folder) = &self.folder else { return };
+        let mut text = format!(
+            "# Nemesis, seed {}\n\n{} cuts restored in {} rounds and {:.0} s: {verdict}.\n\n\
+             | round | what the nemesis did | points | failed | backups | failed | restored | entries | seconds |\n|---|---|---|---|---|---|---|---|---|\n",
+            self.seed,
+            self.restored(),
+            self.rows.len(),
+            self.begun.elapsed().as_secs_f32(),
+        );
+        for row in &self.rows {
+            text += &format!(
+                "| {} | {} | {} | {} | {} | {} | {} | {} | {:.0} |\n",
+                row.round,
+                row.deeds.join("; "),
+                row.points,
+                row.points_failed,
+                row.backups,
+                row.backups_failed,
+                row.restored.join(", "),
+                row.entries,
+                row.took.as_secs_f32()
+            );
+        }
+        fs::create_dir_all(folder).unwrap();
+        fs::write(format!("{folder}/report.md"), text).unwrap();
+    }
+}

@@ -1,0 +1,243 @@
+//! Servers, agents and their links, in folders of the run. Where we are root, the repository and the third server's data
+//! lie on file systems of their own, which can be full or read-only.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
+
+use sheetanchor_native::postgres::postmaster::Postmaster;
+use sheetanchor_native::postgres::server::{Server, ServerPlan};
+
+use super::ledger;
+use super::links::Link;
+use super::site::{NodeText, Said, Site, free_addresses, said};
+
+pub const NODES: [u16; 3] = [1, 2, 3];
+
+/// The cluster file of operators, whose way to the agents can be cut.
+pub const OPERATORS: &str = "operators.toml";
+
+/// A file system of its own in a folder of the run.
+pub struct Mount {
+    folder: String,
+    /// Held by whoever has broken it: one at a time.
+    pub broken: tokio::sync::Mutex<()>,
+}
+
+impl Mount {
+    fn make(folder: &str, megabytes: u32) -> Option<Self> {
+        fs::create_dir_all(folder).unwrap();
+        let options = format!("size={megabytes}m,mode=755");
+        let mounted =
+            Command::new("mount").args(["-t", "tmpfs", "-o", &options, "sheetanchor-nemesis", folder]).output();
+        mounted
+            .is_ok_and(|said| said.status.success())
+            .then(|| Self { folder: folder.to_owned(), broken: tokio::sync::Mutex::default() })
+    }
+
+    /// Whether that could be done: not while somebody writes a file.
+    pub fn read_only(&self, yes: bool) -> bool {
+        let options = if yes { "remount,ro" } else { "remount,rw" };
+        Command::new("mount").args(["-o", options, &self.folder]).output().unwrap().status.success()
+    }
+
+    fn filler(&self) -> String {
+        format!("{}/filler", self.folder)
+    }
+
+    /// Takes all the room that is left.
+    pub fn fill(&self) {
+        let mut file = fs::File::create(self.filler()).unwrap();
+        for piece in [1 << 20, 4096] {
+            while std::io::Write::write_all(&mut file, &vec![0; piece]).is_ok() {}
+        }
+    }
+
+    pub fn make_room(&self) {
+        fs::remove_file(self.filler()).unwrap();
+    }
+}
+
+impl Drop for Mount {
+    fn drop(&mut self) {
+        Command::new("umount").args(["--lazy", &self.folder]).output().ok();
+    }
+}
+
+pub struct Town {
+    pub servers: BTreeMap<u16, Server>,
+    pub links: BTreeMap<u16, Link>,
+    agents: BTreeMap<u16, Mutex<Option<Child>>>,
+    pub repository: Option<Mount>,
+    pub third_disk: Option<Mount>,
+    pub site: Site,
+}
+
+impl Town {
+    pub async fn new() -> Self {
+        let mut site = Site::empty("nemesis");
+        let third_disk = Mount::make(&site.path("disk3"), 400);
+        let repository = Mount::make(&site.path("store"), 1500);
+        site.repository = Some("store/repository".to_owned());
+        let (mut servers, mut links, mut agents) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
+        for (id, agent) in NODES.into_iter().zip(free_addresses(NODES.len())) {
+            let data = if id == 3 { "disk3/pg".to_owned() } else { format!("pg-{id}") };
+            let server = server(&site, id, &data).await;
+            servers.insert(id, server);
+            links.insert(id, Link::to(agent.clone()).await);
+            agents.insert(id, Mutex::new(None));
+            site.nodes.push(NodeText {
+                id,
+                agent,
+                state: site.path(&format!("state-{id}")),
+                engine: "postgres",
+                data: servers[&id].plan().data.clone(),
+                connection: servers[&id].connection(),
+            });
+        }
+        site.write_cluster_file();
+        let file = fs::read_to_string(site.path("cluster.toml")).unwrap();
+        let seen = |text: String, node: &NodeText| text.replace(&node.agent, &links[&node.id].address);
+        fs::write(site.path(OPERATORS), site.nodes.iter().fold(file, seen)).unwrap();
+        let town = Self { servers, links, agents, repository, third_disk, site };
+        town.start_agents();
+        town
+    }
+
+    pub fn connections(&self) -> BTreeMap<u16, String> {
+        self.servers.iter().map(|(node, server)| (*node, server.connection())).collect()
+    }
+
+    /// Starts an agent if it does not run, and waits until it serves.
+    pub fn start_agent(&self, node: u16) {
+        let mut agent = self.agents[&node].lock().unwrap();
+        if agent.as_mut().is_none_or(|agent| agent.try_wait().unwrap().is_some()) {
+            *agent = Some(self.site.spawn_agent(node));
+        }
+    }
+
+    pub fn kill_agent(&self, node: u16) {
+        if let Some(mut agent) = self.agents[&node].lock().unwrap().take() {
+            agent.kill().ok();
+            agent.wait().ok();
+        }
+    }
+
+    /// Sends a signal to an agent that runs.
+    pub fn signal_agent(&self, node: u16, name: &str) {
+        if let Some(agent) = self.agents[&node].lock().unwrap().as_ref() {
+            signal(name, agent.id());
+        }
+    }
+
+    /// Runs a command as an operator whose way to the agents may be cut.
+    pub fn operator(&self, arguments: &[&str]) -> Said {
+        said(&mut self.command(arguments))
+    }
+
+    /// A command of an operator.
+    pub fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = self.site.command(&["--cluster", OPERATORS]);
+        command.args(arguments).stdin(Stdio::null());
+        command
+    }
+
+    pub fn start_agents(&self) {
+        for node in NODES {
+            self.start_agent(node);
+        }
+    }
+
+    pub fn kill_agents(&self) {
+        for node in NODES {
+            self.kill_agent(node);
+        }
+    }
+
+    /// The name and the text of everybody's log, for whoever has to find out.
+    pub fn logs(&self) -> Vec<(String, Vec<u8>)> {
+        let of =
+            |node: &u16| [format!("agent-{node}.log"), format!("pg-{node}.log"), format!("state-{node}/postgres.log")];
+        let read = |name: String| {
+            let text = fs::read(self.site.path(&name)).unwrap_or_default();
+            (name, text)
+        };
+        NODES.iter().flat_map(of).map(read).collect()
+    }
+}
+
+impl Drop for Town {
+    fn drop(&mut self) {
+        self.kill_agents();
+        let data: Vec<String> = self.servers.values().map(|server| server.plan().data.clone()).collect();
+        for data in &data {
+            signal_folder("-CONT", data);
+        }
+        self.servers.clear();
+        await_gone(&data);
+    }
+}
+
+/// Waits until nobody serves any of the folders.
+pub fn await_gone(data: &[String]) {
+    let begun = Instant::now();
+    while begun.elapsed() < Duration::from_secs(20)
+        && data.iter().any(|data| matches!(Postmaster::of(data), Ok(Some(_))))
+    {
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+async fn server(site: &Site, id: u16, data: &str) -> Server {
+    let settings = [
+        ("shared_buffers", "16MB"),
+        ("autovacuum_naptime", "1s"),
+        ("shared_preload_libraries", "sheetanchor_fence"),
+        ("max_prepared_transactions", "8"),
+        ("max_wal_size", "64MB"),
+        ("min_wal_size", "32MB"),
+        ("checkpoint_timeout", "30s"),
+        ("restart_after_crash", "on"),
+    ];
+    let server = Server::init(ServerPlan {
+        data: site.path(data),
+        socket_folder: site.path(&format!("s{id}")),
+        port: 5432,
+        log: site.path(&format!("pg-{id}.log")),
+        bin: None,
+        run_as: None,
+        settings: settings.map(|(name, value)| (name.to_owned(), value.to_owned())).into(),
+    });
+    let server = server.await.unwrap();
+    // `cargo xtask pg` installs the fence, without which it does not start.
+    server.start().await.unwrap();
+    let (client, connection) = tokio_postgres::connect(&server.connection(), tokio_postgres::NoTls).await.unwrap();
+    let mut driver = tokio::task::JoinSet::new();
+    driver.spawn(connection);
+    client.batch_execute("CREATE EXTENSION sheetanchor_fence; CREATE EXTENSION amcheck").await.unwrap();
+    ledger::create(&server.connection()).await;
+    server
+}
+
+/// Sends a signal; that the process is gone is no matter.
+pub fn signal(name: &str, process: u32) {
+    Command::new("kill").args([name, &process.to_string()]).stderr(Stdio::null()).status().ok();
+}
+
+/// Sends a signal to every process that works in a folder.
+pub fn signal_folder(name: &str, folder: &str) {
+    let Ok(folder) = fs::canonicalize(folder) else { return };
+    for process in fs::read_dir("/proc").unwrap().flatten() {
+        let is_there = fs::read_link(process.path().join("cwd")).is_ok_and(|works_in| works_in == folder);
+        let is_server =
+            fs::read_link(process.path().join("exe")).is_ok_and(|program| program.ends_with(Path::new("postgres")));
+        if let (true, Some(number)) =
+            (is_there && is_server, process.file_name().to_str().and_then(|name| name.parse().ok()))
+        {
+            signal(name, number);
+        }
+    }
+}
