@@ -47,10 +47,10 @@ struct Voyage {
 /// Clients of the kinds that see different things: few rows that all nodes write; sessions that go from node to node and
 /// carry what they have seen, or nothing. At leisure, since a page of rows holds few of them.
 const LOADS: [Load; 4] = [
-    Load::BRIEF,
-    Load { accounts: 3, roaming: 3, pause_ms_max: 90, ..Load::BRIEF },
-    Load { pause_ms_max: 40, ..Load::CARRYING },
-    Load { hopping: 2, pause_ms_max: 60, ..Load::HOPPING },
+    Load { pause_ms_max: 160, ..Load::BRIEF },
+    Load { accounts: 3, roaming: 3, pause_ms_max: 200, ..Load::BRIEF },
+    Load { pause_ms_max: 80, ..Load::CARRYING },
+    Load { hopping: 2, pause_ms_max: 120, ..Load::HOPPING },
 ];
 
 /// Operations of every kind run, alone, beside each other, aborted by somebody else, in incarnation after incarnation,
@@ -171,7 +171,9 @@ impl Voyage {
                     stage.crash_node(node);
                 }
                 stage.meanwhile(0, 300)?;
-                NODES.iter().for_each(|node| stage.restart_node(*node));
+                for node in NODES {
+                    stage.restart_node(node);
+                }
                 stage.meanwhile(0, 300)
             }
         }
