@@ -11,6 +11,7 @@ use serde::Deserialize;
 use sheetanchor_core::identity::NodeId;
 use sheetanchor_core::refusal::{Code, Refusal};
 use sheetanchor_engine::coordinator::{Limits, Setup};
+use sheetanchor_native::postgres::WalRoad;
 use toml::Spanned;
 
 use crate::report::{Result, Trouble};
@@ -52,6 +53,8 @@ pub enum EngineSetup {
         bin: Option<String>,
         /// The user that a restored server runs as.
         run_as: Option<String>,
+        /// How its WAL comes into the archive.
+        wal: WalRoad,
     },
     /// A node of the embedded database, which runs in the agent's process.
     Refdb {
@@ -134,6 +137,8 @@ struct WrittenNode {
     connection: Spanned<String>,
     bin: Option<Spanned<String>>,
     run_as: Option<Spanned<String>>,
+    wal: Option<Spanned<String>>,
+    rpo_s: Option<Spanned<u64>>,
 }
 
 #[derive(Debug, Default, Deserialize)]

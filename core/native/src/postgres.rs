@@ -2,8 +2,8 @@
 //!
 //! [`PostgresDatabase`] speaks to a server that its operator runs, and starts one only in a folder that was restored.
 //! Reading order: [`install`](mod@install) and [`postmaster`] (programs and processes), `session` (connections), `look`,
-//! `pins`, `backup`, `files`, `pages`, `wal`, [`wal_reader`], `wal_chain`, `fence`, `marker` and `recovery`, and [`server`],
-//! which makes new servers for demonstrations and tests.
+//! `pins`, `backup`, `files`, `pages`, `wal`, [`wal_reader`], `wal_chain`, `replication`, `wal_stream`, `wal_road`, `fence`,
+//! `marker` and `recovery`, and [`server`], which makes new servers for demonstrations and tests.
 //!
 //! What it relies on, by the manual of PostgreSQL: "Making a Base Backup Using the Low Level API", "Recovery Target",
 //! "Replication Slots". The commit fence is an extension of the server, in `core/native/postgres/sheetanchor_fence`; without
@@ -21,10 +21,14 @@ mod pages;
 mod pins;
 pub mod postmaster;
 mod recovery;
+mod replication;
 pub mod server;
 mod session;
 mod wal;
 mod wal_chain;
 pub mod wal_reader;
+mod wal_road;
+mod wal_stream;
 
 pub use database::{PostgresConfig, PostgresDatabase};
+pub use wal_road::WalRoad;

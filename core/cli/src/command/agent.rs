@@ -65,7 +65,7 @@ async fn open(
     setup: &NodeSetup,
 ) -> Result<(Arc<dyn Database>, Option<Arc<refdb::Node>>)> {
     match &setup.engine {
-        EngineSetup::Postgres { connection, bin, run_as } => {
+        EngineSetup::Postgres { connection, bin, run_as, wal } => {
             let config = PostgresConfig {
                 node,
                 data: setup.data.clone(),
@@ -73,6 +73,7 @@ async fn open(
                 bin: bin.clone(),
                 run_as: run_as.clone(),
                 log: format!("{}/postgres.log", setup.state),
+                wal: *wal,
             };
             Ok((Arc::new(PostgresDatabase::new(config)?), None))
         }

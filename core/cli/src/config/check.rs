@@ -2,10 +2,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use sheetanchor_core::identity::{NodeId, PointName};
 use sheetanchor_core::refusal::{Code, Refusal};
 use sheetanchor_native::net::loopback;
+use sheetanchor_native::postgres::WalRoad;
 use toml::Spanned;
 
 use super::{ClusterFile, EngineSetup, NodeSetup, Written, WrittenNode, Wrong};
@@ -111,11 +113,13 @@ impl Seen {
                 connection: node.connection.get_ref().clone(),
                 bin: node.bin.as_ref().map(|bin| bin.get_ref().clone()),
                 run_as: node.run_as.as_ref().map(|user| user.get_ref().clone()),
+                wal: wal_road(id, node)?,
             }),
             "refdb" => {
-                if let Some(odd) = node.bin.as_ref().or(node.run_as.as_ref()) {
-                    let message = format!("`bin` and `run_as` of node {id} mean nothing to refdb");
-                    return Err(wrong(odd, Code::ConfigInvalid, message));
+                let odd = node.bin.as_ref().or(node.run_as.as_ref()).or(node.wal.as_ref()).map(Spanned::span);
+                if let Some(span) = odd.or(node.rpo_s.as_ref().map(Spanned::span)) {
+                    let message = format!("`bin`, `run_as`, `wal` and `rpo_s` of node {id} mean nothing to refdb");
+                    return Err(Wrong { code: Code::ConfigInvalid, message, span });
                 }
                 self.address(&node.connection, &format!("the database of node {id}"))?;
                 let data = node.data.get_ref();
@@ -143,6 +147,34 @@ impl Seen {
                 let message = format!("{other} and {whose} have one address, {}", given.get_ref());
                 Err(wrong(given, Code::DuplicateIdentity, message))
             }
+        }
+    }
+}
+
+/// How a server's WAL comes into the archive.
+fn wal_road(id: NodeId, node: &WrittenNode) -> Result<WalRoad, Wrong> {
+    let every = match &node.rpo_s {
+        None => None,
+        Some(seconds) if (1..=3600).contains(seconds.get_ref()) => Some(Duration::from_secs(*seconds.get_ref())),
+        Some(seconds) => {
+            let message = format!("rpo_s is {}, and must be between 1 and 3600", seconds.get_ref());
+            return Err(wrong(seconds, Code::ConfigInvalid, message));
+        }
+    };
+    let Some(given) = &node.wal else {
+        return Ok(every.map_or_else(WalRoad::default, |every| WalRoad::Stream { every }));
+    };
+    match (given.get_ref().as_str(), every) {
+        ("stream", Some(every)) => Ok(WalRoad::Stream { every }),
+        ("stream", None) => Ok(WalRoad::default()),
+        ("folder", None) => Ok(WalRoad::Folder),
+        ("folder", Some(_)) => {
+            let message = format!("`rpo_s` of node {id} means nothing where WAL is read from its folder");
+            Err(wrong(given, Code::ConfigInvalid, message))
+        }
+        (other, _) => {
+            let message = format!("`{}` is no way for WAL: write `stream` or `folder`", other.escape_debug());
+            Err(wrong(given, Code::ConfigInvalid, message))
         }
     }
 }
@@ -234,6 +266,17 @@ drain_ms = 500
         let postgres = ClusterFile::parse("cluster.toml", POSTGRES).unwrap();
         assert_eq!(postgres.repository, "/srv/sheetanchor");
         assert_eq!(postgres.nodes.len(), 2);
+        for (line, road) in [
+            ("", WalRoad::default()),
+            ("wal = \"stream\"\nrpo_s = 2\n", WalRoad::Stream { every: Duration::from_secs(2) }),
+            ("rpo_s = 60\n", WalRoad::Stream { every: Duration::from_mins(1) }),
+            ("wal = \"folder\"\n", WalRoad::Folder),
+        ] {
+            let text = replaced(POSTGRES, "engine = ", &format!("{line}engine = "));
+            let file = ClusterFile::parse("cluster.toml", &text).unwrap();
+            let EngineSetup::Postgres { wal, .. } = &file.nodes[&NodeId::new(1)].engine else { panic!("{file:?}") };
+            assert_eq!(*wal, road, "{line}");
+        }
         let refdb = ClusterFile::parse("cluster.toml", REFDB).unwrap();
         assert_eq!(refdb.limits.point.lease.as_millis(), 3000);
         assert_eq!(refdb.limits.point.drain.as_millis(), 500);
@@ -271,6 +314,9 @@ drain_ms = 500
             ("id = 1", "id = 70000", 5),
             ("id = 1", "id = 1\ncolour = \"red\"", 6),
             ("name = \"ledger\"", "name = \"led ger\"", 2),
+            ("engine = \"postgres\"", "wal = \"carrier pigeon\"\nengine = \"postgres\"", 8),
+            ("engine = \"postgres\"", "rpo_s = 0\nengine = \"postgres\"", 8),
+            ("engine = \"postgres\"", "rpo_s = 5\nwal = \"folder\"\nengine = \"postgres\"", 9),
             ("file:///srv/sheetanchor", "s3://srv/sheetanchor", 3),
             ("file:///srv/sheetanchor", "file://srv/sheetanchor", 3),
             ("file:///srv/sheetanchor", "file:///srv/../sheetanchor", 3),
@@ -291,6 +337,7 @@ drain_ms = 500
             ),
             ("engine = \"refdb\"", "engine = \"postgres\""),
             ("connection = \"127.0.0.1:7102\"", "connection = \"127.0.0.1:7102\"\nbin = \"/usr\""),
+            ("connection = \"127.0.0.1:7102\"", "connection = \"127.0.0.1:7102\"\nrpo_s = 5"),
             ("lease_ms = 3000", "lease_ms = 0"),
             ("drain_ms = 500", "drain_ms = 3001"),
             ("drain_ms = 500", "drain_ms = -1"),

@@ -23,18 +23,20 @@ use super::backup::{self, Backups};
 use super::control::{CONTROL_FILE, system_identifier};
 use super::fence::Fence;
 use super::install::{Account, Install};
-use super::look::{end_of_wal, finish_segment, flush, look, segment_size};
+use super::look::{end_of_wal, flush, look, segment_size};
 use super::marker::Restored;
 use super::postmaster::{Postmaster, StopMode};
 use super::recovery::{self, is_private, private_target};
 use super::session::{Session, down, over_is_down};
 use super::wal::Place;
 use super::wal_chain::{Chain, prove_record};
+use super::wal_road::WalRoad;
+use super::wal_stream::WalStream;
 use super::{files, pages, pins};
 use crate::faults::{blocking, fault};
 
 /// The pin under which the archiver keeps WAL.
-const ARCHIVE_PIN: &str = "archive";
+pub(super) const ARCHIVE_PIN: &str = "archive";
 
 /// Bytes in the longest name of a restore point record.
 const RECORD_NAME_MAX: usize = 63;
@@ -61,6 +63,8 @@ pub struct PostgresConfig {
     pub run_as: Option<String>,
     /// The file that takes what a server prints that was started here.
     pub log: String,
+    /// How its WAL comes into the archive.
+    pub wal: WalRoad,
 }
 
 /// The port to one PostgreSQL server.
@@ -75,6 +79,9 @@ pub struct PostgresDatabase {
     /// Pins that were let go of while no server ran: their slots go as soon as one answers.
     let_go: Mutex<BTreeSet<String>>,
     chain: Arc<Chain>,
+    stream: Mutex<Option<WalStream>>,
+    /// Somebody waits until WAL up to here is archived.
+    wanted: AtomicU64,
     scn: AtomicU64,
     checksums: AtomicBool,
 }
@@ -109,6 +116,8 @@ impl PostgresDatabase {
             cuts: Mutex::new(BTreeMap::new()),
             let_go: Mutex::new(BTreeSet::new()),
             chain: Arc::default(),
+            stream: Mutex::new(None),
+            wanted: AtomicU64::new(0),
             scn: AtomicU64::new(0),
             checksums: AtomicBool::new(false),
         })
@@ -124,6 +133,22 @@ impl PostgresDatabase {
 
     pub(super) fn target(&self) -> &Config {
         &self.target
+    }
+
+    pub(super) fn road(&self) -> WalRoad {
+        self.config.wal
+    }
+
+    pub(super) fn stream(&self) -> &Mutex<Option<WalStream>> {
+        &self.stream
+    }
+
+    pub(super) fn wanted(&self) -> &AtomicU64 {
+        &self.wanted
+    }
+
+    pub(super) fn chain(&self) -> &Arc<Chain> {
+        &self.chain
     }
 
     pub(super) fn thread(&self) -> ThreadId {
@@ -162,6 +187,8 @@ impl PostgresDatabase {
 
     pub(super) async fn stop_server(&self, mode: StopMode) -> Result<()> {
         *self.session.lock().await = None;
+        // A server that streams waits at its end until everything is confirmed.
+        *self.stream.lock().await = None;
         self.fence.abandon().await;
         self.backups.abandon_all().await;
         match Postmaster::of(self.data())? {
@@ -219,7 +246,7 @@ impl PostgresDatabase {
         Scn::new(self.scn.load(Ordering::SeqCst))
     }
 
-    fn status_of(&self, state: State, end: Lsn) -> Status {
+    pub(super) fn status_of(&self, state: State, end: Lsn) -> Status {
         let end = self.position(TimelineId::new(0), end);
         Status { state, life: LifeId::new(0), scn: self.scn_seen(), frontier: Scn::ZERO, end, incarnation: None }
     }
@@ -250,7 +277,7 @@ impl PostgresDatabase {
         let session = match self.session().await {
             Ok(session) => session,
             Err(error) if error.refusal().is_some_and(|refusal| refusal.code == Code::DatabaseDown) => {
-                return Ok(self.status_of(State::Down, Lsn::new(0)));
+                return Ok(self.ending_status(&error));
             }
             Err(error) => return Err(error),
         };
@@ -270,7 +297,7 @@ impl PostgresDatabase {
     async fn write_cut(&self, session: &Session, record: &str) -> Result<CutMade> {
         let row = session.row("SELECT pg_create_restore_point($1)::text", &[&record]).await?;
         let until = row.lsn(0)?;
-        finish_segment(session, until).await?;
+        self.hurry(session, until).await?;
         flush(session, until).await?;
         let (timeline, _) = end_of_wal(session).await?;
         self.prove_cut(session, timeline, record, until).await?;
@@ -346,6 +373,7 @@ impl Database for PostgresDatabase {
         if row.text(3)? != "on" {
             tracing::warn!(node = %self.config.node, "fsync is off: after a loss of power this node's database is not to be trusted");
         }
+        self.try_road().await?;
         pins::pin(&session, ARCHIVE_PIN).await.map(|_| ())
     }
 
@@ -384,6 +412,9 @@ impl Database for PostgresDatabase {
     }
 
     async fn advance_pin(&self, name: &str, from: Lsn) -> Result<()> {
+        if name == ARCHIVE_PIN && self.confirm(from).await {
+            return Ok(());
+        }
         pins::advance(&*self.session().await?, name, from).await.map_err(over_is_down)
     }
 
@@ -394,6 +425,8 @@ impl Database for PostgresDatabase {
         let session = self.open_session().await?;
         let start = backup::start(&session, label).await?.lsn(0)?;
         let (timeline, _) = end_of_wal(&session).await?;
+        // A server reads the head of a segment before anything in it.
+        let start = segment_size(&session)?.start(start);
         let begun = Begun { start: self.position(timeline, start), scn: self.scn_seen() };
         self.backups.add(label, session, begun).await?;
         Ok(begun)
@@ -482,7 +515,7 @@ impl Database for PostgresDatabase {
 
     async fn flush(&self, until: Lsn) -> Result<()> {
         let session = self.session().await?;
-        finish_segment(&session, until).await?;
+        self.hurry(&session, until).await?;
         flush(&session, until).await?;
         match self.fence.cut_at(until).await {
             Some((timeline, record)) => self.prove_cut(&session, timeline, &record, until).await,
@@ -491,26 +524,7 @@ impl Database for PostgresDatabase {
     }
 
     async fn durable_wal(&self, from: Position, _bytes_max: ByteCount) -> Result<Option<WalPiece>> {
-        let session = self.session().await?;
-        let size = segment_size(&session)?;
-        if size.start(from.lsn) != from.lsn || from.thread != self.thread() {
-            let message = format!("WAL is read by whole segments of thread {}: {from} starts none", self.thread());
-            return Err(Refusal::new(Code::OutOfOrder, message).into());
-        }
-        let (timeline, durable) = end_of_wal(&session).await?;
-        if timeline != from.timeline {
-            let message = format!("{from} is on timeline {}, and the server writes timeline {timeline}", from.timeline);
-            return Err(Refusal::new(Code::WalGap, message).into());
-        }
-        let until = size.end(from.lsn);
-        if durable < until {
-            return Ok(None);
-        }
-        let place = Place { system: session.facts().system, size, timeline, start: from.lsn };
-        let data = self.data().to_owned();
-        let chain = self.chain.clone();
-        let bytes = blocking(move || Ok(chain.read(&data, &place))).await??;
-        Ok(Some(WalPiece { from, until, scn_last: None, bytes }))
+        self.wal_from(from).await
     }
 
     async fn recover(&self, recovery: &Recovery, wal: &dyn WalSource) -> Result<()> {
@@ -566,6 +580,7 @@ mod tests {
                 bin: None,
                 run_as: None,
                 log: "/dev/null".to_owned(),
+                wal: WalRoad::default(),
             };
             let error = PostgresDatabase::new(config).err().unwrap();
             assert_eq!(error.refusal().unwrap().code, Code::ConfigInvalid, "{data} {connection}");

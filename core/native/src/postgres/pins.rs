@@ -81,13 +81,21 @@ pub(super) async fn all(session: &Session) -> Result<Vec<(String, Lsn)>> {
 /// # Errors
 /// `SA210` if there is no such pin, or it lost what it kept.
 pub(super) async fn advance(session: &Session, name: &str, from: Lsn) -> Result<()> {
-    let slot = slot(name)?;
-    let kept = kept(session, &slot).await?.ok_or_else(|| lost(&slot, "it is gone"))?;
-    if from <= kept {
+    if from <= standing(session, name).await? {
         return Ok(());
     }
+    let slot = slot(name)?;
     let sql = "SELECT end_lsn::text FROM pg_replication_slot_advance($1, $2::text::pg_lsn)";
     session.row(sql, &[&slot, &from.to_string()]).await.map(|_| ())
+}
+
+/// What a pin keeps that must be there.
+///
+/// # Errors
+/// `SA210` if there is no such pin, or it lost what it kept.
+pub(super) async fn standing(session: &Session, name: &str) -> Result<Lsn> {
+    let slot = slot(name)?;
+    kept(session, &slot).await?.ok_or_else(|| lost(&slot, "it is gone"))
 }
 
 /// Where a slot keeps WAL from; `None` if there is no such slot.

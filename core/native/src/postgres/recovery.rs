@@ -226,18 +226,22 @@ async fn place_wal(
             let message = format!("the WAL of thread {thread} ends at {next}, before its cut {}", range.until);
             return Err(Refusal::new(Code::ThreadShort, message).into());
         };
-        let whole = piece.from.lsn == next && piece.from.thread == thread && piece.until == size.end(next);
-        if !whole || piece.from.timeline != range.timeline {
-            let message = format!("{piece:?} is not the segment at {next} of timeline {}", range.timeline);
+        let place = Place { system: control.system, size, timeline: range.timeline, start: size.start(next) };
+        let piece_end = piece.until;
+        // A segment that was archived while it was open lies there in several pieces.
+        let bytes = piece.until.bytes_since(next).filter(|_| piece.until <= size.end(place.start));
+        let fits = piece.from == Position { thread, timeline: range.timeline, lsn: next }
+            && bytes.is_some_and(|bytes| u64::try_from(piece.bytes.len()) == Ok(bytes));
+        if !fits {
+            let message = format!("{piece:?} does not go on at {next} of timeline {}", range.timeline);
             return Err(Refusal::new(Code::WalDamaged, message).into());
         }
-        let place = Place { system: control.system, size, timeline: range.timeline, start: next };
-        next = piece.until;
         let path = format!("{}/pg_wal/{}", database.data(), place.file_name());
         let placed = move || {
-            let outcome = take_segment(&place, &piece.bytes, &path, &mut reader, &mut sought);
+            let outcome = take_piece(&place, next, &piece.bytes, &path, &mut reader, &mut sought);
             Ok(outcome.map(|()| (reader, sought)))
         };
+        next = piece_end;
         (reader, sought) = blocking(placed).await??;
     }
     if sought.ends.is_empty() {
@@ -256,19 +260,28 @@ async fn place_wal(
     Ok(())
 }
 
-/// Writes a segment that goes on from where `reader` stands.
-fn take_segment(place: &Place, bytes: &[u8], path: &str, reader: &mut Reader, sought: &mut Sought) -> Result<()> {
-    place.check_length(bytes)?;
+/// Writes a piece of a segment that goes on from where `reader` stands.
+fn take_piece(
+    place: &Place,
+    from: Lsn,
+    bytes: &[u8],
+    path: &str,
+    reader: &mut Reader,
+    sought: &mut Sought,
+) -> Result<()> {
     reader.feed(bytes, &mut |noted| sought.see(&noted)).map_err(|broken| place.damaged(&broken))?;
-    write_segment(path, bytes).map_err(|error| fault(format!("write {path}"), &error).into())
+    let offset = from.get().saturating_sub(place.start.get());
+    write_piece(path, offset, bytes, place.size.bytes()).map_err(|error| fault(format!("write {path}"), &error).into())
 }
 
-fn write_segment(path: &str, bytes: &[u8]) -> io::Result<()> {
+/// A segment that is there in part is zeros from there on, as its server left it.
+fn write_piece(path: &str, offset: u64, bytes: &[u8], segment_bytes: u64) -> io::Result<()> {
     if let Some(folder) = Path::new(path).parent() {
         fs::create_dir_all(folder.join("archive_status"))?;
     }
-    let file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path)?;
-    file.write_all_at(bytes, 0)?;
+    let file = OpenOptions::new().write(true).create(true).truncate(offset == 0).mode(0o600).open(path)?;
+    file.set_len(segment_bytes)?;
+    file.write_all_at(bytes, offset)?;
     file.sync_all()
 }
 

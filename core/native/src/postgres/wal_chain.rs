@@ -49,7 +49,7 @@ impl Chain {
 }
 
 /// A reader that stands at `place`, having read the segment before it if it can.
-fn primed(data: &str, place: &Place) -> Reader {
+pub(super) fn primed(data: &str, place: &Place) -> Reader {
     let fresh = Reader::at_page_of(place.origin(), place.start);
     let Some(before) = place.before() else { return fresh };
     let Ok(bytes) = read_segment(data, &before) else { return fresh };

@@ -19,7 +19,7 @@ use sheetanchor_engine::database::{
 use sheetanchor_native::postgres::install::{Account, Install};
 use sheetanchor_native::postgres::postmaster::Postmaster;
 use sheetanchor_native::postgres::server::{Server, ServerPlan};
-use sheetanchor_native::postgres::{PostgresConfig, PostgresDatabase};
+use sheetanchor_native::postgres::{PostgresConfig, PostgresDatabase, WalRoad};
 
 const PORT: u16 = 5432;
 
@@ -75,17 +75,26 @@ impl Bench {
         self.node_at(name, name, node)
     }
 
+    /// The same, with a road of its own for WAL.
+    pub fn node_by(&self, name: &str, node: NodeId, wal: WalRoad) -> PostgresDatabase {
+        PostgresDatabase::new(PostgresConfig { wal, ..self.config(name, name, node) }).unwrap()
+    }
+
     /// The bridge to the server in folder `name`, whose connection is that of `connected`.
     pub fn node_at(&self, name: &str, connected: &str, node: NodeId) -> PostgresDatabase {
-        let config = PostgresConfig {
+        PostgresDatabase::new(self.config(name, connected, node)).unwrap()
+    }
+
+    pub fn config(&self, name: &str, connected: &str, node: NodeId) -> PostgresConfig {
+        PostgresConfig {
             node,
             data: self.path(name),
             connection: self.client(connected).connection,
             bin: None,
             run_as: None,
             log: self.path(&format!("{name}.log")),
-        };
-        PostgresDatabase::new(config).unwrap()
+            wal: WalRoad::default(),
+        }
     }
 
     /// Stages a copy into folder `name`, as whoever runs the test, and answers the bridge to what will run there.
@@ -173,6 +182,13 @@ impl Running {
 
     pub async fn pgbench(&self, arguments: &[&str]) {
         self.client.program("pgbench", &[arguments, &["postgres"]].concat()).await;
+    }
+
+    /// What pgbench says at its end.
+    pub async fn pgbench_says(&self, arguments: &[&str]) -> String {
+        let said = self.client.command("pgbench", &[arguments, &["postgres"]].concat()).await.output().unwrap();
+        assert!(said.status.success(), "pgbench: {}", String::from_utf8_lossy(&said.stderr));
+        String::from_utf8(said.stdout).unwrap()
     }
 
     /// Transfers on two connections until it is stopped.
@@ -304,11 +320,13 @@ pub struct Segments(pub BTreeMap<Lsn, WalPiece>);
 
 impl Segments {
     pub async fn read(node: &PostgresDatabase, from: Position, proof: Lsn) -> Self {
+        node.pin("archive").await.unwrap();
         let mut pieces = BTreeMap::new();
         let mut next = from;
         while next.lsn < proof {
             let piece = eventually(async || node.durable_wal(next, ByteCount::new(1 << 20)).await.unwrap()).await;
             next.lsn = piece.until;
+            node.advance_pin("archive", next.lsn).await.unwrap();
             pieces.insert(piece.from.lsn, piece);
         }
         Self(pieces)

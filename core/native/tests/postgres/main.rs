@@ -13,4 +13,5 @@ mod bridge;
 mod causal;
 mod cluster;
 mod fence;
+mod stream;
 mod wal;

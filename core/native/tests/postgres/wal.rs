@@ -7,6 +7,7 @@ use sheetanchor_core::identity::{ByteCount, NodeId, TimelineId};
 use sheetanchor_core::position::Lsn;
 use sheetanchor_core::refusal::Code;
 use sheetanchor_engine::database::Database;
+use sheetanchor_native::postgres::WalRoad;
 use sheetanchor_native::postgres::postmaster::StopMode;
 use sheetanchor_native::postgres::wal_reader::{Event, Noted, Origin, Outcome, Reader, SegmentSize, Total};
 
@@ -172,7 +173,7 @@ async fn wal_for_logical_decoding_is_read_as_pg_waldump_reads_it() {
 async fn a_flipped_bit_in_a_real_segment_is_refused_on_its_way_in_and_out() {
     let bench = Bench::new("wal-bits");
     let source = bench.server("source", &[("fsync", "off"), ("wal_keep_size", "1GB")]).await;
-    let node = bench.node("source", NodeId::new(1));
+    let node = bench.node_by("source", NodeId::new(1), WalRoad::Folder);
     let copy = Copy::take(&node, "backup-1").await;
     source.pgbench(&["-i", "-s", "2", "-q"]).await;
     let cut = node.cut_alone("cut-1").await.unwrap();
@@ -191,7 +192,7 @@ async fn a_flipped_bit_in_a_real_segment_is_refused_on_its_way_in_and_out() {
     }
     fs::write(&path, &second.bytes).unwrap();
     // Another process of the agent, which knows nothing of the segments before.
-    let another = bench.node("source", NodeId::new(1));
+    let another = bench.node_by("source", NodeId::new(1), WalRoad::Folder);
     assert_eq!(another.durable_wal(second.from, ByteCount::new(1)).await.unwrap(), Some(second.clone()));
 
     source.server.stop(StopMode::Fast).await.unwrap();

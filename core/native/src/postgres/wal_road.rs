@@ -1,0 +1,197 @@
+//! The two roads on which a server's WAL comes into the archive: streamed by the server, which is the usual one, or read
+//! from its folder, segment by segment, where a server lets nobody replicate. Both hand on proven bytes that go on where
+//! the archive ends, so a node may change roads.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use sheetanchor_core::error::{Error, FaultKind, Result};
+use sheetanchor_core::identity::{LifeId, TimelineId};
+use sheetanchor_core::position::{Lsn, Position};
+use sheetanchor_core::refusal::{Code, Refusal};
+use sheetanchor_engine::database::{State, Status, WalPiece};
+
+use super::database::{ARCHIVE_PIN, PostgresDatabase};
+use super::look::{end_of_wal, finish_segment, segment_size};
+use super::pins;
+use super::postmaster::POLL;
+use super::replication::Replication;
+use super::session::{Session, over_is_down};
+use super::wal::Place;
+use super::wal_chain::primed;
+use super::wal_stream::{Haste, WalStream};
+use crate::faults::blocking;
+
+/// How WAL comes from a server into the archive.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WalRoad {
+    /// The server streams it. An open segment is archived as far as it goes when a cut waits for it, and otherwise when
+    /// `every` has passed: so much of what was committed may be lost with the node's disk.
+    Stream {
+        /// How long WAL may wait in an open segment.
+        every: Duration,
+    },
+    /// Whole segments are read from the server's folder. A cut finishes its segment.
+    Folder,
+}
+
+/// How often a slot that is in use is tried again, [`POLL`] apart: a connection that was given up takes a moment to end.
+const TRIES_MAX: usize = 100;
+
+impl Default for WalRoad {
+    fn default() -> Self {
+        Self::Stream { every: Duration::from_secs(5) }
+    }
+}
+
+impl PostgresDatabase {
+    /// Durable WAL from `from` on, by the road that is configured.
+    pub(super) async fn wal_from(&self, from: Position) -> Result<Option<WalPiece>> {
+        if from.thread != self.thread() {
+            let message = format!("WAL is read of thread {}: {from} is of another", self.thread());
+            return Err(Refusal::new(Code::OutOfOrder, message).into());
+        }
+        match self.road() {
+            WalRoad::Stream { every } => self.streamed_wal(from, every).await,
+            WalRoad::Folder => self.folder_wal(from).await,
+        }
+    }
+
+    /// Sees to it that WAL up to `until` is archived soon.
+    pub(super) async fn hurry(&self, session: &Session, until: Lsn) -> Result<()> {
+        match self.road() {
+            WalRoad::Stream { .. } => {
+                self.wanted().fetch_max(until.get(), Ordering::SeqCst);
+                Ok(())
+            }
+            WalRoad::Folder => finish_segment(session, until).await,
+        }
+    }
+
+    /// Whether the road can be taken at all: asked before anything relies on it.
+    pub(super) async fn try_road(&self) -> Result<()> {
+        match self.road() {
+            WalRoad::Stream { .. } => Replication::connect(self.target()).await.map(|_| ()),
+            WalRoad::Folder => Ok(()),
+        }
+    }
+
+    /// Tells the server that the archive holds all up to `until`. Whether that was done: only a stream can.
+    pub(super) async fn confirm(&self, until: Lsn) -> bool {
+        match self.stream().lock().await.as_ref().filter(|stream| !stream.is_over()) {
+            Some(stream) => {
+                stream.confirm(until);
+                true
+            }
+            None => false,
+        }
+    }
+
+    /// What to say of a server that lets nobody in. One that is shutting down streams its last WAL, and ends once the
+    /// archive has it.
+    pub(super) fn ending_status(&self, why: &Error) -> Status {
+        let end = self.stream().try_lock().ok().and_then(|stream| {
+            let stream = stream.as_ref().filter(|stream| !stream.is_over() && why.to_string().contains("(57P03)"))?;
+            Some(stream.end())
+        });
+        match end {
+            Some((timeline, end)) => {
+                let mut status = self.status_of(State::Open, end);
+                status.end.timeline = timeline;
+                // Nothing that was said of its life is confirmed any more.
+                status.life = LifeId::new(0);
+                status
+            }
+            None => self.status_of(State::Down, Lsn::new(0)),
+        }
+    }
+
+    async fn streamed_wal(&self, from: Position, every: Duration) -> Result<Option<WalPiece>> {
+        let mut held = self.stream().lock().await;
+        let session = match self.session().await {
+            Ok(session) => Some(session),
+            // It is shutting down: what it still streams is the last.
+            Err(error) if is_down(&error) && held.as_ref().is_some_and(|stream| !stream.is_over()) => None,
+            Err(error) => return Err(error),
+        };
+        let durable = match &session {
+            Some(session) => Some(durable_on(session, from.timeline).await?),
+            None => None,
+        };
+        if !held.as_ref().is_some_and(|stream| stream.serves(from.timeline, from.lsn)) {
+            // A new one, then; before that the slot must be free.
+            *held = None;
+            let (Some(session), Some(durable)) = (&session, durable) else { return Ok(None) };
+            let stream = self.open_stream(session, from).await?;
+            stream.begins(durable).await?;
+            *held = Some(stream);
+        }
+        let Some(stream) = held.as_mut() else { return Ok(None) };
+        let every = if session.is_some() { every } else { Duration::ZERO };
+        let haste = Haste { wanted: Lsn::new(self.wanted().load(Ordering::SeqCst)), every, durable };
+        match stream.piece(from.lsn, haste).await {
+            Ok(piece) => Ok(piece.map(|(until, bytes)| WalPiece { from, until, scn_last: None, bytes })),
+            Err(error) => {
+                *held = None;
+                // A server that has ended sends nothing more: that is no trouble of the archive's.
+                if session.is_none() && error.is(FaultKind::Unreachable) { Ok(None) } else { Err(error) }
+            }
+        }
+    }
+
+    /// A stream that begins with the segment of `from`.
+    async fn open_stream(&self, session: &Session, from: Position) -> Result<WalStream> {
+        // A slot that has lost its WAL looks sound again once it streams from a later place.
+        pins::standing(session, ARCHIVE_PIN).await?;
+        let slot = pins::slot(ARCHIVE_PIN)?;
+        let size = segment_size(session)?;
+        let start = size.start(from.lsn);
+        let place = Place { system: session.facts().system, size, timeline: from.timeline, start };
+        let data = self.data().to_owned();
+        let reader = blocking(move || Ok(primed(&data, &place))).await?;
+        let mut tries = 0;
+        loop {
+            let link = Replication::connect(self.target()).await?;
+            match WalStream::open(link, &slot, place, from.lsn, reader.clone()).await {
+                Err(error) if error.is(FaultKind::Exists) && tries < TRIES_MAX => {
+                    tries += 1;
+                    tokio::time::sleep(POLL).await;
+                }
+                opened => return opened,
+            }
+        }
+    }
+
+    async fn folder_wal(&self, from: Position) -> Result<Option<WalPiece>> {
+        let session = self.session().await?;
+        let size = segment_size(&session)?;
+        let durable = durable_on(&session, from.timeline).await?;
+        let start = size.start(from.lsn);
+        let until = size.end(start);
+        if durable < until {
+            return Ok(None);
+        }
+        let place = Place { system: session.facts().system, size, timeline: from.timeline, start };
+        let (data, chain) = (self.data().to_owned(), Arc::clone(self.chain()));
+        let mut bytes = blocking(move || Ok(chain.read(&data, &place))).await??;
+        // An open segment was streamed up to here.
+        let archived = usize::try_from(from.lsn.get().saturating_sub(start.get())).unwrap_or(usize::MAX);
+        bytes.drain(..archived.min(bytes.len()));
+        Ok(Some(WalPiece { from, until, scn_last: None, bytes }))
+    }
+}
+
+/// How far WAL is durable on a server that writes `timeline`.
+async fn durable_on(session: &Session, timeline: TimelineId) -> Result<Lsn> {
+    let (writes, durable) = end_of_wal(session).await.map_err(over_is_down)?;
+    if writes == timeline {
+        return Ok(durable);
+    }
+    let message = format!("WAL of timeline {timeline} was asked for, and the server writes timeline {writes}");
+    Err(Refusal::new(Code::WalGap, message).into())
+}
+
+fn is_down(error: &Error) -> bool {
+    error.refusal().is_some_and(|refusal| refusal.code == Code::DatabaseDown)
+}

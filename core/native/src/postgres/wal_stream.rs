@@ -1,0 +1,367 @@
+//! WAL as the server streams it, on its way into the archive: each message starts where the last one ended, every byte is
+//! proven before it is handed on, and what the server is told that we keep is what the archive holds, no more.
+//!
+//! A task of its own takes what comes, within a bound, and keeps telling the server how far the archive is; it ends with the
+//! stream that owns it.
+
+use std::mem;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use sheetanchor_core::error::{Error, Fault, FaultKind, Result};
+use sheetanchor_core::identity::TimelineId;
+use sheetanchor_core::position::Lsn;
+use sheetanchor_core::refusal::{Code, Refusal};
+use tokio::sync::Notify;
+use tokio::task::AbortHandle;
+use tokio::time::Instant;
+
+use super::replication::{Replication, Streamed};
+use super::wal::Place;
+use super::wal_reader::Reader;
+
+/// How often the server is told how far the archive is, whether or not it asks.
+const CONFIRM_EVERY: Duration = Duration::from_secs(5);
+
+/// Bytes that may wait to be taken; with that many the task stops reading, and the server waits.
+const WAITING_BYTES_MAX: usize = 16 << 20;
+
+/// Bytes in the longest piece that is handed on.
+const PIECE_BYTES_MAX: usize = 16 << 20;
+
+/// How long WAL that is durable may take to arrive.
+const ARRIVAL_WAIT: Duration = Duration::from_secs(5);
+
+/// A server that is shutting down asks again and again how far we are, and waits until we have all. It waits in vain where
+/// the archive does not move on: after so long we hang up. Its slot keeps the rest.
+const SHUTDOWN_WAIT: Duration = Duration::from_secs(5);
+
+/// Questions that come closer together than this are one run of them, and are answered after a while.
+const ASKS_APART: Duration = Duration::from_secs(1);
+const ANSWER_AFTER: Duration = Duration::from_millis(20);
+
+/// One stream.
+pub(super) struct WalStream {
+    shared: Arc<Shared>,
+    driver: AbortHandle,
+    place: Place,
+    /// The address of the first byte of `bytes`.
+    from: Lsn,
+    /// What was proven and is not known to be archived.
+    bytes: Vec<u8>,
+    /// It has read all that was taken.
+    reader: Reader,
+    /// When an open segment was handed on last, or the stream began.
+    handed: Instant,
+    /// When something was taken last.
+    moved: Instant,
+}
+
+impl Drop for WalStream {
+    fn drop(&mut self) {
+        self.driver.abort();
+    }
+}
+
+/// When an open segment is handed on.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Haste {
+    /// Not before this address was reached, if it lies ahead: somebody waits for it.
+    pub wanted: Lsn,
+    /// Else after so long.
+    pub every: Duration,
+    /// Up to where the server's WAL is durable, as it says.
+    pub durable: Option<Lsn>,
+}
+
+struct Shared {
+    state: Mutex<State>,
+    /// Something has come.
+    came: Notify,
+    /// Something was taken, or archived.
+    told: Notify,
+}
+
+struct State {
+    waiting: Vec<u8>,
+    /// The end of what has come.
+    next: Lsn,
+    /// The end of what the archive holds.
+    archived: Lsn,
+    over: Option<Error>,
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl WalStream {
+    /// Streams from the start of the segment `place` on, of which only what lies from `from` on is handed on. `reader` stands
+    /// at that start.
+    ///
+    /// # Errors
+    /// `SA501` if the server has it no more, `SA210` if the slot is gone or lost, `SA101`, `SA112`; faults.
+    pub(super) async fn open(
+        mut link: Replication,
+        slot: &str,
+        place: Place,
+        from: Lsn,
+        reader: Reader,
+    ) -> Result<Self> {
+        let system = link.system().await?;
+        if system != place.system {
+            let message = format!("the server that streams has the system identifier {system}, not {}", place.system);
+            return Err(Refusal::new(Code::OtherNode, message).into());
+        }
+        // At an explicit address only: where a slot stands says nothing of what was lost.
+        link.start(slot, place.timeline, place.start).await?;
+        let state = State { waiting: Vec::new(), next: place.start, archived: from, over: None };
+        let shared = Arc::new(Shared { state: Mutex::new(state), came: Notify::new(), told: Notify::new() });
+        let own = shared.clone();
+        let driver = tokio::spawn(async move {
+            let over = drive(link, &own).await;
+            tracing::debug!(%over, "a stream of WAL is over");
+            own.lock().over = Some(over);
+            own.came.notify_one();
+        });
+        let now = Instant::now();
+        let driver = driver.abort_handle();
+        Ok(Self { shared, driver, place, from: place.start, bytes: Vec::new(), reader, handed: now, moved: now })
+    }
+
+    /// Waits for the first word of a stream from a server whose WAL is durable up to `durable`. That the WAL is gone is said
+    /// only after the stream has begun.
+    ///
+    /// # Errors
+    /// `SA501`, `SA210`, and faults.
+    pub(super) async fn begins(&self, durable: Lsn) -> Result<()> {
+        let until = Instant::now() + ARRIVAL_WAIT;
+        loop {
+            {
+                let state = self.shared.lock();
+                if let Some(over) = &state.over {
+                    return Err(over.clone());
+                }
+                if state.next > self.place.start || durable <= self.place.start {
+                    return Ok(());
+                }
+            }
+            if tokio::time::timeout_at(until, self.shared.came.notified()).await.is_err() {
+                return Err(Fault::new(FaultKind::TimedOut, "stream WAL", "nothing comes").into());
+            }
+        }
+    }
+
+    /// Whether a piece from `from` on can be had of it: one whose server hung up meanwhile is begun anew.
+    pub(super) fn serves(&self, timeline: TimelineId, from: Lsn) -> bool {
+        let hung_up = self.shared.lock().over.as_ref().is_some_and(|over| over.is(FaultKind::Unreachable));
+        self.place.timeline == timeline && self.from <= from && !hung_up
+    }
+
+    /// Whether the server has ended it, or we had to.
+    pub(super) fn is_over(&self) -> bool {
+        self.shared.lock().over.is_some()
+    }
+
+    /// The end of what has come.
+    pub(super) fn end(&self) -> (TimelineId, Lsn) {
+        (self.place.timeline, self.shared.lock().next)
+    }
+
+    /// The archive holds everything up to `until`.
+    pub(super) fn confirm(&self, until: Lsn) {
+        let mut state = self.shared.lock();
+        state.archived = state.archived.max(until);
+        drop(state);
+        self.shared.told.notify_one();
+    }
+
+    /// A proven piece that starts at `from`, and its end; `None` if it is not time for one. What lies before `from` is not
+    /// needed any more. No piece crosses the end of a segment.
+    ///
+    /// # Errors
+    /// `SA504` for what does not hold, and whatever ended the stream. Nothing can be had of it after that.
+    pub(super) async fn piece(&mut self, from: Lsn, haste: Haste) -> Result<Option<(Lsn, Vec<u8>)>> {
+        let segment_end = self.place.size.end(self.place.size.start(from));
+        let wanted = haste.wanted.min(segment_end);
+        let until = Instant::now() + ARRIVAL_WAIT;
+        loop {
+            self.take(from)?;
+            let ready = self.reader.next().min(segment_end);
+            let length = usize::try_from(ready.get().saturating_sub(from.get())).unwrap_or(0).min(PIECE_BYTES_MAX);
+            let whole = ready == segment_end || length == PIECE_BYTES_MAX;
+            let late = self.handed.elapsed() >= haste.every;
+            if length > 0 && (whole || late || (wanted > from && ready >= wanted)) {
+                self.handed = Instant::now();
+                let bytes = self.bytes.get(..length).unwrap_or_default().to_vec();
+                let end = from.get().saturating_add(u64::try_from(length).unwrap_or(u64::MAX));
+                return Ok(Some((Lsn::new(end), bytes)));
+            }
+            if let Some(over) = self.shared.lock().over.take() {
+                return Err(over);
+            }
+            let waits = wanted > from && haste.durable.is_some_and(|durable| durable >= wanted);
+            if !waits || tokio::time::timeout_at(until, self.shared.came.notified()).await.is_err() {
+                return self.stalled(haste.durable).map(|()| None);
+            }
+        }
+    }
+
+    /// Refuses to go on with a stream on which nothing comes although there is more.
+    fn stalled(&self, durable: Option<Lsn>) -> Result<()> {
+        let next = self.shared.lock().next;
+        if durable.is_none_or(|durable| durable <= next) || self.moved.elapsed() < ARRIVAL_WAIT.saturating_mul(6) {
+            return Ok(());
+        }
+        let cause = format!("nothing comes beyond {next} for {} s", self.moved.elapsed().as_secs());
+        Err(Fault::new(FaultKind::TimedOut, "stream WAL", cause).into())
+    }
+
+    /// Takes what has come, proves it, and lets go of what lies before `from`.
+    fn take(&mut self, from: Lsn) -> Result<()> {
+        if self.bytes.len() < PIECE_BYTES_MAX {
+            let came = mem::take(&mut self.shared.lock().waiting);
+            if !came.is_empty() {
+                self.shared.told.notify_one();
+                self.moved = Instant::now();
+                self.prove(&came)?;
+                self.bytes.extend_from_slice(&came);
+            }
+        }
+        let passed = usize::try_from(from.get().saturating_sub(self.from.get())).unwrap_or(usize::MAX);
+        let passed = passed.min(self.bytes.len());
+        self.bytes.drain(..passed);
+        self.from = Lsn::new(self.from.get().saturating_add(u64::try_from(passed).unwrap_or(u64::MAX)));
+        Ok(())
+    }
+
+    fn prove(&mut self, bytes: &[u8]) -> Result<()> {
+        let fed = self.reader.feed(bytes, &mut |_| ());
+        fed.map_err(|broken| Place { start: self.place.size.start(broken.at), ..self.place }.damaged(&broken))
+    }
+}
+
+/// Takes what comes until the stream is over; answers why it is.
+async fn drive(mut link: Replication, shared: &Shared) -> Error {
+    let (mut due, mut asked) = (Instant::now(), Asked::default());
+    loop {
+        let room = shared.lock().waiting.len() < WAITING_BYTES_MAX;
+        let came = tokio::select! {
+            biased;
+            () = shared.told.notified() => Ok(Streamed::Alive(true)),
+            () = tokio::time::sleep_until(due) => Ok(Streamed::Alive(true)),
+            came = link.next(), if room => came.inspect(|came| asked.note(Instant::now(), came)),
+        };
+        let answer = match came {
+            Ok(Streamed::Wal(start, bytes)) => match shared.accept(start, &bytes) {
+                Ok(()) => false,
+                Err(refusal) => return refusal.into(),
+            },
+            Ok(Streamed::Alive(answer)) => answer,
+            Ok(Streamed::Over) => return over("the server has ended the stream"),
+            Err(error) => return error,
+        };
+        if asked.is_in_vain() {
+            return over("the server is shutting down, and the archive does not move on");
+        }
+        if answer {
+            if asked.is_run() {
+                // Whoever is answered at once asks again at once.
+                tokio::time::sleep(ANSWER_AFTER).await;
+            }
+            let (received, archived) = {
+                let state = shared.lock();
+                (state.next, state.archived)
+            };
+            if let Err(error) = link.confirm(received, archived).await {
+                return error;
+            }
+            due = Instant::now() + CONFIRM_EVERY;
+        }
+    }
+}
+
+fn over(why: &str) -> Error {
+    Fault::new(FaultKind::Unreachable, "stream WAL", why).into()
+}
+
+impl Shared {
+    /// Takes a message in, which starts where the last one ended.
+    fn accept(&self, start: Lsn, bytes: &[u8]) -> Result<(), Refusal> {
+        let mut state = self.lock();
+        if start != state.next {
+            let message = format!("the server's stream goes on at {start}, not at {}", state.next);
+            return Err(Refusal::new(Code::WalGap, message));
+        }
+        state.waiting.extend_from_slice(bytes);
+        state.next = Lsn::new(start.get().saturating_add(u64::try_from(bytes.len()).unwrap_or(u64::MAX)));
+        drop(state);
+        self.came.notify_one();
+        Ok(())
+    }
+}
+
+/// The run of questions that a server is in, if it is in one.
+#[derive(Default)]
+struct Asked {
+    run: Option<(Instant, Instant)>,
+}
+
+impl Asked {
+    fn note(&mut self, now: Instant, came: &Streamed) {
+        self.run = match (came, self.run) {
+            (Streamed::Wal(..) | Streamed::Over, _) => None,
+            (Streamed::Alive(false), run) => run,
+            (Streamed::Alive(true), Some((first, last))) if now - last < ASKS_APART => Some((first, now)),
+            (Streamed::Alive(true), _) => Some((now, now)),
+        };
+    }
+
+    fn is_run(&self) -> bool {
+        self.run.is_some_and(|(first, last)| last > first)
+    }
+
+    fn is_in_vain(&self) -> bool {
+        self.run.is_some_and(|(first, last)| last - first > SHUTDOWN_WAIT)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_message_that_does_not_go_on_where_the_last_one_ended_is_refused() {
+        let state = State { waiting: Vec::new(), next: Lsn::new(100), archived: Lsn::new(0), over: None };
+        let shared = Shared { state: Mutex::new(state), came: Notify::new(), told: Notify::new() };
+        shared.accept(Lsn::new(100), b"ten  bytes").unwrap();
+        for start in [100, 109, 111, 0, u64::MAX] {
+            assert_eq!(shared.accept(Lsn::new(start), b"x").unwrap_err().code, Code::WalGap, "{start}");
+        }
+        shared.accept(Lsn::new(110), b"x").unwrap();
+        let state = shared.lock();
+        assert_eq!((state.next, state.waiting.len()), (Lsn::new(111), 11));
+    }
+
+    #[test]
+    fn a_server_that_asks_in_vain_is_left_and_one_that_asks_now_and_then_is_not() {
+        let (mut asked, mut now) = (Asked::default(), Instant::now());
+        for _ in 0..60 {
+            asked.note(now, &Streamed::Alive(true));
+            assert!(!asked.is_in_vain() && !asked.is_run());
+            now += Duration::from_secs(2);
+        }
+        asked.note(now, &Streamed::Alive(true));
+        for _ in 0..10 {
+            now += Duration::from_millis(500);
+            asked.note(now, &Streamed::Alive(true));
+        }
+        assert!(!asked.is_in_vain() && asked.is_run(), "not yet");
+        asked.note(now + Duration::from_millis(1), &Streamed::Alive(true));
+        assert!(asked.is_in_vain());
+        asked.note(now, &Streamed::Wal(Lsn::new(1), bytes::Bytes::new()));
+        assert!(!asked.is_in_vain(), "it goes on");
+    }
+}
