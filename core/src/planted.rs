@@ -8,8 +8,6 @@ pub enum Bug {
     NoFsyncBeforeSeal,
     /// The folder repository takes a folder that is there for a durable one.
     FolderUnsynced,
-    /// The folder repository takes a name for durable that a failed sync has dropped, once a later sync succeeds.
-    LostNameTrusted,
     /// Closing the fence does not hold commits back.
     NoFence,
     /// Pins are ignored when WAL is recycled.
@@ -97,7 +95,6 @@ impl Bug {
     pub const ALL: &[(&'static str, Self)] = &[
         ("no-fsync-before-seal", Self::NoFsyncBeforeSeal),
         ("folder-unsynced", Self::FolderUnsynced),
-        ("lost-name-trusted", Self::LostNameTrusted),
         ("no-fence", Self::NoFence),
         ("no-pin", Self::NoPin),
         ("cut-off-by-one", Self::CutOffByOne),

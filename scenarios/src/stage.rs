@@ -6,7 +6,7 @@ mod skew;
 mod trials;
 mod voyage;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -59,6 +59,8 @@ pub struct Stage {
     read: Option<(Scn, LedgerState)>,
     /// How often each host had passed the gate when faults began to strike.
     swept_from: BTreeMap<String, u64>,
+    /// Restores that have ended well: whoever takes one up leaves these alone.
+    restored: BTreeSet<OperationId>,
     /// Whether faults are drawn where a story wants some. They are not, if the run was given a plan.
     draws: bool,
 }
@@ -96,6 +98,7 @@ impl Stage {
             listened: BTreeMap::new(),
             read: None,
             swept_from: BTreeMap::new(),
+            restored: BTreeSet::new(),
             draws,
         }
     }

@@ -101,16 +101,12 @@ impl FolderBucket {
             }
             let synced = self.sync_names(parent(path)).await;
             let mut doubted = self.doubted.lock().await;
-            if synced.is_ok() && (doubted.1 == failures || planted::is(Bug::LostNameTrusted)) {
+            if synced.is_ok() && doubted.1 == failures {
                 doubted.0.remove(path);
                 return Ok(());
             }
             (failures, anew) = (doubted.1, true);
             doubted.0.insert(path.to_string());
-            drop(doubted);
-            if planted::is(Bug::LostNameTrusted) {
-                return synced;
-            }
         }
         Err(Fault::new(FaultKind::SyncFailed, format!("sync {}", parent(path)), "it failed again and again"))
     }
@@ -174,7 +170,7 @@ impl Bucket for FolderBucket {
             self.assure(folder).await?;
             let (doubts, failures) = {
                 let doubted = self.doubted.lock().await;
-                (doubted.0.contains(&path) && !planted::is(Bug::LostNameTrusted), doubted.1)
+                (doubted.0.contains(&path), doubted.1)
             };
             self.settle(&path, failures, doubts).await?;
             return Ok(Put::Exists);

@@ -190,6 +190,7 @@ impl Stage {
                 let history = self.history();
                 states.iter().try_for_each(|state| self.world.judge(check(&history, cut, state)))?;
                 self.read = states.pop().map(|state| (cut, state));
+                self.restored.insert(restored.plan.operation);
                 return Ok(());
             }
             self.all_is_started_anew()?;
@@ -202,6 +203,9 @@ impl Stage {
         let list =
             |operator: Coordinator| async move { operator.repository().operations(OperationKind::Restore).await };
         for operation in self.works_in_the_end("restores are listed", list)? {
+            if self.restored.contains(&operation) {
+                continue;
+            }
             let resumed = self.operate(move |operator| async move { operator.resume(operation).await });
             if let Ok(restored) = self.ends_amid_faults(&resumed)? {
                 return Ok(Some(restored));
