@@ -14,4 +14,5 @@ mod causal;
 mod cluster;
 mod fence;
 mod stream;
+mod tablespaces;
 mod wal;
