@@ -48,15 +48,12 @@ struct Arguments {
 enum Chore {
     /// Tell stories, each with its own seed or with many, and all seeds that ever failed.
     Sim(Sim),
-    /// Plant each known bug in turn, in a process of its own, and run each story that claims to see it until it does: one
-    /// that is not seen is a failure.
-    Mutants {
-        /// One bug, by name; all of them if none is named.
-        planted: Option<String>,
-        /// So many runs for each bug and story, at most.
-        #[arg(long, default_value_t = 400)]
-        seeds: u64,
-    },
+    /// Plant each known bug in turn, in a process of its own, and run each story that claims to see it: one that is not seen
+    /// is a failure, and so is a kill rate far below the kept one.
+    Mutants(mutants::Mutants),
+    /// Hunt one planted bug in one story, in this process; prints JSON.
+    #[command(hide = true)]
+    Hunt(mutants::Here),
     /// Crash each host at every pass of the gate, under every policy.
     Sweep {
         #[command(flatten)]
@@ -170,9 +167,10 @@ fn main() -> ExitCode {
 fn do_chore(chore: Chore) -> Result<bool> {
     match chore {
         Chore::Sim(sim) => tell(&sim),
-        Chore::Mutants { planted, seeds } => {
-            planted.iter().try_for_each(|name| known_bug(name)).and_then(|()| mutants::hunt(planted.as_deref(), seeds))
+        Chore::Mutants(asked) => {
+            asked.planted.iter().try_for_each(|name| known_bug(name)).and_then(|()| mutants::hunt(&asked))
         }
+        Chore::Hunt(asked) => mutants::here(&asked),
         Chore::Sweep { trial, stride, depth } => {
             let (scenario, simulator, seed) = trial.chosen()?;
             let sweep = sweep::Sweep { scenario, seed, stride, depth_two: depth == 2 };

@@ -8,10 +8,11 @@ mod loss;
 mod moved;
 mod skew;
 mod trials;
+mod voyage;
 
 pub use in_doubt::Comes;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -45,7 +46,7 @@ const WIPES_MAX: usize = 4;
 const BOUND: Duration = Duration::from_mins(3);
 
 /// Judges what a restored database holds, against the history and the cut.
-type Check = fn(&History, Scn, &LedgerState) -> Result<(), Violation>;
+pub(crate) type Check = fn(&History, Scn, &LedgerState) -> Result<(), Violation>;
 
 /// What a story is told on.
 pub struct Stage {
@@ -66,6 +67,8 @@ pub struct Stage {
     read: Option<(Scn, LedgerState)>,
     /// How often each host had passed the gate when faults began to strike.
     swept_from: BTreeMap<String, u64>,
+    /// Restores that have ended well: whoever takes one up leaves these alone.
+    restored: BTreeSet<OperationId>,
     /// Whether faults are drawn where a story wants some. They are not, if the run was given a plan.
     draws: bool,
     /// The most sessions that clients work with.
@@ -109,6 +112,7 @@ impl Stage {
             listened: BTreeMap::new(),
             read: None,
             swept_from: BTreeMap::new(),
+            restored: BTreeSet::new(),
             draws,
             sessions_max,
             pace: Pace::Brisk,

@@ -25,3 +25,4 @@ pub mod separate;
 pub mod trials;
 pub mod two_phase;
 pub mod unsure;
+pub mod voyage;

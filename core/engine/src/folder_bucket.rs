@@ -28,12 +28,17 @@ pub struct FolderBucket {
     root: String,
     /// Folders whose names, and those of the folders above them up to the root, this process has made durable.
     durable: Mutex<BTreeSet<String>>,
+    /// Objects whose names a failed sync may have dropped, whatever later syncs answered, and how many syncs have failed.
+    doubted: Mutex<(BTreeSet<String>, u64)>,
 }
+
+/// How often a name is given anew after a failed sync before its writer is told.
+const ANEW_MAX: u32 = 3;
 
 impl FolderBucket {
     /// The repository under the absolute path `root`, which is created when something is first put.
     pub fn new(disk: Arc<dyn Disk>, entropy: Arc<dyn Entropy>, root: impl Into<String>) -> Self {
-        Self { disk, entropy, root: root.into(), durable: Mutex::new(BTreeSet::new()) }
+        Self { disk, entropy, root: root.into(), durable: Mutex::default(), doubted: Mutex::default() }
     }
 
     fn path(&self, key: &str) -> Result<String, Fault> {
@@ -64,11 +69,60 @@ impl FolderBucket {
             }
             at = parent(at);
         }
-        for folder in unsure.into_iter().rev() {
-            self.disk.sync_dir(parent(folder)).await?;
-            self.durable.lock().await.insert(folder.to_string());
+        for (made, folder) in unsure.iter().enumerate().rev() {
+            if let Err(fault) = self.sync_names(parent(folder)).await {
+                // Its name may be lost, and no later sync would bring it back: what is empty goes, and is made anew.
+                for folder in unsure.iter().take(made + 1) {
+                    drop(self.disk.remove_folder(folder).await);
+                }
+                return Err(fault);
+            }
+            self.durable.lock().await.insert((*folder).to_string());
         }
         Ok(())
+    }
+
+    /// Makes the names in a folder durable. If that fails, names that had not been durable are so no more, though they are
+    /// seen until the next loss of power, and later syncs succeed without them.
+    async fn sync_names(&self, folder: &str) -> Result<(), Fault> {
+        let synced = self.disk.sync_dir(folder).await;
+        if synced.is_err() {
+            self.doubted.lock().await.1 += 1;
+        }
+        synced
+    }
+
+    /// Makes the name of an object that has just been published durable. After a failed sync, of whoever in this process, the
+    /// name is given anew, to the same bytes, since nothing else makes it durable. (Found by the swarm: a point lost its WAL.)
+    async fn settle(&self, path: &str, mut failures: u64, mut anew: bool) -> Result<(), Fault> {
+        for _ in 0..ANEW_MAX {
+            if anew {
+                self.name_anew(path).await?;
+            }
+            let synced = self.sync_names(parent(path)).await;
+            let mut doubted = self.doubted.lock().await;
+            if synced.is_ok() && doubted.1 == failures {
+                doubted.0.remove(path);
+                return Ok(());
+            }
+            (failures, anew) = (doubted.1, true);
+            doubted.0.insert(path.to_string());
+        }
+        Err(Fault::new(FaultKind::SyncFailed, format!("sync {}", parent(path)), "it failed again and again"))
+    }
+
+    async fn name_anew(&self, path: &str) -> Result<(), Fault> {
+        let body = self.disk.read(path).await?;
+        let temporary = self.temporary();
+        let file = self.disk.open(&temporary, OpenMode::CreateNew).await?;
+        file.write_at(0, body).await?;
+        file.sync().await?;
+        drop(file);
+        self.disk.rename(&temporary, path).await
+    }
+
+    fn temporary(&self) -> String {
+        format!("{}/{TEMPORARY}/{:016x}", self.root, self.entropy.word())
     }
 
     async fn list_folder(&self, folder: &str, keys: &mut Vec<String>) -> Result<(), Fault> {
@@ -94,7 +148,7 @@ impl FolderBucket {
             }
             if shown {
                 self.assure(&path).await?;
-                self.disk.sync_dir(&path).await?;
+                self.sync_names(&path).await?;
             }
         }
         Ok(())
@@ -114,14 +168,18 @@ impl Bucket for FolderBucket {
         let folder = parent(&path);
         if self.disk.metadata(&path).await?.is_some() {
             self.assure(folder).await?;
-            self.disk.sync_dir(folder).await?;
+            let (doubts, failures) = {
+                let doubted = self.doubted.lock().await;
+                (doubted.0.contains(&path), doubted.1)
+            };
+            self.settle(&path, failures, doubts).await?;
             return Ok(Put::Exists);
         }
         let temporary_folder = format!("{}/{TEMPORARY}", self.root);
         self.disk.create_durable_folder(&temporary_folder).await?;
         self.disk.create_folder(folder).await?;
         self.assure(folder).await?;
-        let temporary = format!("{temporary_folder}/{:016x}", self.entropy.word());
+        let temporary = self.temporary();
         let written = async {
             let file = self.disk.open(&temporary, OpenMode::CreateNew).await?;
             file.write_at(0, body).await?;
@@ -135,9 +193,10 @@ impl Bucket for FolderBucket {
             drop(self.disk.remove(&temporary).await);
             return Err(fault);
         }
+        let failures = self.doubted.lock().await.1;
         let published = self.disk.publish(&temporary, &path).await?;
         if !planted::is(Bug::NoFsyncBeforeSeal) {
-            self.disk.sync_dir(folder).await?;
+            self.settle(&path, failures, false).await?;
         }
         Ok(match published {
             Published::Created => Put::Created,
@@ -151,7 +210,7 @@ impl Bucket for FolderBucket {
         // Its writer may not have come to sync the name: whoever acts on what was read must find it again.
         if !planted::is(Bug::NoFsyncBeforeSeal) {
             self.assure(parent(&path)).await?;
-            self.disk.sync_dir(parent(&path)).await?;
+            self.sync_names(parent(&path)).await?;
         }
         Ok(body)
     }
@@ -193,7 +252,7 @@ impl Bucket for FolderBucket {
     async fn delete(&self, key: &str) -> Result<(), Fault> {
         let path = self.path(key)?;
         match self.disk.remove(&path).await {
-            Ok(()) => self.disk.sync_dir(parent(&path)).await,
+            Ok(()) => self.sync_names(parent(&path)).await,
             Err(fault) if fault.kind == FaultKind::NotFound => Ok(()),
             Err(fault) => Err(fault),
         }

@@ -7,14 +7,14 @@ use std::time::Duration;
 use sheetanchor_core::error::{Error, Result as Outcome};
 use sheetanchor_core::format::catalog::Method;
 use sheetanchor_core::identity::OperationKind;
-use sheetanchor_core::plan::Target;
+use sheetanchor_core::plan::{Aim, Target};
 use sheetanchor_engine::coordinator::{Coordinator, Restored, Sealed};
 use sheetanchor_sim::oracle::Violation;
 use sheetanchor_sim::oracle::ledger::check_restored;
 use sheetanchor_sim::plan::CrashPolicy;
 use sheetanchor_sim::world::Failure;
 
-use super::{BOUND, Begun, CLIENTS, Stage};
+use super::{BOUND, Begun, CLIENTS, Check, Stage};
 use crate::cluster::{NODES, host};
 use crate::workload::read_back;
 
@@ -55,7 +55,7 @@ impl Stage {
     }
 
     /// Nodes whose process has ended, for whatever reason, are started again, as a supervisor does.
-    fn what_stopped_is_started(&mut self) {
+    pub(super) fn what_stopped_is_started(&mut self) {
         for name in NODES.map(host) {
             if self.world.has_ended(&name) {
                 self.world.crash(&name, CrashPolicy::ProcessOnly);
@@ -65,7 +65,7 @@ impl Stage {
     }
 
     /// A database whose disk failed has stopped and says so, while its agent lives: somebody starts both anew.
-    fn all_is_started_anew(&mut self) -> Result<(), Failure> {
+    pub(super) fn all_is_started_anew(&mut self) -> Result<(), Failure> {
         for name in NODES.map(host) {
             self.world.crash(&name, CrashPolicy::ProcessOnly);
             self.world.restart(&name);
@@ -115,27 +115,35 @@ impl Stage {
 
     /// Then: the cluster is restored in the end, by whoever takes the restore up, and holds exactly what was committed.
     pub fn is_restored_in_the_end(&mut self, target: &Target) -> Result<Restored, Failure> {
-        let mut begun = self.begin_restore(target.clone());
-        for _ in 0..ATTEMPTS {
+        self.is_restored_in_the_end_by(&Aim::from(target), check_restored)
+    }
+
+    /// The same, to what was aimed at, as `check` judges it.
+    pub fn is_restored_in_the_end_by(&mut self, aim: &Aim, check: Check) -> Result<Restored, Failure> {
+        let mut begun = self.begin_restore(aim.clone());
+        for attempt in 1..=ATTEMPTS {
             if let Ok(restored) = self.ends_amid_faults(&begun)? {
-                self.is_read_in_the_end(&restored)?;
+                self.is_read_in_the_end(&restored, check)?;
                 return Ok(restored);
             }
             self.world.run_for(PAUSE)?;
             self.what_stopped_is_started();
+            if attempt.is_multiple_of(3) {
+                self.all_is_started_anew()?;
+            }
             if let Some(restored) = self.a_restore_is_taken_up()? {
-                self.is_read_in_the_end(&restored)?;
+                self.is_read_in_the_end(&restored, check)?;
                 return Ok(restored);
             }
-            begun = self.begin_restore(target.clone());
+            begun = self.begin_restore(aim.clone());
         }
         let outcome = self.ends_amid_faults(&begun)?;
         let restored = self.expect("a restore once the faults are over", outcome)?;
-        self.is_read_in_the_end(&restored)?;
+        self.is_read_in_the_end(&restored, check)?;
         Ok(restored)
     }
 
-    fn is_read_in_the_end(&mut self, restored: &Restored) -> Result<(), Failure> {
+    fn is_read_in_the_end(&mut self, restored: &Restored, check: Check) -> Result<(), Failure> {
         let cut = restored.plan.cut.scn;
         for _ in 0..ATTEMPTS {
             self.what_stopped_is_started();
@@ -146,7 +154,10 @@ impl Stage {
             }
             if states.len() == NODES.len() {
                 let history = self.history();
-                return states.iter().try_for_each(|state| self.world.judge(check_restored(&history, cut, state)));
+                states.iter().try_for_each(|state| self.world.judge(check(&history, cut, state)))?;
+                self.read = states.pop().map(|state| (cut, state));
+                self.restored.insert(restored.plan.operation);
+                return Ok(());
             }
             self.all_is_started_anew()?;
         }
@@ -158,6 +169,9 @@ impl Stage {
         let list =
             |operator: Coordinator| async move { operator.repository().operations(OperationKind::Restore).await };
         for operation in self.works_in_the_end("restores are listed", list)? {
+            if self.restored.contains(&operation) {
+                continue;
+            }
             let resumed = self.operate(move |operator| async move { operator.resume(operation).await });
             if let Ok(restored) = self.ends_amid_faults(&resumed)? {
                 return Ok(Some(restored));

@@ -60,6 +60,35 @@ fn what_was_created_is_there_after_a_power_cut_and_whole() {
     }
 }
 
+/// A sync that fails drops what it was to make durable: it is seen until the power goes, and later syncs succeed without it.
+#[test]
+fn what_a_failed_sync_dropped_is_not_taken_for_durable() {
+    let mut base = world(1, Plan::peaceful());
+    let promise = base.launch("n1", put_all);
+    base.finish(&promise, LIMIT).unwrap();
+    for number in 1..=base.passes("n1") {
+        let mut world = world(1, Plan::peaceful().and(Fault::SyncFailed { at: When::pass("n1", number) }));
+        let promise = world.launch("n1", |env| async move {
+            for key in KEYS {
+                for _ in 0..5 {
+                    if env.bucket.put_new(key, key.as_bytes().to_vec()).await.is_ok() {
+                        tracing::info!(target: "sheetanchor::test", key, "is there");
+                        break;
+                    }
+                }
+            }
+        });
+        world.finish(&promise, LIMIT).unwrap();
+        world.power_off_all(CrashPolicy::DropAll);
+        let promise = world.launch("n2", found);
+        let found = world.finish(&promise, LIMIT).unwrap();
+        for key in KEYS {
+            assert!(world.has_reached("n1", &format!("is there key={key}")), "{number}: {key} was given up");
+            assert!(found.iter().any(|(there, _)| there == key), "{key} is lost: a sync from {number} on\n{found:?}");
+        }
+    }
+}
+
 #[test]
 fn what_a_killed_process_left_half_done_is_made_durable_by_whoever_relies_on_it() {
     let mut base = world(1, Plan::peaceful());
