@@ -27,7 +27,7 @@ impl Coordinator {
     ///
     /// # Errors
     /// `SA103` if the repository holds another cluster, `SA107` if two nodes are one database, `SA104` if a node belongs
-    /// to another cluster, `SA201` if one does not answer.
+    /// to another cluster, `SA113` if it has become another database, `SA201` if one does not answer.
     pub async fn init(&self) -> Result<ClusterId> {
         let mut seen = BTreeMap::new();
         for (node, description) in self.describe_all().await {
@@ -67,6 +67,7 @@ impl Coordinator {
 
     async fn join_all(&self) -> Result<()> {
         let footing: Footing = self.footing().await?;
+        self.survey(&footing).await?;
         let nodes: Vec<NodeId> = footing.members.nodes.keys().copied().collect();
         let joins = nodes.iter().map(|node| {
             let (header, request) = (footing.header(*node, None), Request::Join { nodes: nodes.clone() });
