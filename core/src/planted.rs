@@ -84,6 +84,10 @@ pub enum Bug {
     OffsetNotStored,
     /// The clocks of a new incarnation start above its cut, and not above all that its history used.
     ScnFloorIgnored,
+    /// A restore that is decided opens what is there, and stages nothing again.
+    LostIsNotStaged,
+    /// A node that had opened is staged again like any other.
+    OpenedStagedAgain,
 }
 
 impl Bug {
@@ -129,6 +133,8 @@ impl Bug {
         ("pins-captured", Self::PinsCaptured),
         ("offset-not-stored", Self::OffsetNotStored),
         ("scn-floor-ignored", Self::ScnFloorIgnored),
+        ("lost-is-not-staged", Self::LostIsNotStaged),
+        ("opened-staged-again", Self::OpenedStagedAgain),
     ];
 }
 

@@ -92,6 +92,8 @@ catalogue! {
     OtherRestore "SA406" "the folder is being restored by another operation" "finish or abort the other restore first";
     UnsafePath "SA407" "a path leads out of the folder that is backed up" "map or remove the link that the message names";
     RecoveryFailed "SA408" "the database refused to recover" "read the database's own log, which the message names";
+    LostAfterOpening "SA409" "a node had opened, and then lost what it had" "what it wrote since it opened is not in this restore: stop the other nodes, empty all folders, and restore the cluster anew";
+    RestoreUnfinished "SA410" "an earlier restore is decided and has not opened every node" "take it up with `sheetanchor restore --resume ID`; if that cannot be done and none of its nodes lives, begin with `sheetanchor restore --anew`";
 
     WalGap "SA501" "WAL is missing between two archived pieces" "the gap cannot be closed: take a new backup; targets before the gap stay reachable";
     WalConflict "SA502" "two different pieces of WAL claim one place in the archive" "two servers may be writing as one node: stop one of them";

@@ -1,6 +1,7 @@
 //! The coordinator of a restore: stage, recover, prove, decide, open. No node opens before all have reached the cut and
 //! the incarnation is this restore's. Before that write, giving up means removing what was staged; after it, only
-//! forward.
+//! forward: a restore that is taken up then goes through the same steps, for a node that lost its disk before it had
+//! opened is staged again to the same cut. A node that cannot be brought there holds the others up no more.
 
 use alloc::collections::BTreeSet;
 use alloc::format;
@@ -49,12 +50,14 @@ pub struct Order {
     pub units: BTreeSet<NodeId>,
     /// The plan in the repository.
     pub plan: ContentHash,
-    /// The cut that every node must have reached.
+    /// The cut that every node must have reached. Of a restore that is decided, the one that it was decided at.
     pub cut: Cut,
     /// Whether only the cut's SCN is known: each node proves its own place, at or before the one in `cut`.
     pub sought: bool,
-    /// Whether the outcome is there already: a resumed restore that only has to open.
+    /// Whether the outcome is there already: a resumed restore that only goes forward.
     pub decided: bool,
+    /// Whether to end when all nodes stand at the cut, proven and closed. Taken up again without it, it goes on to open.
+    pub stop: bool,
     /// How long things may take.
     pub limits: Limits,
 }
@@ -142,13 +145,16 @@ pub struct Restore {
     round: Round<Answer>,
     deadline: Option<Moment>,
     why: Option<Error>,
+    /// Nodes that cannot be brought to the cut of a restore that is decided: nothing more is asked of them.
+    out: BTreeSet<NodeId>,
 }
 
 impl Restore {
     /// A restore to be done, or to be taken up again: every step may be repeated.
     pub fn new(order: Order) -> Self {
         assert!(!order.units.is_empty() && order.units.is_subset(&order.nodes), "units are captured by members");
-        Self { order, phase: Phase::Idle, round: Round::new(0, []), deadline: None, why: None }
+        let round = Round::new(0, []);
+        Self { order, phase: Phase::Idle, round, deadline: None, why: None, out: BTreeSet::new() }
     }
 
     /// How far it is.
@@ -175,7 +181,7 @@ impl Restore {
             Event::Cancelled if self.phase.can_fail() && !self.order.decided => {
                 self.fail(Refusal::new(Code::Cancelled, "the restore was cancelled").into())
             }
-            Event::Elapsed if self.deadline.is_some_and(|deadline| deadline <= now) => self.time_out(),
+            Event::Elapsed if self.deadline.is_some_and(|deadline| deadline <= now) => self.time_out(now),
             Event::Cancelled | Event::Elapsed => Vec::new(),
         }
     }
@@ -183,7 +189,11 @@ impl Restore {
     fn answered(&mut self, now: Moment, node: NodeId, answer: Result<Answer>) -> Vec<Effect> {
         match answer {
             Ok(answer) => self.round.take(node, answer),
-            Err(error) if self.phase.can_fail() => return self.fail(error),
+            Err(error) if self.phase.can_fail() && !self.order.decided => return self.fail(error),
+            Err(error) if self.phase.can_fail() => {
+                self.leave_out(node, error);
+                self.round.take(node, Answer::Done);
+            }
             Err(error) => {
                 if self.phase == Phase::Opening {
                     self.why.get_or_insert(error);
@@ -199,13 +209,15 @@ impl Restore {
         let (limits, plan) = (self.order.limits, self.order.plan);
         let (nodes, units) = (self.order.nodes.clone(), self.order.units.clone());
         match self.phase {
-            Phase::Enlisting if self.order.decided => {
-                self.ask(now, Phase::Opening, limits.open, &Request::Open { plan }, nodes)
-            }
             Phase::Enlisting => self.ask(now, Phase::Staging, limits.stage, &Request::Stage { plan }, units),
             Phase::Staging => self.ask(now, Phase::Recovering, limits.recover, &Request::Recover { plan }, units),
             Phase::Recovering => self.ask(now, Phase::Proving, limits.patience, &Request::Prove { plan }, nodes),
+            Phase::Proving if self.order.decided => {
+                self.leave_out_unproved();
+                self.ask(now, Phase::Opening, limits.open, &Request::Open { plan }, nodes)
+            }
             Phase::Proving => match self.proved() {
+                Ok(_) if self.order.stop => self.finish(),
                 Ok(cut) => {
                     self.phase = Phase::Deciding;
                     self.deadline = None;
@@ -223,22 +235,49 @@ impl Restore {
     fn proved(&self) -> Result<Cut> {
         let mut cut = self.order.cut.clone();
         for (node, answer) in self.round.answers() {
-            let Answer::Reached { scn, until } = answer else { return Err(unexpected(*node, answer)) };
-            let thread = ThreadId::of(*node);
-            let Some(wanted) = cut.threads.get_mut(&thread).filter(|_| until.thread == thread) else {
-                return Err(beside(*node, &format!("{until}, which is no place of the cut")));
-            };
-            if self.order.sought {
-                if *scn != cut.scn || until.lsn > wanted.until {
-                    let wanted = wanted.until;
-                    return Err(beside(*node, &format!("{until} at SCN {scn}, not {} by {wanted}", cut.scn)));
-                }
-                wanted.until = until.lsn;
-            } else if wanted.until != until.lsn {
-                return Err(beside(*node, &format!("{until}, the cut is at {}", wanted.until)));
-            }
+            self.prove(&mut cut, *node, answer)?;
         }
         Ok(cut)
+    }
+
+    fn prove(&self, cut: &mut Cut, node: NodeId, answer: &Answer) -> Result<()> {
+        let Answer::Reached { scn, until } = answer else { return Err(unexpected(node, answer)) };
+        let thread = ThreadId::of(node);
+        let Some(wanted) = cut.threads.get_mut(&thread).filter(|_| until.thread == thread) else {
+            return Err(beside(node, &format!("{until}, which is no place of the cut")));
+        };
+        if self.order.sought {
+            if *scn != cut.scn || until.lsn > wanted.until {
+                let wanted = wanted.until;
+                return Err(beside(node, &format!("{until} at SCN {scn}, not {} by {wanted}", cut.scn)));
+            }
+            wanted.until = until.lsn;
+        } else if wanted.until != until.lsn {
+            return Err(beside(node, &format!("{until}, the cut is at {}", wanted.until)));
+        }
+        Ok(())
+    }
+
+    /// After the decision a node has opened, and says no more than that; or it stands at the cut that was decided.
+    fn leave_out_unproved(&mut self) {
+        let mut beside = Vec::new();
+        for (node, answer) in self.round.answers().iter().filter(|(node, _)| !self.out.contains(node)) {
+            let mut cut = self.order.cut.clone();
+            if *answer == Answer::Done {
+                continue;
+            }
+            if let Err(error) = self.prove(&mut cut, *node, answer) {
+                beside.push((*node, error));
+            }
+        }
+        for (node, error) in beside {
+            self.leave_out(node, error);
+        }
+    }
+
+    fn leave_out(&mut self, node: NodeId, why: Error) {
+        self.why.get_or_insert(why);
+        self.out.insert(node);
     }
 
     fn settle(&mut self, now: Moment, settled: Result<()>) -> Vec<Effect> {
@@ -263,10 +302,19 @@ impl Restore {
         }
     }
 
-    fn time_out(&mut self) -> Vec<Effect> {
+    fn time_out(&mut self, now: Moment) -> Vec<Effect> {
         let silent = self.round.silent();
         let refusal =
             Refusal::new(Code::NodeSilent, format!("{silent} did not answer in phase `{}`", self.phase.word()));
+        if self.phase.can_fail() && self.order.decided {
+            let silent: Vec<NodeId> =
+                self.order.nodes.iter().copied().filter(|node| self.round.waits_for(*node)).collect();
+            for node in silent {
+                self.leave_out(node, refusal.clone().into());
+                self.round.take(node, Answer::Done);
+            }
+            return self.advance(now);
+        }
         if self.phase.can_fail() {
             return self.fail(refusal.into());
         }
@@ -276,9 +324,6 @@ impl Restore {
 
     fn fail(&mut self, why: Error) -> Vec<Effect> {
         self.why = Some(why.clone());
-        if self.order.decided {
-            return self.finish();
-        }
         self.phase = Phase::Aborting;
         self.deadline = None;
         Vec::from([Effect::Abort(why)])
@@ -296,14 +341,15 @@ impl Restore {
         phase: Phase,
         wait: Duration,
         request: &Request,
-        nodes: BTreeSet<NodeId>,
+        mut nodes: BTreeSet<NodeId>,
     ) -> Vec<Effect> {
         let step = self.round.step().saturating_add(1);
+        nodes.retain(|node| !self.out.contains(node));
         self.phase = phase;
         self.deadline = Some(now.after(wait));
         let effects = nodes.iter().map(|node| Effect::Ask(step, *node, request.clone())).collect();
         self.round = Round::new(step, nodes);
-        effects
+        if self.round.is_complete() { self.advance(now) } else { effects }
     }
 }
 

@@ -14,7 +14,7 @@ use std::collections::BTreeMap;
 
 use sheetanchor_core::format::catalog::{
     Abort, Branch, Cluster, Condemned, Cut, Ending, Guarantee, IncarnationObject, IncarnationState, Members, Method,
-    NameClaim, Opened, Outcome, Point, Registered, Seal, Term, ThreadCut,
+    NameClaim, NodeOpened, Opened, Outcome, Point, Registered, Seal, Term, ThreadCut,
 };
 use sheetanchor_core::format::files::{Chunk, FileContent, FileEntry, FileList};
 use sheetanchor_core::format::manifest::{ListRef, Manifest, Plan, Resolved, ThreadPlan, ThreadSpan, Unit, WalSpan};
@@ -196,6 +196,7 @@ fn the_catalog_has_one_spelling() {
     let restore = Some(id(OperationKind::Restore));
     let state = IncarnationState::Opened(opened);
     check("incarnation", &IncarnationObject { incarnation: Incarnation::new(2), nonce, restore, state });
+    check("opened", &NodeOpened { node: NodeId::new(2), nonce, operation: id(OperationKind::Restore) });
     let state = IncarnationState::Aborted(abort);
     check("tombstone", &IncarnationObject { incarnation: Incarnation::new(3), nonce, restore, state });
 }

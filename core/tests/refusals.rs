@@ -82,6 +82,8 @@ const PROVOKED: &[(&str, &str, &str)] = &[
     ("SA405", "core/refdb/tests/restore.rs", "what_is_missing_or_damaged_is_refused"),
     ("SA407", "core/native/tests/postgres/bridge.rs", "what_cannot_be_done_is_refused"),
     ("SA408", "core/native/tests/postgres/bridge.rs", "recovery_ends_at_the_cut_or_refuses"),
+    ("SA409", "scenarios/src/stories/forward.rs", "refuses_to_put_back_what_had_opened"),
+    ("SA410", "scenarios/src/stories/forward.rs", "stages_again_what_was_lost_before_it_opened"),
     ("SA501", "core/cli/tests/refdb.rs", "a_missing_piece_of_wal_is_refused"),
     ("SA502", "core/cli/tests/damage.rs", "wal_of_a_second_writer_in_the_archive_is_refused"),
     ("SA503", "core/tests/machines/backup.rs", "whatever_fails_nobody_unpins_before_failure_is_the_outcome"),

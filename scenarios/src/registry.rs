@@ -54,6 +54,9 @@ macro_rules! each_story {
             "a-late-restore-point-makes-the-next-be-skipped" a_late_restore_point_makes_the_next_be_skipped: schedule::skips_what_a_late_point_overran, sees [TicksQueued];
             "separate-databases-are-fenced-causally" separate_databases_are_fenced_causally: separate::are_fenced_causally, sees [NoFence];
             "separate-databases-are-cut-by-scn" separate_databases_are_cut_by_scn: separate::are_cut_by_scn, sees [ScnNotObserved];
+            "a-disk-lost-after-the-decision-is-staged-again" a_disk_lost_after_the_decision_is_staged_again: forward::stages_again_what_was_lost_before_it_opened, sees [LostIsNotStaged];
+            "a-node-that-had-opened-is-not-put-back" a_node_that_had_opened_is_not_put_back: forward::refuses_to_put_back_what_had_opened, sees [OpenedStagedAgain];
+            "a-restore-stops-on-arrival" a_restore_stops_on_arrival: forward::stops_on_arrival, sees [];
             "a-point-whose-wal-was-lost-is-no-target" a_point_whose_wal_was_lost_is_no_target: evidence::of_a_point_is_its_wal, sees [ReachUnchecked];
             "a-restored-node-owns-no-pins" a_restored_node_owns_no_pins: evidence::brings_no_pins_along, sees [PinsCaptured];
             "a-clock-that-ran-ahead-does-not-stop-its-successor" a_clock_that_ran_ahead_does_not_stop_its_successor: ahead::does_not_stop_its_successor, sees [OffsetNotStored, ScnFloorIgnored];

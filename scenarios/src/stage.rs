@@ -1,6 +1,7 @@
 //! The vocabulary of the stories: a domain verb a line.
 
 mod direct;
+mod loss;
 mod skew;
 mod trials;
 

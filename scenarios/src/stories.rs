@@ -7,6 +7,7 @@ pub mod chaos;
 pub mod evidence;
 pub mod expiry;
 pub mod fence;
+pub mod forward;
 pub mod lineage;
 pub mod operations;
 pub mod point;

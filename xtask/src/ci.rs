@@ -81,7 +81,7 @@ pub fn run(options: &Options) -> Result<bool> {
         // Before anything else: a machine that lacks it is told so at once, not after half an hour.
         let servers = postgres::ensure()?;
         println!("{servers}");
-        println!("{}", fence::ensure(&options.root, &servers)?);
+        println!("{}", fence::ensure(&options.root, &servers, None)?);
     }
     let mut run =
         Run { root: options.root.clone(), without_postgres: options.without_postgres, tests: Counts::default() };

@@ -12,8 +12,9 @@ use crate::programs;
 const NAME: &str = "sheetanchor_fence";
 const SOURCES: &str = "core/native/postgres/sheetanchor_fence";
 
-/// Builds the extension, and installs it unless what is installed is the same. What was done, in a line.
-pub fn ensure(root: &Path, servers: &Servers) -> Result<String> {
+/// Builds the extension, and installs it unless what is installed is the same. What was done, in a line. `flags` stand in
+/// for those that the servers were compiled with: another compiler may not know them.
+pub fn ensure(root: &Path, servers: &Servers, flags: Option<&str>) -> Result<String> {
     let sources = root.join(SOURCES);
     let built = root.join(format!("target/{NAME}-{}", servers.major()));
     fs::create_dir_all(&built).with_context(|| format!("cannot make {}", built.display()))?;
@@ -22,7 +23,7 @@ pub fn ensure(root: &Path, servers: &Servers) -> Result<String> {
         command.arg("--silent").arg("--directory").arg(&built).arg("--file").arg(sources.join("Makefile"));
         command.arg(format!("VPATH={}", sources.display())).arg(format!("PG_CONFIG={}", servers.pg_config().display()));
         // What the compiler warns of is an error here, as in Rust.
-        command.arg("COPT=-Werror").args(arguments);
+        command.arg("COPT=-Werror").args(flags.map(|flags| format!("CFLAGS={flags}"))).args(arguments);
         command
     };
     programs::run(&mut make(&[]))?;

@@ -128,7 +128,7 @@ fn run(chore: Chore) -> Result<ExitCode> {
         Chore::Replay { forwarded } => return programs::simulator(&root, "replay", &forwarded),
         Chore::Pg { releases, nemesis, length, seed } => postgres::ensure().and_then(|servers| {
             println!("{servers}");
-            println!("{}", fence::ensure(&root, &servers)?);
+            println!("{}", fence::ensure(&root, &servers, None)?);
             if releases {
                 postgres::releases::test(&root)?;
             }

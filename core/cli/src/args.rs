@@ -244,8 +244,17 @@ pub struct RestoreArguments {
     #[arg(long)]
     pub dry_run: bool,
 
-    /// Take up a restore whose coordinator is gone
+    /// Stop on arrival: all nodes stand at the cut, proven and closed, until `--resume` opens them or `abort` removes them
+    #[arg(long, conflicts_with = "dry_run")]
+    pub stop: bool,
+
+    /// Begin although an earlier restore has not opened every node; what its nodes wrote since stays behind
+    #[arg(long)]
+    pub anew: bool,
+
+    /// Take up a restore whose coordinator is gone, that stopped on arrival, or that lost a node before it opened it
     #[arg(long, value_name = "ID", conflicts_with_all = ["to", "latest", "backup", "name", "scn", "time", "dry_run"])]
+    #[arg(conflicts_with_all = ["stop", "anew"])]
     pub resume: Option<String>,
 }
 

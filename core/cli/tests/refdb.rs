@@ -353,6 +353,36 @@ async fn a_restore_whose_coordinator_died_is_resumed() {
     bank.write(3).await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_restore_stops_on_arrival_and_is_opened_or_removed() {
+    let mut site = Site::running("stop");
+    let mut bank = Bank::of(&site);
+    bank.create().await;
+    let kept = bank.write(9).await;
+    site.run(&["backup"]).done();
+    site.kill_all();
+    site.wipe();
+    site.start_agents();
+    let stopped = site.run(&["--json", "restore", "--stop"]).json();
+    assert_eq!(stopped["is_open"], json!(false));
+    let id = stopped["restore"].as_str().unwrap();
+    assert_eq!(unfinished(&site), [id]);
+    let status = site.run(&["status"]).done();
+    assert!(status.contains("incarnation 1") && status.matches("reached").count() == 3, "{status}");
+    site.run(&["backup"]).refused("SA112");
+    site.run(&["abort", id]).done();
+    site.run(&["restore", "--resume", id]).refused("SA207");
+
+    let stopped = site.run(&["restore", "--stop"]).done();
+    assert!(stopped.contains("stands at its cut") && stopped.contains("incarnation 3 is closed"), "{stopped}");
+    site.kill_all();
+    site.start_agents();
+    let id = unfinished(&site).pop().unwrap();
+    let opened = site.run(&["restore", "--resume", &id]).done();
+    assert!(opened.contains("incarnation 3 is open"), "{opened}");
+    holds(&bank.read(0).await, &kept);
+}
+
 fn unfinished(site: &Site) -> Vec<String> {
     let status = site.run(&["--json", "status"]).json();
     status["unfinished"].as_array().unwrap().iter().map(|id| id.as_str().unwrap().to_owned()).collect()

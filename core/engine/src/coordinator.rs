@@ -32,7 +32,7 @@ pub use backup::Sealed;
 pub use expire::Expired;
 pub use look::{ClusterStatus, NodeStatus, Verified};
 pub use plan::Planned;
-pub use restore::Restored;
+pub use restore::{Manner, Restored};
 pub use schedule::{Every, Tick};
 
 use crate::caller::Caller;

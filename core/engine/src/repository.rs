@@ -17,7 +17,7 @@ use sheetanchor_core::format::manifest::{Manifest, Plan};
 use sheetanchor_core::format::wal::{self, WalHeader};
 use sheetanchor_core::format::{self, Object, keys};
 use sheetanchor_core::identity::{
-    ContentHash, Epoch, Incarnation, Membership, Nonce, OperationId, OperationKind, PointName, ThreadId,
+    ContentHash, Epoch, Incarnation, Membership, NodeId, Nonce, OperationId, OperationKind, PointName, ThreadId,
 };
 use sheetanchor_core::plan::Catalog;
 use sheetanchor_core::planted::{self, Bug};
@@ -401,6 +401,16 @@ impl Repository {
             return Err(Refusal::new(Code::Damaged, format!("{key} hashes to {}", ContentHash::of(&body))).into());
         }
         Ok(format::read(key, &body)?)
+    }
+
+    /// The nodes that a restore has begun to open.
+    ///
+    /// # Errors
+    /// Faults only.
+    pub async fn opened_by(&self, restore: OperationId) -> Result<BTreeSet<NodeId>> {
+        let keys = self.bucket.list(&keys::opened_by(restore)).await?;
+        let node = |key: &alloc::string::String| key.rsplit('/').next()?.parse().ok().map(NodeId::new);
+        Ok(keys.iter().filter_map(node).collect())
     }
 
     /// The bytes of an object that must be there.

@@ -287,6 +287,19 @@ pub struct Opened {
     pub scn_offset_ms: u64,
 }
 
+/// That a node is about to be opened by a restore, written before it is: whatever it holds from then on is in no backup
+/// and in no plan. A node without one has taken no writes, and may be staged again.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NodeOpened {
+    /// Which node.
+    pub node: NodeId,
+    /// Who wrote this.
+    pub nonce: Nonce,
+    /// Which restore opens it.
+    pub operation: OperationId,
+}
+
 /// Where an incarnation branched off its parent.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -317,6 +330,9 @@ impl Object for NameClaim {
 }
 impl Object for Outcome {
     const KIND: &'static str = "outcome";
+}
+impl Object for NodeOpened {
+    const KIND: &'static str = "opened";
 }
 impl Object for IncarnationObject {
     const KIND: &'static str = "incarnation";

@@ -52,6 +52,16 @@ pub fn plans(operation: OperationId) -> String {
     format!("operations/{operation}/plan-")
 }
 
+/// That a node is being opened by a restore.
+pub fn opened(operation: OperationId, node: NodeId) -> String {
+    format!("{}{:05}", opened_by(operation), node.get())
+}
+
+/// The nodes that a restore has begun to open.
+pub fn opened_by(operation: OperationId) -> String {
+    format!("operations/{operation}/opened/")
+}
+
 /// The one outcome of a backup or a restore point. That of a restore is its incarnation.
 pub fn outcome(operation: OperationId) -> String {
     format!("outcomes/{operation}")

@@ -22,7 +22,8 @@ pub fn restore_order(decided: bool) -> restore::Order {
     let cut = Cut { record: "sa-x".into(), scn: Scn::new(103), threads: nodes().into_iter().map(thread).collect() };
     let units = [NodeId::new(1)].into();
     let plan = ContentHash::of(b"plan");
-    restore::Order { nodes: nodes(), units, plan, cut, sought: false, decided, limits: restore::Limits::default() }
+    let limits = restore::Limits::default();
+    restore::Order { nodes: nodes(), units, plan, cut, sought: false, decided, stop: false, limits }
 }
 
 fn answer_restore(node: NodeId, request: &Request) -> Answer {
@@ -144,4 +145,70 @@ fn a_cut_that_was_sought_is_where_all_nodes_prove_it_at_one_scn() {
     for (scn, lsn) in [(102, 41), (104, 41), (103, 61)] {
         assert_eq!(decided(scn, lsn), Err(Code::CutMissed), "{scn} at {lsn}");
     }
+}
+
+#[test]
+fn a_restore_that_is_decided_stages_what_was_lost_and_opens_all_that_can_be_opened() {
+    let (done, outcome) = run_restore(true, |node, request| Some(Ok(answer_restore(node, request))), &Ok(()));
+    assert_eq!(outcome, Ok(()));
+    let wanted = "enlist 1, enlist 2, enlist 3, stage 1, recover 1, prove 1, prove 2, prove 3, open 1, open 2, open 3";
+    assert_eq!(done.join(", "), wanted);
+    let open = |lost: fn(&Request) -> Option<Result<Answer>>| {
+        let answer = |node: NodeId, request: &Request| match lost(request) {
+            answer if node == NodeId::new(1) => answer,
+            _ => Some(Ok(answer_restore(node, request))),
+        };
+        let (done, outcome) = run_restore(true, answer, &Ok(()));
+        assert!(!done.iter().any(|line| line.starts_with("discard") || line == "abort"), "{done:?}");
+        let opened = done.iter().filter_map(|line| line.strip_prefix("open ")).collect::<Vec<_>>().join(" ");
+        (opened, outcome.as_ref().err().and_then(|error| error.refusal()).map(|refusal| refusal.code.to_string()))
+    };
+    assert_eq!(open(|_| None), ("2 3".into(), Some("SA201".into())), "one that is silent");
+    let lost = open(|request| match request {
+        Request::Stage { .. } => Some(Err(Refusal::new(Code::LostAfterOpening, "lost").into())),
+        _ => Some(Ok(answer_restore(NodeId::new(1), request))),
+    });
+    assert_eq!(lost, ("2 3".into(), Some("SA409".into())), "one that had opened and was lost");
+    let gone_on = open(|request| match request {
+        Request::Prove { .. } => Some(Ok(Answer::Done)),
+        _ => Some(Ok(answer_restore(NodeId::new(1), request))),
+    });
+    assert_eq!(gone_on, ("1 2 3".into(), None), "one that is open and has gone on from the cut");
+    let beside = open(|request| match request {
+        Request::Prove { .. } => Some(Ok(Answer::Reached { scn: Scn::new(103), until: place(NodeId::new(1), 61) })),
+        _ => Some(Ok(answer_restore(NodeId::new(1), request))),
+    });
+    assert_eq!(beside, ("2 3".into(), Some("SA403".into())), "one beside the cut");
+}
+
+#[test]
+fn a_node_that_only_says_that_it_is_done_has_proved_nothing_before_the_decision() {
+    let answer = |node: NodeId, request: &Request| match request {
+        Request::Prove { .. } if node == NodeId::new(2) => Some(Ok(Answer::Done)),
+        _ => Some(Ok(answer_restore(node, request))),
+    };
+    let (done, outcome) = run_restore(false, answer, &Ok(()));
+    assert!(outcome.is_err() && !done.contains(&"decide".into()), "{done:?}");
+}
+
+#[test]
+fn a_restore_that_stops_on_arrival_proves_the_cut_and_decides_nothing() {
+    let mut machine = Restore::new(restore::Order { stop: true, ..restore_order(false) });
+    let mut effects: VecDeque<restore::Effect> = machine.step(ms(0), restore::Event::Begun).into();
+    let mut proved = 0;
+    while let Some(effect) = effects.pop_front() {
+        match effect {
+            restore::Effect::Ask(step, node, request) => {
+                proved += u32::from(matches!(request, Request::Prove { .. }));
+                let answer = Ok(answer_restore(node, &request));
+                effects.extend(machine.step(ms(0), restore::Event::Answered(step, node, answer)));
+            }
+            restore::Effect::Finish(outcome) => {
+                assert_eq!((outcome, proved), (Ok(()), 3));
+                return;
+            }
+            restore::Effect::Decide(_) | restore::Effect::Abort(_) => panic!("{effect:?}"),
+        }
+    }
+    panic!("it came to nothing");
 }

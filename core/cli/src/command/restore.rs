@@ -5,7 +5,7 @@ use std::path::Path;
 use serde_json::json;
 use sheetanchor_core::format::manifest::Plan;
 use sheetanchor_core::identity::ByteCount;
-use sheetanchor_engine::coordinator::{Planned, Restored};
+use sheetanchor_engine::coordinator::{Manner, Planned, Restored};
 
 use super::backup::meaning;
 use crate::args::RestoreArguments;
@@ -27,11 +27,14 @@ pub async fn run(file: &Path, screen: &Screen, arguments: &RestoreArguments) -> 
         let value = json!({ "plan": planned.plan, "resolved": planned.resolved, "passed_over": passed_over });
         return screen.result(&preview(&planned), &value);
     }
-    let restored = match resumed {
-        Some(operation) => connected.watched(coordinator.resume(operation)).await?,
-        None => connected.watched(coordinator.restore(&aim)).await?,
+    let manner = Manner { stop: arguments.stop, anew: arguments.anew };
+    let restored = if let Some(operation) = resumed {
+        connected.watched(coordinator.resume(operation)).await?
+    } else {
+        connected.watched(coordinator.restore_in(&aim, manner)).await?
     };
-    screen.result(&describe(&restored), &json!({ "restore": restored.operation, "plan": restored.plan }))
+    let value = json!({ "restore": restored.operation, "plan": restored.plan, "is_open": restored.is_open });
+    screen.result(&describe(&restored), &value)
 }
 
 fn preview(planned: &Planned) -> String {
@@ -59,8 +62,14 @@ fn moment(plan: &Plan) -> String {
 /// What was restored, in words.
 pub fn describe(restored: &Restored) -> String {
     let plan = &restored.plan;
+    let (done, state) = if restored.is_open {
+        ("is done", "is open".to_owned())
+    } else {
+        let id = restored.operation;
+        ("stands at its cut", format!("is closed\n`restore --resume {id}` opens it, `abort {id}` removes it"))
+    };
     format!(
-        "{} is done: {} nodes restored to {}, at SCN {} of incarnation {}; incarnation {} is open\n{}\n{}",
+        "{} {done}: {} nodes restored to {}, at SCN {} of incarnation {}; incarnation {} {state}\n{}\n{}",
         restored.operation,
         plan.nodes.len(),
         plan.target,

@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 use sheetanchor_core::format::catalog::{IncarnationObject, IncarnationState, Method, Point, Seal};
 use sheetanchor_core::identity::{Incarnation, OperationId};
 use sheetanchor_core::request::Description;
+use sheetanchor_core::round::name_nodes;
 use sheetanchor_core::views::backups::backup;
 use sheetanchor_core::views::points::{PointRow, restore_points};
 use sheetanchor_engine::coordinator::{ClusterStatus, NodeStatus};
@@ -54,6 +55,8 @@ fn text(status: &ClusterStatus, points: &[PointRow]) -> String {
     text += &part("backups of this incarnation", unless_empty(&backups(&status.backups, &status.points)));
     text += &part("restore points of this incarnation", unless_empty(&points));
     text += &part("incarnations", tree(&status.incarnations));
+    let half_open = status.half_open.iter().map(|(restore, nodes)| format!("  {restore}: {}", name_nodes(nodes)));
+    text += &part("not opened yet (`sheetanchor restore --resume ID` goes on)", lines(half_open));
     text += &part("without an outcome yet (`sheetanchor abort ID` ends one whose coordinator is gone)", unfinished);
     text
 }
@@ -163,6 +166,6 @@ fn value(status: &ClusterStatus, points: &[PointRow]) -> Value {
     json!({
         "cluster": status.cluster, "members": status.members, "incarnation": status.incarnation,
         "incarnations": status.incarnations, "nodes": nodes, "backups": backups, "restore_points": points,
-        "unfinished": status.unfinished,
+        "unfinished": status.unfinished, "half_open": status.half_open,
     })
 }

@@ -1,5 +1,8 @@
-//! The story on PostgreSQL servers, without the commit fence, which is not on every machine: each node has a
-//! cut of its own, and each node's ledger is a ledger for itself.
+//! The story on PostgreSQL servers. Where the commit fence is installed all nodes have one cut, and a session that goes from
+//! server to server shows that no effect is there without its cause; else each node has a cut of its own. Each node's ledger
+//! is a ledger for itself.
+
+mod chain;
 
 mod ledger;
 
@@ -18,6 +21,7 @@ use sheetanchor_core::refusal::Code;
 use sheetanchor_engine::coordinator::{Coordinator, Sealed};
 use sheetanchor_engine::env::{Env, TaskGroup};
 use sheetanchor_engine::pump::Watcher;
+use sheetanchor_native::env::native_env;
 use sheetanchor_native::postgres::install::Install;
 use sheetanchor_native::postgres::postmaster::{Postmaster, StopMode};
 use sheetanchor_native::postgres::server::{Server, ServerPlan};
@@ -34,6 +38,7 @@ use crate::connect::environment;
 use crate::progress::Progress;
 use crate::report::{Result, Trouble};
 use crate::screen::{Screen, bytes};
+use chain::Links;
 use ledger::{ACCOUNTS, BALANCE, Session, Wal};
 
 const NODES: u16 = 3;
@@ -57,6 +62,8 @@ struct Stage<'a> {
     env: Env,
     coordinator: Coordinator,
     journals: Vec<Arc<Journal<Wal>>>,
+    /// How cuts are taken: under the fence, if the servers have it.
+    method: Method,
 }
 
 /// Plays it.
@@ -72,19 +79,41 @@ pub async fn play(screen: &Screen, steps: &Steps, house: &mut House) -> Result<(
     let step = steps.begin("initdb and start of three servers");
     let servers = try_join_all(nodes().map(|node| Server::init(plan(house, node)))).await?;
     try_join_all(servers.iter().map(Server::start)).await?;
-    step.done(&format!("{NODES} PostgreSQL {} servers of their own", install.version()));
-    let outcome = story(screen, steps, house, &servers).await;
+    let fenced = fence(&servers).await?;
+    let with = if fenced { "with the commit fence" } else { "without the commit fence" };
+    step.done(&format!("{NODES} PostgreSQL {} servers of their own, {with}", install.version()));
+    let method = if fenced { Method::Fence } else { Method::Alone };
+    let outcome = story(screen, steps, house, &servers, method).await;
     let stopped = try_join_all(servers.iter().map(|server| server.stop(StopMode::Immediate))).await;
     outcome?;
     stopped?;
     Ok(())
 }
 
-async fn story(screen: &Screen, steps: &Steps, house: &mut House, servers: &[Server]) -> Result<()> {
-    let mut stage = Stage::set(screen, steps, house, servers).await?;
+/// Loads the commit fence into each server, if it is installed on this machine.
+async fn fence(servers: &[Server]) -> Result<bool> {
+    let env = native_env(String::new());
+    for server in servers {
+        let session = Session::connect(&env, server).await?;
+        if !session.has_fence().await? {
+            return Ok(false);
+        }
+        session.run("ALTER SYSTEM SET shared_preload_libraries = 'sheetanchor_fence'").await?;
+        server.stop(StopMode::Fast).await?;
+        server.start().await?;
+        Session::connect(&env, server).await?.run("CREATE EXTENSION sheetanchor_fence").await?;
+    }
+    Ok(true)
+}
+
+async fn story(screen: &Screen, steps: &Steps, house: &mut House, servers: &[Server], method: Method) -> Result<()> {
+    let mut stage = Stage::set(screen, steps, house, servers, method).await?;
     let writing = Writing::start(&stage);
     stage.write_on("transfers on every node", Duration::from_millis(1_500)).await;
-    stage.refused_without_fence().await?;
+    match method {
+        Method::Fence => stage.point().await?,
+        Method::Alone | Method::Scn => stage.refused_without_fence().await?,
+    }
     let sealed = stage.first_backup().await?;
     stage.write_on("writing goes on, and is to be lost", Duration::from_millis(1_500)).await;
     stage.interrupted_backup().await?;
@@ -96,7 +125,13 @@ async fn story(screen: &Screen, steps: &Steps, house: &mut House, servers: &[Ser
 }
 
 impl<'a> Stage<'a> {
-    async fn set(screen: &'a Screen, steps: &'a Steps, house: &'a mut House, servers: &'a [Server]) -> Result<Self> {
+    async fn set(
+        screen: &'a Screen,
+        steps: &'a Steps,
+        house: &'a mut House,
+        servers: &'a [Server],
+        method: Method,
+    ) -> Result<Self> {
         let step = steps.begin("three agents start");
         let addresses = free_addresses(usize::from(NODES))?;
         let described = nodes().zip(addresses.into_iter().zip(servers)).map(|(node, (agent, server))| NodeText {
@@ -116,7 +151,7 @@ impl<'a> Stage<'a> {
         let cluster = coordinator.init().await?;
         try_join_all(servers.iter().map(|server| ledger::create(&env, server))).await?;
         step.done(&format!("an agent beside each; cluster {cluster}, {ACCOUNTS} accounts on each node"));
-        Ok(Self { screen, steps, house, servers, file, env, coordinator, journals })
+        Ok(Self { screen, steps, house, servers, file, env, coordinator, journals, method })
     }
 
     fn acknowledged(&self) -> usize {
@@ -146,15 +181,30 @@ impl<'a> Stage<'a> {
                 return Err(broken(format!("without a commit fence, 0A000 was due and not {refused:?}")).into());
             }
         }
-        step.done("a cluster-wide restore point is refused (0A000): these servers run without the commit fence");
+        step.done(
+            "a cluster-wide restore point is refused (0A000): no commit fence here; `cargo xtask pg` or docs/postgres.md \
+             installs it",
+        );
+        Ok(())
+    }
+
+    /// A point of all servers, while they write.
+    async fn point(&self) -> Result<()> {
+        let step = self.steps.begin("a cluster-wide restore point");
+        let (_, point) = self.coordinator.create_point("cluster-wide".parse()?).await?;
+        step.done(&format!(
+            "a restore point of all servers, under the commit fence; guarantee {}",
+            point.guarantee.word()
+        ));
         Ok(())
     }
 
     async fn first_backup(&self) -> Result<Sealed> {
-        let step = self.steps.begin("a backup of all nodes, each cut by itself, while they write");
+        let cut = if self.method == Method::Fence { "at one cut" } else { "each cut by itself" };
+        let step = self.steps.begin(&format!("a backup of all nodes, {cut}, while they write"));
         let progress = Arc::new(Progress::new(self.screen).quietly());
         let watched = self.coordinator.clone().watched_by(progress.clone());
-        let sealed = progress.during(&self.env, &watched, watched.backup(None, Method::Alone)).await?;
+        let sealed = progress.during(&self.env, &watched, watched.backup(None, self.method)).await?;
         let copied = ByteCount::new(sealed.manifest.units.values().map(|unit| unit.bytes.get()).sum());
         step.done(&format!("backup sealed: {}; guarantee {}", bytes(copied), sealed.seal.guarantee.word()));
         Ok(sealed)
@@ -167,7 +217,7 @@ impl<'a> Stage<'a> {
         let postmaster = Postmaster::of(&data)?.and_then(|server| Pid::from_raw(server.pid()));
         let victim = postmaster.ok_or_else(|| broken(format!("the server of node {VICTIM} does not run")))?;
         let watcher = Arc::new(Killer { victim, killed: OnceLock::new() });
-        let sealed = self.coordinator.clone().watched_by(watcher.clone()).backup(None, Method::Alone).await;
+        let sealed = self.coordinator.clone().watched_by(watcher.clone()).backup(None, self.method).await;
         let Err(error) = sealed else {
             return Err(broken("a backup was sealed although a server died while it was copied").into());
         };
@@ -229,11 +279,11 @@ impl<'a> Stage<'a> {
         }
         let progress = Arc::new(Progress::new(self.screen).quietly());
         let watched = self.coordinator.clone().watched_by(progress.clone());
-        step.going("all nodes are restored, each to its own cut");
+        step.going("all nodes are restored");
         let target = Target::Backup(sealed.operation);
         let restored = progress.during(&self.env, &watched, watched.restore(&target)).await?;
         step.done(&format!(
-            "each node restored to its own cut, and all promoted together as incarnation {}",
+            "each node restored to its cut, and all promoted together as incarnation {}",
             restored.plan.opens
         ));
         Ok(())
@@ -257,7 +307,16 @@ impl<'a> Stage<'a> {
             verdict.add(&own);
             session.transfer(Transfer { id: 1 << 40, from: 0, to: 1, amount: 1 }).await?;
         }
-        step.done(&format!("read back {} transfers from {NODES} servers; each takes new ones", verdict.restored));
+        let links = Links::read(&self.env, self.servers).await?;
+        let (begun, torn) = (links.begun, links.without_cause.len());
+        if begun == 0 || (self.method == Method::Fence && torn > 0) {
+            return Err(broken(format!("{torn} of {begun} effects are there without their cause: {links:?}")).into());
+        }
+        step.done(&format!(
+            "read back {} transfers from {NODES} servers, each takes new ones; of {begun} commits that went from server to \
+             server {torn} are there without their cause",
+            verdict.restored
+        ));
         Ok(verdict)
     }
 
@@ -337,6 +396,9 @@ impl Writing {
             let writes = Box::pin(ledger::write(env, server.connection(), node, journal, over));
             sessions.add(stage.env.tasks.spawn("writer", writes));
         }
+        let connections = stage.servers.iter().map(Server::connection).collect();
+        let chain = Box::pin(chain::write(stage.env.clone(), connections, over.clone()));
+        sessions.add(stage.env.tasks.spawn("chain", chain));
         Self { sessions, over }
     }
 

@@ -9,10 +9,10 @@ use core::time::Duration;
 use async_trait::async_trait;
 use sheetanchor_core::agent::Belonging;
 use sheetanchor_core::error::{Error, Result};
-use sheetanchor_core::format::catalog::{Ending, IncarnationObject, IncarnationState};
+use sheetanchor_core::format::catalog::{Ending, IncarnationObject, IncarnationState, NodeOpened};
 use sheetanchor_core::format::keys;
 use sheetanchor_core::format::manifest::Plan;
-use sheetanchor_core::identity::{ContentHash, LifeId, NodeId, OperationId, OperationKind, ThreadId};
+use sheetanchor_core::identity::{ContentHash, LifeId, NodeId, Nonce, OperationId, OperationKind, ThreadId};
 use sheetanchor_core::planted::{self, Bug};
 use sheetanchor_core::position::Position;
 use sheetanchor_core::refusal::{Code, Refusal};
@@ -267,6 +267,8 @@ impl Agent {
             Some(marker) if marker.operation != operation => return Err(other_restore(&marker)),
             Some(marker) if marker.phase == MarkerPhase::Reached => return Ok(Answer::Done),
             Some(marker) if marker.phase >= MarkerPhase::Staged => {}
+            // Once it is decided: what is there without a marker, since it was opened or the marker was lost, proves itself.
+            None if self.is_decided(&plan).await? => return Ok(Answer::Done),
             Some(_) | None => {
                 return Err(Refusal::new(
                     Code::OutOfOrder,
@@ -309,6 +311,10 @@ impl Agent {
         self.plan(operation, hash).await?;
         self.check_folder(operation).await?;
         let status = self.database.status().await?;
+        if status.state == State::Open && self.repository.opened_by(operation).await?.contains(&self.config.node) {
+            // It has gone on from the cut since this restore opened it.
+            return Ok(Answer::Done);
+        }
         if matches!(status.state, State::Reached | State::Open) {
             return Ok(Answer::Reached { scn: status.scn, until: status.end });
         }
@@ -336,6 +342,8 @@ impl Agent {
             return Err(Refusal::new(Code::IncarnationTaken, message).into());
         }
         self.check_folder(operation).await?;
+        self.check_newest(&plan).await?;
+        self.note_opening(operation).await?;
         let opening = Opening {
             cluster: plan.cluster,
             nodes: plan.nodes.keys().copied().collect(),
@@ -349,6 +357,32 @@ impl Agent {
         state::unmark(&self.env, &self.config).await?;
         self.belongs(belonging).await;
         Ok(Answer::Done)
+    }
+
+    /// An incarnation that others have followed is not opened any more.
+    async fn check_newest(&self, plan: &Plan) -> Result<()> {
+        let (newest, _, _) = self.repository.current_incarnation().await?;
+        if newest == plan.opens {
+            return Ok(());
+        }
+        let message = format!("{} opens incarnation {}, and incarnation {newest} is open", plan.operation, plan.opens);
+        Err(Refusal::new(Code::OtherIncarnation, message).into())
+    }
+
+    /// Says in the repository that the node is about to be opened, if something is there to open: from then on it is not
+    /// staged again.
+    async fn note_opening(&self, operation: OperationId) -> Result<()> {
+        let (node, state) = (self.config.node, self.database.status().await?.state);
+        if self.repository.opened_by(operation).await?.contains(&node) {
+            return Ok(());
+        }
+        if !matches!(state, State::Reached | State::Open) {
+            let message = format!("node {node} is `{}`, not at a cut", state_word(state));
+            return Err(Refusal::new(Code::DatabaseDown, message).into());
+        }
+        let opened = NodeOpened { node, nonce: Nonce::new(self.env.entropy.word()), operation };
+        self.repository.create(&keys::opened(operation, node), &opened).await?;
+        Ok(())
     }
 
     async fn discard(&self, operation: OperationId) -> Result<Answer> {

@@ -10,16 +10,19 @@ use alloc::vec::Vec;
 
 use futures_util::{TryStreamExt, stream};
 use sheetanchor_core::error::{Error, Result};
-use sheetanchor_core::format;
+use sheetanchor_core::format::catalog::{IncarnationObject, IncarnationState};
 use sheetanchor_core::format::files::{Chunk, FileContent, FileEntry, FileList, check_name};
 use sheetanchor_core::format::manifest::{ListRef, Plan, Unit};
+use sheetanchor_core::format::{self, keys};
 use sheetanchor_core::identity::{ByteCount, ContentHash};
+use sheetanchor_core::planted::{self, Bug};
 use sheetanchor_core::refusal::{Code, Refusal};
 use sheetanchor_core::request::Progress;
 use tokio::sync::watch;
 
 use super::Agent;
 use super::state::{self, Marker, MarkerPhase};
+use crate::database::State;
 use crate::env::disk::parent;
 use crate::env::{DiskFile, EntryKind, Env, OpenMode, run_work};
 use crate::repository::Repository;
@@ -103,16 +106,10 @@ impl Agent {
                 Refusal::new(Code::OutOfOrder, format!("the plan has no unit of node {}", self.config.node)).into()
             );
         };
-        let folder = self.database.data_folder();
-        match state::marker(&self.env, &self.config).await? {
-            None => {
-                self.check_empty(folder).await?;
-                self.mark(plan, hash, MarkerPhase::Staging).await?;
-            }
-            Some(marker) if marker.operation != plan.operation => return Err(other_restore(&marker)),
-            Some(marker) if marker.phase > MarkerPhase::Staging => return Ok(()),
-            Some(_) => {}
+        if !self.is_to_be_staged(plan, hash).await? {
+            return Ok(());
         }
+        let folder = self.database.data_folder();
         progress.send_modify(|progress| progress.total = unit.bytes);
         let entries = entries(&self.repository, unit).await?;
         self.env.disk.create_folder(folder).await?;
@@ -147,6 +144,52 @@ impl Agent {
         }
         self.env.disk.sync_dir(parent(folder)).await?;
         self.mark(plan, hash, MarkerPhase::Staged).await
+    }
+
+    /// Whether anything is left to be staged: not where it was done, or where the restore is decided and something is
+    /// there, which has to prove itself.
+    async fn is_to_be_staged(&self, plan: &Plan, hash: ContentHash) -> Result<bool> {
+        let is_empty = self.database.status().await?.state == State::Empty;
+        match state::marker(&self.env, &self.config).await? {
+            Some(marker) if marker.operation != plan.operation => return Err(other_restore(&marker)),
+            Some(marker) if marker.phase == MarkerPhase::Staging => return Ok(true),
+            Some(_) if !is_empty => return Ok(false),
+            // Its disk was lost since.
+            Some(_) => self.check_never_opened(plan).await?,
+            None if self.is_decided(plan).await? => {
+                if !is_empty || planted::is(Bug::LostIsNotStaged) {
+                    return Ok(false);
+                }
+                self.check_never_opened(plan).await?;
+            }
+            None => {}
+        }
+        self.check_empty(self.database.data_folder()).await?;
+        self.mark(plan, hash, MarkerPhase::Staging).await?;
+        Ok(true)
+    }
+
+    /// Whether the incarnation of a plan is its restore's already.
+    pub(super) async fn is_decided(&self, plan: &Plan) -> Result<bool> {
+        let object: Option<IncarnationObject> = self.repository.find(&keys::incarnation(plan.opens)).await?;
+        Ok(object.is_some_and(|object| {
+            object.restore == Some(plan.operation) && matches!(object.state, IncarnationState::Opened(_))
+        }))
+    }
+
+    /// What a node wrote after it had opened is nowhere else: it must not be put back behind that in silence. On shared
+    /// storage one node's writes are in the files of all.
+    async fn check_never_opened(&self, plan: &Plan) -> Result<()> {
+        let opened = self.repository.opened_by(plan.operation).await?;
+        let mut affected = opened.iter().filter(|node| plan.shared || **node == self.config.node);
+        match affected.next() {
+            Some(node) if !planted::is(Bug::OpenedStagedAgain) => {
+                let (folder, by) = (self.database.data_folder(), plan.operation);
+                let message = format!("node {node} was opened by {by}, and nothing is in {folder} any more");
+                Err(Refusal::new(Code::LostAfterOpening, message).into())
+            }
+            Some(_) | None => Ok(()),
+        }
     }
 
     pub(super) async fn mark(&self, plan: &Plan, hash: ContentHash, phase: MarkerPhase) -> Result<()> {

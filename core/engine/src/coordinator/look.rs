@@ -37,6 +37,8 @@ pub struct ClusterStatus {
     pub points: Vec<(OperationId, Point)>,
     /// Operations that nobody has decided yet.
     pub unfinished: Vec<OperationId>,
+    /// The restore that has opened the incarnation in force and not yet all of its nodes, and those.
+    pub half_open: Option<(OperationId, Vec<NodeId>)>,
 }
 
 /// A node at a glance.
@@ -83,6 +85,7 @@ impl Coordinator {
             backups: catalog.backups,
             points: catalog.points,
             unfinished: self.unfinished().await?,
+            half_open: self.half_open(&footing).await?,
             cluster: footing.cluster,
             members: footing.members,
         })

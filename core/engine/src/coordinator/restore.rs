@@ -3,6 +3,7 @@
 use alloc::boxed::Box;
 use alloc::format;
 use alloc::string::ToString;
+use alloc::vec::Vec;
 use core::time::Duration;
 
 use futures_util::future::BoxFuture;
@@ -15,6 +16,7 @@ use sheetanchor_core::plan::Aim;
 use sheetanchor_core::refusal::{Code, Refusal};
 use sheetanchor_core::request::{Answer, Request};
 use sheetanchor_core::restore::{Effect, Event, Order, Restore};
+use sheetanchor_core::round::name_nodes;
 
 use super::{Coordinator, Footing, Term, abort_of};
 use crate::pump::{self, Perform, Performed};
@@ -26,13 +28,25 @@ const AGAIN_AFTER: Duration = Duration::from_millis(200);
 /// How often a node that has just restarted may say that it does not know the operation.
 const UNKNOWN_MAX: usize = 5;
 
-/// A restore that has opened a new incarnation.
+/// A restore that has opened a new incarnation, or stands at its cut.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Restored {
     /// Which restore.
     pub operation: OperationId,
     /// What it did.
     pub plan: Plan,
+    /// Whether it is open; else all nodes stand at the cut, proven and closed, until the restore is taken up or aborted.
+    pub is_open: bool,
+}
+
+/// How a restore is run.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Manner {
+    /// Stop on arrival: end when all nodes stand at the cut, proven and closed.
+    pub stop: bool,
+    /// Begin although an earlier restore is decided and has not opened every node. What its nodes have written since is
+    /// left behind in its incarnation.
+    pub anew: bool,
 }
 
 impl Coordinator {
@@ -42,8 +56,19 @@ impl Coordinator {
     /// Those of [`Coordinator::plan_restore`]; `SA401` if a node still has a database; whatever the nodes refuse with.
     /// Then what was staged is removed again, unless the incarnation was opened: that restore can be resumed.
     pub async fn restore(&self, aim: impl Into<Aim> + Send) -> Result<Restored> {
+        self.restore_in(aim, Manner::default()).await
+    }
+
+    /// The same, in a manner of one's own.
+    ///
+    /// # Errors
+    /// Those of [`Coordinator::restore`]; `SA410` if an earlier restore is decided and has not opened every node.
+    pub async fn restore_in(&self, aim: impl Into<Aim> + Send, manner: Manner) -> Result<Restored> {
         let aim = aim.into();
         let footing = self.footing().await?;
+        if !manner.anew {
+            self.check_opened(&footing).await?;
+        }
         let seen = self.survey(&footing).await?;
         if let Some(node) = seen.values().find(|description| description.state != "empty") {
             let message = format!("node {} has a database, which is `{}`", node.node, node.state);
@@ -64,29 +89,56 @@ impl Coordinator {
         let body = format::write(&plan);
         let hash = ContentHash::of(&body);
         self.repository.put_hashed(&keys::plan(term.operation, hash), body).await?;
-        self.run_restore(&footing, term, plan, hash, false).await
+        self.run_restore(&footing, term, plan, hash, Course { decided: None, stop: manner.stop }).await
     }
 
-    /// Takes up a restore whose coordinator is gone.
+    /// Two restores must not make two live clusters: the nodes that the first one has opened may still serve.
+    async fn check_opened(&self, footing: &Footing) -> Result<()> {
+        let Some((restore, missing)) = self.half_open(footing).await? else { return Ok(()) };
+        let (opens, missing) = (footing.incarnation, name_nodes(&missing));
+        let message = format!("{restore} has decided on incarnation {opens}, and not opened {missing}");
+        Err(Refusal::new(Code::RestoreUnfinished, message).into())
+    }
+
+    /// The restore that has opened the incarnation in force, if there are nodes that it has not opened yet.
+    pub(super) async fn half_open(&self, footing: &Footing) -> Result<Option<(OperationId, Vec<NodeId>)>> {
+        let object: IncarnationObject = self.repository.load(&keys::incarnation(footing.incarnation)).await?;
+        let Some(restore) = object.restore else { return Ok(None) };
+        let opened = self.repository.opened_by(restore).await?;
+        let members = self.repository.membership(footing.opened.membership).await?;
+        let missing: Vec<NodeId> = members.nodes.keys().copied().filter(|node| !opened.contains(node)).collect();
+        Ok((!missing.is_empty()).then_some((restore, missing)))
+    }
+
+    /// Takes up a restore whose coordinator is gone, or that stopped at its cut. A node that lost its disk before it had
+    /// opened is staged again to the same cut.
     ///
     /// # Errors
-    /// `SA208` if there is no such restore, `SA207` if it was aborted, `SA402` if another has opened its incarnation;
-    /// those of [`Coordinator::restore`].
+    /// `SA208` if there is no such restore, `SA207` if it was aborted, `SA402` if another has opened its incarnation,
+    /// `SA108` if the cluster was restored again since, `SA409` if a node lost its disk after it had opened: the others
+    /// are opened; those of [`Coordinator::restore`].
     pub async fn resume(&self, operation: OperationId) -> Result<Restored> {
         let footing = self.footing().await?;
         let registered = self.repository.registered(operation).await?;
         let (hash, plan) = self.repository.newest_plan(operation).await?;
-        let decided =
-            match self.repository.find::<IncarnationObject>(&keys::incarnation(registered.incarnation)).await? {
-                None => false,
-                Some(object) => {
-                    check_own(&object, operation)?;
-                    true
+        let key = keys::incarnation(registered.incarnation);
+        let decided = match self.repository.find::<IncarnationObject>(&key).await? {
+            None => None,
+            Some(object) => {
+                let branch = check_own(&object, operation)?.branch.clone();
+                if footing.incarnation != plan.opens {
+                    let (opens, now) = (plan.opens, footing.incarnation);
+                    let message = format!("{operation} has opened incarnation {opens}; the cluster lives in {now}");
+                    return Err(Refusal::new(Code::OtherIncarnation, message).into());
                 }
-            };
+                // Where the cut was sought, all nodes have found it: it is known now.
+                Some(branch.map_or_else(|| plan.cut.clone(), |branch| branch.cut))
+            }
+        };
         let nonce = self.nonce();
         let epoch = self.repository.take_over(operation, nonce).await?;
-        self.run_restore(&footing, Term { operation, epoch, nonce }, plan, hash, decided).await
+        let course = Course { decided, stop: false };
+        self.run_restore(&footing, Term { operation, epoch, nonce }, plan, hash, course).await
     }
 
     async fn run_restore(
@@ -95,15 +147,17 @@ impl Coordinator {
         term: Term,
         plan: Plan,
         hash: ContentHash,
-        decided: bool,
+        course: Course,
     ) -> Result<Restored> {
+        let Course { decided, stop } = course;
         let order = Order {
             nodes: plan.nodes.keys().copied().collect(),
             units: plan.units.keys().copied().collect(),
             plan: hash,
-            cut: plan.cut.clone(),
-            sought: plan.resolved.sought,
-            decided,
+            sought: plan.resolved.sought && decided.is_none(),
+            decided: decided.is_some(),
+            cut: decided.unwrap_or_else(|| plan.cut.clone()),
+            stop,
             limits: self.limits.restore,
         };
         let mut machine = Restore::new(order);
@@ -111,8 +165,9 @@ impl Coordinator {
         let outcome: Result<()> =
             pump::run(&self.env, term.operation, &mut machine, &performer, &self.cancel, self.watcher.as_deref()).await;
         outcome?;
-        tracing::info!(target: "sheetanchor::phase", operation = %term.operation, incarnation = %plan.opens, phase = "opened");
-        Ok(Restored { operation: term.operation, plan })
+        let phase = if stop { "stopped" } else { "opened" };
+        tracing::info!(target: "sheetanchor::phase", operation = %term.operation, incarnation = %plan.opens, phase);
+        Ok(Restored { operation: term.operation, plan, is_open: !stop })
     }
 
     /// Makes failure the outcome of a restore: the number of its incarnation is never used.
@@ -137,10 +192,10 @@ impl Coordinator {
     }
 }
 
-/// Whether the object under a restore's number lets it open.
-fn check_own(object: &IncarnationObject, operation: OperationId) -> Result<(), Refusal> {
+/// What a restore's number stands for, if it lets the restore open.
+fn check_own(object: &IncarnationObject, operation: OperationId) -> Result<&Opened, Refusal> {
     match &object.state {
-        IncarnationState::Opened(_) if object.restore == Some(operation) => Ok(()),
+        IncarnationState::Opened(opened) if object.restore == Some(operation) => Ok(opened),
         IncarnationState::Aborted(abort) if object.restore == Some(operation) => {
             Err(Refusal::new(Code::Aborted, format!("{operation} was aborted: {}", abort.message)))
         }
@@ -149,6 +204,14 @@ fn check_own(object: &IncarnationObject, operation: OperationId) -> Result<(), R
             Err(Refusal::new(Code::IncarnationTaken, format!("incarnation {} belongs to {by}", object.incarnation)))
         }
     }
+}
+
+/// Where a restore begins, and where it ends.
+struct Course {
+    /// The cut that it was decided at, if it was.
+    decided: Option<Cut>,
+    /// Whether it ends there, closed.
+    stop: bool,
 }
 
 struct RestorePerformer<'a> {
@@ -198,7 +261,7 @@ impl RestorePerformer<'_> {
         let number: Incarnation = self.plan.opens;
         match self.coordinator.repository.create(&keys::incarnation(number), &object).await? {
             Created::Ours => Ok(()),
-            Created::Theirs(theirs) => Ok(check_own(&theirs, self.term.operation)?),
+            Created::Theirs(theirs) => Ok(check_own(&theirs, self.term.operation).map(drop)?),
         }
     }
 }

@@ -184,6 +184,13 @@ impl Running {
         self.client.program("pgbench", &[arguments, &["postgres"]].concat()).await;
     }
 
+    /// What pgbench says at its end.
+    pub async fn pgbench_says(&self, arguments: &[&str]) -> String {
+        let said = self.client.command("pgbench", &[arguments, &["postgres"]].concat()).await.output().unwrap();
+        assert!(said.status.success(), "pgbench: {}", String::from_utf8_lossy(&said.stderr));
+        String::from_utf8(said.stdout).unwrap()
+    }
+
     /// Transfers on two connections until it is stopped.
     pub async fn load(&self) -> Load {
         let mut command = self.client.command("pgbench", &["-n", "-c", "2", "-T", "300", "postgres"]).await;

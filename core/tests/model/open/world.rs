@@ -31,6 +31,8 @@ pub enum Fault {
     OpensAnyFolder,
     /// A node says that it has reached the cut before it has.
     ProvesUnrecovered,
+    /// A node that had opened and lost its disk is staged again like one that had not.
+    StagesOpenedAgain,
 }
 
 /// What stands under a number.
@@ -80,7 +82,11 @@ pub struct State {
     /// Who stood at the cut when it said so, for which restore.
     proved: BTreeSet<(usize, NodeId)>,
     unproved: bool,
+    /// Who has opened, for which restore: what the nodes write in the repository before they do.
+    opened: BTreeSet<(usize, NodeId)>,
     pub removed: bool,
+    /// A node was staged again behind what it may have written since it had opened.
+    pub rewound: bool,
     left: Budget,
 }
 
@@ -149,6 +155,7 @@ fn order(nodes: &BTreeMap<NodeId, Node>, decided: bool) -> Order {
         cut: Cut { record: "sa-x".into(), scn: Scn::new(9), threads },
         sought: false,
         decided,
+        stop: false,
         limits: Limits { patience: wait, stage: wait, recover: wait, open: wait },
     }
 }
@@ -171,7 +178,9 @@ impl State {
             sent: BTreeMap::new(),
             proved: BTreeSet::new(),
             unproved: false,
+            opened: BTreeSet::new(),
             removed: false,
+            rewound: false,
             left,
         }
     }
@@ -292,13 +301,20 @@ impl State {
         let Some(Asked { restore, epoch, step, node, request }) = self.sent.get(&asked).cloned() else { return };
         let slot = &self.slots[restore];
         let object = slot.opens.and_then(|number| Some((number, *self.incarnations.get(&number)?)));
+        let newest = self.incarnations.iter().rev().find(|(_, standing)| standing.opened).map(|(number, _)| *number);
         let Some(asked) = self.nodes.get_mut(&node) else { return };
-        let repository = node::Repository { restore, epoch: slot.epoch, object };
+        let opened = self.opened.contains(&(restore, node));
+        let repository = node::Repository { restore, epoch: slot.epoch, object, opened, newest };
+        let was_empty = asked.is_empty();
         let (answer, removed) = asked.answer(operation(restore), epoch, &request, &repository, fault);
         // Gone for good, although an incarnation was opened on it.
         self.removed |= removed.is_some_and(|by| {
             self.incarnations.values().any(|incarnation| incarnation.opened && incarnation.restore == by)
         });
+        self.rewound |= opened && was_empty && !asked.is_empty() && matches!(request, Request::Stage { .. });
+        if matches!(request, Request::Open { .. }) && answer.is_ok() {
+            self.opened.insert((restore, node));
+        }
         if matches!(request, Request::Prove { .. }) && answer.is_ok() && asked.has_reached(restore) {
             self.proved.insert((restore, node));
         }

@@ -1,5 +1,6 @@
 //! A ledger on one PostgreSQL server: accounts, and transfers that each leave a row of their own.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -70,6 +71,7 @@ pub async fn create(env: &Env, server: &Server) -> Result<()> {
     let session = Session::connect(env, server).await?;
     let sql = format!(
         "CREATE TABLE accounts (id bigint PRIMARY KEY, balance bigint NOT NULL); \
+         CREATE TABLE links (link bigint PRIMARY KEY); \
          CREATE TABLE transfers (id bigint PRIMARY KEY, payer bigint NOT NULL, payee bigint NOT NULL, amount bigint NOT NULL); \
          INSERT INTO accounts SELECT id, {BALANCE} FROM generate_series(0, {}) AS id",
         ACCOUNTS.saturating_sub(1)
@@ -114,7 +116,11 @@ impl Session {
         Ok(Self::dial(env, &server.connection()).await?)
     }
 
-    async fn dial(env: &Env, connection: &str) -> std::result::Result<Self, Fault> {
+    /// Connects to whoever answers at `connection`.
+    ///
+    /// # Errors
+    /// Faults.
+    pub async fn dial(env: &Env, connection: &str) -> std::result::Result<Self, Fault> {
         let dialled = in_time(env, tokio_postgres::connect(connection, NoTls)).await?;
         let (client, driver) = dialled;
         let driving = Box::pin(async move {
@@ -166,7 +172,29 @@ impl Session {
         Ok(contents)
     }
 
-    async fn run(&self, sql: &str) -> std::result::Result<(), Fault> {
+    /// The links that a server has of the chain over all of them.
+    ///
+    /// # Errors
+    /// Faults.
+    pub async fn links(&self) -> Result<BTreeSet<u64>> {
+        let rows = in_time(&self.env, self.client.query("SELECT link FROM links", &[])).await?;
+        Ok(rows.iter().map(|row| number(row, 0)).collect::<std::result::Result<_, Fault>>()?)
+    }
+
+    /// Whether the server could load the commit fence.
+    ///
+    /// # Errors
+    /// Faults.
+    pub async fn has_fence(&self) -> Result<bool> {
+        let sql = "SELECT FROM pg_available_extensions WHERE name = 'sheetanchor_fence'";
+        Ok(!in_time(&self.env, self.client.query(sql, &[])).await?.is_empty())
+    }
+
+    /// Runs a command.
+    ///
+    /// # Errors
+    /// Faults.
+    pub async fn run(&self, sql: &str) -> std::result::Result<(), Fault> {
         in_time(&self.env, self.client.batch_execute(sql)).await
     }
 

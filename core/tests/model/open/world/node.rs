@@ -20,6 +20,16 @@ pub struct Repository {
     pub epoch: Epoch,
     /// The number that the restore means to open, and what stands under it.
     pub object: Option<(u32, Incarnation)>,
+    /// Whether the node has opened for this restore.
+    pub opened: bool,
+    /// The highest number that was opened.
+    pub newest: Option<u32>,
+}
+
+impl Repository {
+    fn is_decided(&self) -> bool {
+        self.object.is_some_and(|(_, object)| object.opened && object.restore == self.restore)
+    }
 }
 
 /// What a node's data folder holds.
@@ -57,6 +67,10 @@ impl Node {
     /// The incarnation that it is open in, and the restore whose files it has.
     pub fn open_in(&self) -> Option<(u32, usize)> {
         self.folder.and_then(|folder| Some((folder.open_in?, folder.by)))
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.folder.is_none()
     }
 
     pub fn restart(&mut self) {
@@ -117,7 +131,11 @@ impl Node {
         match request {
             Request::Enlist { .. } => Ok(Answer::Enlisted { life: LifeId::new(1), epoch: repository.epoch }),
             Request::Stage { .. } => match (self.marker, self.folder) {
+                (None, Some(_)) if repository.is_decided() => Ok(Answer::Done),
                 (None, Some(_)) => refuse(Code::FolderNotEmpty),
+                (None, None) if repository.is_decided() && repository.opened && fault != Fault::StagesOpenedAgain => {
+                    refuse(Code::LostAfterOpening)
+                }
                 (None, None) => {
                     self.marker = Some(own);
                     self.folder = Some(Folder { by: own, reached: false, open_in: None });
@@ -139,10 +157,14 @@ impl Node {
                     folder.reached = true;
                     Ok(Answer::Done)
                 }
+                (None, _) if repository.is_decided() => Ok(Answer::Done),
                 _ => refuse(Code::OutOfOrder),
             },
             Request::Prove { .. } => {
                 self.check_folder(own, fault)?;
+                if repository.opened && self.folder.is_some_and(|folder| folder.open_in.is_some()) {
+                    return Ok(Answer::Done);
+                }
                 if self.folder.is_some_and(|folder| folder.reached) || fault == Fault::ProvesUnrecovered {
                     let (thread, timeline) = (ThreadId::of(self.id), TimelineId::new(1));
                     return Ok(Answer::Reached { scn: Scn::new(9), until: Position { thread, timeline, lsn: CUT } });
@@ -183,6 +205,10 @@ impl Node {
             Some(found) => found,
         };
         self.check_folder(object.restore, fault)?;
+        let looks = !matches!(fault, Fault::TakesNextNumber);
+        if looks && repository.newest.is_some_and(|newest| newest > number) {
+            return refuse(Code::OtherIncarnation);
+        }
         match &mut self.folder {
             Some(folder) if folder.open_in.is_some_and(|open| open != number) => refuse(Code::OtherIncarnation),
             Some(folder) if folder.reached => {
