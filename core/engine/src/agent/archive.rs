@@ -15,7 +15,7 @@ use sheetanchor_core::position::{Lsn, Position};
 use sheetanchor_core::refusal::{Code, Refusal};
 
 use super::Agent;
-use crate::database::{State, WalPiece};
+use crate::database::{State, Storage, WalPiece};
 use crate::env::{Put, run_work};
 use crate::zstd;
 
@@ -72,8 +72,9 @@ impl Agent {
         if status.state != State::Open || status.incarnation.is_some_and(|known| known != belonging.incarnation) {
             return Ok(false);
         }
-        if shipping.is_none_or(|known| known.life != status.life) {
-            // In another life it may be another database.
+        let is_own = self.database.capabilities().storage == Storage::PerNode;
+        if is_own && shipping.is_none_or(|known| known.life != status.life) {
+            // In another life a node's own database may be another one. Files that all share are the same for all.
             let members = self.repository.membership(belonging.membership).await?;
             members.check_identity(self.config.node, &self.database.identity().await?.system)?;
         }
