@@ -254,7 +254,7 @@ impl Backup {
                 self.evidence.guarantee = Some(taken.guarantee);
                 self.evidence.point = Some(taken.point);
                 self.evidence.cut = Some(taken.cut);
-                self.archive(now)
+                if planted::is(Bug::CutBeforeEnd) { self.capture(now) } else { self.archive(now) }
             }
             Event::PointTaken(Err(error)) if self.phase == Phase::Cutting => self.fail(error),
             Event::Settled(settled) => self.settle(now, settled),
@@ -299,9 +299,7 @@ impl Backup {
                     self.evidence.starts.insert(start.thread, *start);
                     self.evidence.begun_scn = self.evidence.begun_scn.max(*scn);
                 }
-                let units = if self.order.shared { 1 } else { self.order.nodes.len() };
-                let units: BTreeSet<NodeId> = self.order.nodes.iter().take(units).copied().collect();
-                self.ask(now, Phase::Capturing, limits.capture, &Request::Capture, units)
+                if planted::is(Bug::CutBeforeEnd) { self.take_point() } else { self.capture(now) }
             }
             Phase::Capturing => {
                 for (node, answer) in self.round.answers() {
@@ -342,17 +340,28 @@ impl Backup {
         }
         let limits = self.order.limits;
         Ok(match self.order.method {
-            Method::Fence | Method::Scn => {
-                self.phase = Phase::Cutting;
-                self.deadline = None;
-                let (scn, stops) = (self.evidence.ended_scn, self.evidence.stops.clone());
-                Vec::from([Effect::TakePoint(Floor { previous: None, scn, stops })])
-            }
+            Method::Fence | Method::Scn if planted::is(Bug::CutBeforeEnd) => self.archive(now),
+            Method::Fence | Method::Scn => self.take_point(),
             Method::Alone => {
                 let record = self.order.record.clone();
                 self.ask_all(now, Phase::Cutting, limits.checkpoint, &Request::CutAlone { record })
             }
         })
+    }
+
+    /// The files of every node, or of the first one where all share them.
+    fn capture(&mut self, now: Moment) -> Vec<Effect> {
+        let units = if self.order.shared { 1 } else { self.order.nodes.len() };
+        let units: BTreeSet<NodeId> = self.order.nodes.iter().take(units).copied().collect();
+        self.ask(now, Phase::Capturing, self.order.limits.capture, &Request::Capture, units)
+    }
+
+    /// The cut comes after every node has ended: what lies before an end is no state that recovery can reach.
+    fn take_point(&mut self) -> Vec<Effect> {
+        self.phase = Phase::Cutting;
+        self.deadline = None;
+        let (scn, stops) = (self.evidence.ended_scn.max(self.evidence.begun_scn), self.evidence.stops.clone());
+        Vec::from([Effect::TakePoint(Floor { previous: None, scn, stops })])
     }
 
     fn cut_alone(&mut self, now: Moment) -> Result<Vec<Effect>> {

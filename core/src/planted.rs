@@ -84,6 +84,16 @@ pub enum Bug {
     OffsetNotStored,
     /// The clocks of a new incarnation start above its cut, and not above all that its history used.
     ScnFloorIgnored,
+    /// The cut of a backup is taken before its nodes have ended, and nobody compares.
+    CutBeforeEnd,
+    /// A backup is sealed without a look at what it has stored.
+    SealedUnread,
+    /// Symbolic links in the data folder are left out of a backup without a word.
+    LinksDropped,
+    /// A file that is shorter than it was listed is captured as it is, whatever its engine says.
+    ShrunkFileAccepted,
+    /// A node stages into a folder that another restore has begun with.
+    OtherRestoreIgnored,
     /// A restore that is decided opens what is there, and stages nothing again.
     LostIsNotStaged,
     /// A node that had opened is staged again like any other.
@@ -133,6 +143,11 @@ impl Bug {
         ("pins-captured", Self::PinsCaptured),
         ("offset-not-stored", Self::OffsetNotStored),
         ("scn-floor-ignored", Self::ScnFloorIgnored),
+        ("cut-before-end", Self::CutBeforeEnd),
+        ("sealed-unread", Self::SealedUnread),
+        ("links-dropped", Self::LinksDropped),
+        ("shrunk-file-accepted", Self::ShrunkFileAccepted),
+        ("other-restore-ignored", Self::OtherRestoreIgnored),
         ("lost-is-not-staged", Self::LostIsNotStaged),
         ("opened-staged-again", Self::OpenedStagedAgain),
     ];

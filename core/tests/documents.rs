@@ -187,7 +187,9 @@ fn the_pages_name_the_versions_and_the_bounds() {
 #[test]
 fn every_promise_is_shown_by_something_that_exists() {
     let (page, registry) = (text("docs/guarantees.md"), text("scenarios/src/registry.rs"));
-    let stories = quoted(&registry, "            \"");
+    let mut stories = quoted(&registry, "            \"");
+    // Long ones are told by name only.
+    stories.extend(quoted(&registry, "Scenario { name: \""));
     assert!(stories.len() >= 7, "only {stories:?} found in the registry");
     for story in &stories {
         assert!(page.contains(&format!("`{story}`")), "guarantees.md does not name the story `{story}`");
@@ -204,6 +206,24 @@ fn every_promise_is_shown_by_something_that_exists() {
     }
     for (bug, _) in planted::Bug::ALL {
         assert!(page.contains(&format!("`{bug}`")), "guarantees.md does not say who sees the planted bug `{bug}`");
+    }
+}
+
+/// Every fault that others shipped (`L`) and every schedule that broke a draft (`D`) has a row that says what answers it:
+/// a row with a tag and, in its last cell, a story or a test.
+#[test]
+fn every_known_fault_and_schedule_has_a_row() {
+    let page = text("docs/guarantees.md");
+    let shows = |row: &str| row.rsplit('|').nth(1).is_some_and(|cell| cell.contains('`'));
+    let rows: Vec<&str> = page.lines().filter(|line| line.starts_with("| ") && shows(line)).collect();
+    let words = |row: &str| -> Vec<String> {
+        row.split(|letter: char| !letter.is_ascii_alphanumeric()).map(str::to_owned).collect()
+    };
+    let told: Vec<String> = rows.iter().flat_map(|row| words(row)).collect();
+    let faults = (1..=18).map(|number| format!("L{number}"));
+    let schedules = (1..=18).filter(|number| ![10, 11].contains(number)).map(|number| format!("D{number}"));
+    for tag in faults.chain(schedules) {
+        assert!(told.contains(&tag), "guarantees.md has no row with `{tag}` and what shows it");
     }
 }
 

@@ -3,7 +3,7 @@
 use std::thread;
 
 use anyhow::{Result, bail};
-use sheetanchor_scenarios::{Report, Scenario, run, run_recorded, run_with};
+use sheetanchor_scenarios::{Report, Scenario, Telling, run, run_recorded, run_told, run_told_recorded, run_with};
 use sheetanchor_sim::backend::Backend;
 use sheetanchor_sim::plan::Plan;
 use sheetanchor_sim::recording::Recording;
@@ -76,6 +76,16 @@ impl Simulator {
     /// Tells a story with a plan of faults, and records it in full.
     pub fn record(self, scenario: &Scenario, seed: u64, plan: &Plan) -> (Report, Recording) {
         self.on(seed, |backend| run_recorded(scenario, seed, plan.clone(), backend))
+    }
+
+    /// Tells a story as it is to be told.
+    pub fn told(self, scenario: &Scenario, seed: u64, telling: &Telling) -> Report {
+        self.on(seed, |backend| run_told(scenario, seed, telling, backend))
+    }
+
+    /// Tells a story as it is to be told, and records it in full.
+    pub fn told_recorded(self, scenario: &Scenario, seed: u64, telling: &Telling) -> (Report, Recording) {
+        self.on(seed, |backend| run_told_recorded(scenario, seed, telling, backend))
     }
 
     fn on<T: Send>(self, seed: u64, run: impl Fn(Box<dyn Backend>) -> T + Sync) -> T {

@@ -6,7 +6,7 @@ use std::path::Path;
 use anyhow::{Context as _, Result, bail};
 use serde::{Deserialize, Serialize};
 use sheetanchor_core::planted;
-use sheetanchor_scenarios::{Report, Scenario};
+use sheetanchor_scenarios::{Report, Scenario, Telling};
 use sheetanchor_sim::plan::Plan;
 use sheetanchor_sim::recording::Recording;
 
@@ -34,6 +34,12 @@ pub struct Case {
     /// Faults on top of those that the story itself draws from the seed.
     #[serde(default)]
     pub plan: Plan,
+    /// Whether there are no faults but those of `plan`: else, if that has none, they are drawn from the seed.
+    #[serde(default, skip_serializing_if = "core::ops::Not::not")]
+    pub only_plan: bool,
+    /// The most sessions that clients work with; as many as the story says if none is given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sessions_max: Option<u64>,
     /// The hash over every event of the run, if it was run.
     #[serde(default)]
     pub trace_hash: Option<String>,
@@ -61,6 +67,8 @@ impl Case {
             backend: simulator.name().into(),
             planted: planted.map(str::to_string),
             plan: Plan::peaceful(),
+            only_plan: false,
+            sessions_max: None,
             trace_hash: None,
             commit: None,
         }
@@ -102,9 +110,20 @@ impl Case {
 
     /// Runs it, recorded in full, with its bug planted or none. Not beside other runs: a bug is planted in the whole process.
     pub fn run(&self) -> Result<(Report, Recording)> {
+        self.with_bug(|cast, telling| cast.simulator.told_recorded(&cast.scenario, self.seed, telling))
+    }
+
+    /// The same run, not recorded.
+    pub fn judge(&self) -> Result<Report> {
+        self.with_bug(|cast, telling| cast.simulator.told(&cast.scenario, self.seed, telling))
+    }
+
+    fn with_bug<T>(&self, tell: impl FnOnce(&Cast, &Telling) -> T) -> Result<T> {
         let cast = self.cast()?;
+        let draws = self.plan.faults.is_empty() && !self.only_plan;
+        let telling = Telling { plan: self.plan.clone(), draws, sessions_max: self.sessions_max };
         planted::plant(self.planted.as_deref().unwrap_or_default());
-        let told = cast.simulator.record(&cast.scenario, self.seed, &self.plan);
+        let told = tell(&cast, &telling);
         planted::plant("");
         Ok(told)
     }

@@ -1,8 +1,10 @@
 //! What a person needs who meets a failure: the invariant, what happened last, and the one command that replays it.
 
+use sheetanchor_sim::plan::Plan;
+
 use crate::runs::Run;
 
-/// A failed run, in words.
+/// A failed run, in words. It is run once more, since nobody keeps the events of a run that may pass.
 pub fn describe(run: &Run, planted: Option<&str>) -> String {
     let verdict = match (&run.report.verdict, &run.differs) {
         (Err(failure), _) => failure.to_string(),
@@ -11,6 +13,7 @@ pub fn describe(run: &Run, planted: Option<&str>) -> String {
         }
         (Ok(()), None) => "nothing".to_string(),
     };
+    let (again, _) = run.simulator.record(&run.scenario, run.seed, &Plan::peaceful());
     let plant = planted.map_or_else(String::new, |name| format!(" --planted {name}"));
     format!(
         "FAILED {name} with seed {seed}\n\n  {verdict}\n\nmilestones:\n{timeline}\n\nlast events:\n{events}\n\nreplay:\n  cargo xtask sim {name} --seed {seed} --backend {backend}{plant} --timeline\n",
@@ -18,6 +21,6 @@ pub fn describe(run: &Run, planted: Option<&str>) -> String {
         seed = run.seed,
         backend = run.simulator.name(),
         timeline = run.report.timeline,
-        events = run.report.last_events,
+        events = again.last_events,
     )
 }

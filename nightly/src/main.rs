@@ -7,6 +7,7 @@
 mod agree;
 mod artefact;
 mod backends;
+mod bench;
 mod case;
 mod corpus;
 mod failure;
@@ -15,6 +16,7 @@ mod night;
 mod parallel;
 mod replay;
 mod runs;
+mod shrink;
 mod swarm;
 mod sweep;
 mod table;
@@ -25,10 +27,14 @@ use std::process::ExitCode;
 use anyhow::{Result, bail};
 use clap::{Parser, Subcommand};
 use sheetanchor_core::planted;
-use sheetanchor_scenarios::{ALL, Scenario};
+use sheetanchor_scenarios::{ALL, LONG, Scenario};
 
 use backends::Simulator;
 use case::Case;
+
+/// A fifth of a run was malloc. Which memory a run gets has no say in what happens in it.
+#[global_allocator]
+static MEMORY: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// Runs the stories of the simulator.
 #[derive(Debug, Parser)]
@@ -75,6 +81,10 @@ enum Chore {
     },
     /// Run a plan file or a seed again, and write the folder that shows what happened.
     Replay(replay::Replay),
+    /// Make a failure smaller: fewer and simpler faults and fewer sessions, and the same invariant violated.
+    Shrink(shrink::Shrink),
+    /// Measure how fast the simulator is, beside the goals that were set.
+    Bench(bench::Bench),
     /// Run new seeds, all that ever failed, and all planted bugs, within a time, and write a report with trends.
     Nightly(night::Nightly),
 }
@@ -180,6 +190,8 @@ fn do_chore(chore: Chore) -> Result<bool> {
             swarm::swarm(&scenario, simulator, seed, budget, trial.planted.as_deref())
         }
         Chore::Replay(asked) => replay::replay(&asked),
+        Chore::Shrink(asked) => shrink::shrink(&asked),
+        Chore::Bench(asked) => bench::bench(&asked),
         Chore::Nightly(asked) => night::run(&asked),
     }
 }
@@ -226,10 +238,11 @@ fn known_bug(name: &str) -> Result<()> {
 
 fn chosen(name: Option<&str>) -> Result<Vec<Scenario>> {
     let Some(name) = name else { return Ok(ALL.to_vec()) };
-    if let Some(scenario) = ALL.iter().find(|scenario| scenario.name == name) {
+    let every = || ALL.iter().chain(LONG);
+    if let Some(scenario) = every().find(|scenario| scenario.name == name) {
         return Ok(vec![*scenario]);
     }
-    let known: Vec<&str> = ALL.iter().map(|scenario| scenario.name).collect();
+    let known: Vec<&str> = every().map(|scenario| scenario.name).collect();
     bail!("there is no scenario `{name}`: {}", nearest(name, &known))
 }
 
@@ -238,7 +251,8 @@ fn nearest(name: &str, known: &[&str]) -> String {
     let likeness = |other: &&&str| {
         let letters = |text: &str| -> Vec<(u8, u8)> { text.bytes().zip(text.bytes().skip(1)).collect() };
         let (ours, theirs) = (letters(name), letters(other));
-        ours.iter().filter(|pair| theirs.contains(pair)).count()
+        // Of two that are as alike the one of about the same length.
+        (ours.iter().filter(|pair| theirs.contains(pair)).count(), std::cmp::Reverse(name.len().abs_diff(other.len())))
     };
     let near = known.iter().max_by_key(likeness).copied().unwrap_or_default();
     format!("did you mean `{near}`? There are {}", known.join(", "))

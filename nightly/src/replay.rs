@@ -63,7 +63,7 @@ pub fn replay(asked: &Replay) -> Result<bool> {
     Ok(good)
 }
 
-fn cases(asked: &Replay) -> Result<Vec<Case>> {
+pub fn cases(asked: &Replay) -> Result<Vec<Case>> {
     let simulator = asked.backend.as_deref().filter(|name| *name != EVERY).map(Simulator::named).transpose()?;
     let Ok(seed) = asked.what.parse::<u64>() else {
         if asked.story.is_some() || asked.planted.is_some() {

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
 use sheetanchor_core::planted;
+use sheetanchor_core::refusal::Code;
 use sheetanchor_scenarios::{Report, Scenario};
 use sheetanchor_sim::plan::Fault;
 
@@ -12,6 +13,10 @@ use crate::artefact;
 use crate::backends::Simulator;
 use crate::case::Case;
 use crate::parallel::{self, Next};
+
+mod edges;
+
+use edges::Edges;
 
 /// How much is told.
 #[derive(Clone, Copy, Debug)]
@@ -101,6 +106,7 @@ pub fn swarm(scenario: &Scenario, simulator: Simulator, first: u64, budget: Budg
 struct Reached {
     faults: BTreeMap<&'static str, u64>,
     codes: BTreeMap<String, u64>,
+    edges: Edges,
 }
 
 impl Reached {
@@ -116,6 +122,7 @@ impl Reached {
             };
             *self.faults.entry(class).or_default() += 1;
         }
+        self.edges.count(&report.timeline);
         for code in codes(&report.timeline) {
             *self.codes.entry(code.into()).or_default() += 1;
         }
@@ -127,7 +134,14 @@ impl std::fmt::Display for Reached {
         let list = |counts: Vec<String>| if counts.is_empty() { "none".into() } else { counts.join(", ") };
         let faults = self.faults.iter().map(|(class, count)| format!("{class} {count}")).collect();
         let codes = self.codes.iter().map(|(code, count)| format!("{code} {count}")).collect();
-        write!(out, "faults planned: {}\nrefusals on timelines: {}", list(faults), list(codes))
+        let (reached, all) = (self.codes.len(), Code::ALL.len());
+        write!(
+            out,
+            "faults planned: {}\n{reached} of {all} refusals on timelines: {}\n{}",
+            list(faults),
+            list(codes),
+            self.edges
+        )
     }
 }
 

@@ -88,6 +88,13 @@ fn tell_all(sweep: &Sweep, simulator: Simulator, plans: &[Plan]) -> Vec<Run> {
     })
 }
 
+/// The plans of a sweep's first crashes, and the story told in peace.
+pub fn plans(sweep: &Sweep, simulator: Simulator) -> (Report, Vec<Plan>) {
+    let base = simulator.tell_with(&sweep.scenario, sweep.seed, &Plan::peaceful());
+    let plans = first_crashes(sweep, &base);
+    (base, plans)
+}
+
 /// Clients are not crashed: what they know of their own commits is what the oracle judges by.
 fn takes_part(host: &str) -> bool {
     host.starts_with('n') || host.starts_with("operator")

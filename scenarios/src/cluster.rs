@@ -31,6 +31,15 @@ const OWN_DATA: &str = "/db";
 /// An agent's folder, on its own disk.
 const STATE: &str = "/state";
 
+/// How often nodes do what they do again and again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pace {
+    /// Several times a second: all of it happens in a story of some seconds.
+    Brisk,
+    /// Several times an hour, as on real clusters: for a story of a day.
+    Leisurely,
+}
+
 /// The host of a node.
 pub fn host(node: u16) -> String {
     format!("n{node}")
@@ -46,7 +55,7 @@ pub fn agent_address(node: u16) -> String {
     format!("n{node}:7000")
 }
 
-fn database_config(node: u16, storage: Storage) -> Config {
+fn database_config(node: u16, storage: Storage, pace: Pace) -> Config {
     let data = if storage == Storage::Shared { DATA } else { OWN_DATA };
     let mut config = Config::new(NodeId::new(node), database_address(node), data);
     config.storage = storage;
@@ -56,29 +65,39 @@ fn database_config(node: u16, storage: Storage) -> Config {
     config.data_pages = 3 * PAGE_KINDS;
     config.checkpoint_interval = Duration::from_millis(400);
     config.barrier_interval = Duration::from_secs(1);
+    if pace == Pace::Leisurely {
+        config.segment_bytes = 64 << 10;
+        config.data_pages = 40 * PAGE_KINDS;
+        config.checkpoint_interval = Duration::from_mins(5);
+        config.barrier_interval = Duration::from_secs(30);
+        config.reserve = Duration::from_secs(40);
+    }
     config
 }
 
-fn agent_config(node: u16) -> agent::Config {
+fn agent_config(node: u16, pace: Pace) -> agent::Config {
     let mut config = agent::Config::new(NodeId::new(node), agent_address(node), STATE);
     config.archive_interval = Duration::from_millis(200);
     config.archive_piece = ByteCount::new(64 << 10);
     config.pack = ByteCount::new(64 << 10);
     config.pin_lease = PIN_LEASE;
+    if pace == Pace::Leisurely {
+        config.archive_interval = Duration::from_secs(20);
+    }
     config
 }
 
 /// One node's process, from its start until it is killed.
-pub async fn run_node(env: Env, node: u16, storage: Storage) {
-    if let Err(error) = serve(env, node, storage).await {
+pub async fn run_node(env: Env, node: u16, storage: Storage, pace: Pace) {
+    if let Err(error) = serve(env, node, storage, pace).await {
         // As a process would: it ends with a message, and somebody restarts it or does not.
         tracing::info!(target: "sheetanchor::node", node, %error, "ended");
     }
 }
 
-async fn serve(env: Env, node: u16, storage: Storage) -> Result<()> {
-    let database = Node::start(env.clone(), database_config(node, storage)).await?;
-    let agent = Agent::load(env, agent_config(node), database).await?;
+async fn serve(env: Env, node: u16, storage: Storage, pace: Pace) -> Result<()> {
+    let database = Node::start(env.clone(), database_config(node, storage, pace)).await?;
+    let agent = Agent::load(env, agent_config(node, pace), database).await?;
     agent.serve().await
 }
 

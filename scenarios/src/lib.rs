@@ -22,7 +22,7 @@ use sheetanchor_sim::plan::Plan;
 use sheetanchor_sim::recording::Recording;
 use sheetanchor_sim::world::{Failure, Settings, World};
 
-pub use registry::ALL;
+pub use registry::{ALL, LONG};
 pub use stage::Stage;
 
 /// One story.
@@ -71,34 +71,60 @@ pub struct Report {
     pub elapsed: std::time::Duration,
     /// All milestones as a table.
     pub timeline: String,
-    /// The last events as a table.
+    /// The last events as a table, if the run was recorded in full.
     pub last_events: String,
 }
 
 /// How many events a failure shows.
 const EVENTS_SHOWN: usize = 40;
 
+/// How a story is told, but for its seed.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Telling {
+    /// Faults on top of those that the story itself tells of.
+    pub plan: Plan,
+    /// Whether faults are drawn from the seed where the story has a place for them.
+    pub draws: bool,
+    /// The most sessions that clients work with; as many as the story says if none is given.
+    pub sessions_max: Option<u64>,
+}
+
 /// Runs one story in a world of its own. Faults are drawn from the seed, if the story has any.
 pub fn run(scenario: &Scenario, seed: u64, backend: Box<dyn Backend>) -> Report {
-    tell(scenario, World::new(Settings::of(seed), backend), true).0
+    run_told(scenario, seed, &Telling { draws: true, ..Telling::default() }, backend)
 }
 
 /// The same with these faults and no others, but for those that the story itself tells of.
 pub fn run_with(scenario: &Scenario, seed: u64, plan: Plan, backend: Box<dyn Backend>) -> Report {
-    tell(scenario, World::new(Settings::of(seed).with(plan), backend), false).0
+    run_told(scenario, seed, &Telling { plan, ..Telling::default() }, backend)
+}
+
+/// The same, told in any way.
+pub fn run_told(scenario: &Scenario, seed: u64, telling: &Telling, backend: Box<dyn Backend>) -> Report {
+    tell(scenario, World::new(Settings::of(seed).with(telling.plan.clone()), backend), telling).0
 }
 
 /// The same with these faults, or without any plan as they are drawn from the seed, recorded in full.
 pub fn run_recorded(scenario: &Scenario, seed: u64, plan: Plan, backend: Box<dyn Backend>) -> (Report, Recording) {
     let draws = plan.faults.is_empty();
-    let mut world = World::new(Settings::of(seed).with(plan), backend);
+    run_told_recorded(scenario, seed, &Telling { plan, draws, sessions_max: None }, backend)
+}
+
+/// The same, told in any way.
+pub fn run_told_recorded(
+    scenario: &Scenario,
+    seed: u64,
+    telling: &Telling,
+    backend: Box<dyn Backend>,
+) -> (Report, Recording) {
+    let mut world = World::new(Settings::of(seed).with(telling.plan.clone()), backend);
     world.record_in_full();
-    let (report, world) = tell(scenario, world, draws);
+    let (report, world) = tell(scenario, world, telling);
     (report, world.recording())
 }
 
-fn tell(scenario: &Scenario, world: World, draws: bool) -> (Report, World) {
-    let mut stage = Stage::new(world, draws);
+fn tell(scenario: &Scenario, world: World, telling: &Telling) -> (Report, World) {
+    let mut stage = Stage::new(world, telling.draws, telling.sessions_max);
     let told = (scenario.story)(&mut stage);
     let swept_from = stage.swept_from().clone();
     let world = stage.into_world();

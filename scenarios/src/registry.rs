@@ -60,10 +60,20 @@ macro_rules! each_story {
             "a-point-whose-wal-was-lost-is-no-target" a_point_whose_wal_was_lost_is_no_target: evidence::of_a_point_is_its_wal, sees [ReachUnchecked];
             "a-restored-node-owns-no-pins" a_restored_node_owns_no_pins: evidence::brings_no_pins_along, sees [PinsCaptured];
             "a-clock-that-ran-ahead-does-not-stop-its-successor" a_clock_that_ran_ahead_does_not_stop_its_successor: ahead::does_not_stop_its_successor, sees [OffsetNotStored, ScnFloorIgnored];
+            "the-cut-of-a-backup-lies-at-or-after-its-end" the_cut_of_a_backup_lies_at_or_after_its_end: capture::cuts_at_or_after_its_end, sees [CutBeforeEnd];
+            "nothing-is-sealed-that-was-not-read-again" nothing_is_sealed_that_was_not_read_again: capture::reads_again_what_it_seals, sees [SealedUnread];
+            "a-link-out-of-the-folder-is-refused" a_link_out_of_the_folder_is_refused: capture::refuses_links_that_lead_out, sees [LinksDropped];
+            "a-file-that-shrinks-while-it-is-copied-is-refused" a_file_that_shrinks_while_it_is_copied_is_refused: capture::refuses_a_file_that_shrank, sees [ShrunkFileAccepted];
+            "a-restore-does-not-take-a-folder-from-another" a_restore_does_not_take_a_folder_from_another: restore::leaves_the_folder_of_another_alone, sees [OtherRestoreIgnored];
+            "expiry-is-refused-while-something-has-no-outcome" expiry_is_refused_while_something_has_no_outcome: expiry::is_refused_while_something_has_no_outcome, sees [ExpiryIgnoresBackups];
             "a-backup-ends-in-a-restore-whatever-strikes" a_backup_ends_in_a_restore_whatever_strikes: trials::end_in_a_restore_whatever_strikes, sees [NoFsyncBeforeSeal, FolderUnsynced];
         }
     };
 }
+
+/// Stories that are too long for every test run, told when they are asked for by name.
+pub const LONG: &[Scenario] =
+    &[Scenario { name: "a-day-of-hourly-backups-ends-in-restores", story: stories::day::ends_in_restores, sees: &[] }];
 
 macro_rules! registry {
     ($($name:literal $function:ident: $module:ident :: $story:ident, sees [$($bug:ident),*];)+) => {

@@ -26,7 +26,7 @@ use sheetanchor_sim::oracle::ledger::{History, LedgerState, Recorder, check_rest
 use sheetanchor_sim::plan::CrashPolicy;
 use sheetanchor_sim::world::{Failure, Promise, World};
 
-use crate::cluster::{LEASE, NODES, host, operator, run_node, wipe};
+use crate::cluster::{LEASE, NODES, Pace, host, operator, run_node, wipe};
 use crate::workload::{Load, create_accounts, create_separate_accounts, read_back, read_separate, transfer};
 
 /// The host of the clients.
@@ -60,6 +60,10 @@ pub struct Stage {
     swept_from: BTreeMap<String, u64>,
     /// Whether faults are drawn where a story wants some. They are not, if the run was given a plan.
     draws: bool,
+    /// The most sessions that clients work with.
+    sessions_max: Option<u64>,
+    /// How often nodes do what they do again and again.
+    pace: Pace,
 }
 
 impl std::fmt::Debug for Stage {
@@ -77,8 +81,9 @@ pub struct Begun<T> {
 }
 
 impl Stage {
-    /// A stage in a world without hosts. `draws`: where a story wants faults, they are drawn from the seed.
-    pub fn new(world: World, draws: bool) -> Self {
+    /// A stage in a world without hosts. `draws`: where a story wants faults, they are drawn from the seed. With
+    /// `sessions_max` clients work with so many sessions at most.
+    pub fn new(world: World, draws: bool, sessions_max: Option<u64>) -> Self {
         let chance = world.workload_chance();
         let stop = Arc::new(AtomicBool::new(false));
         let (load, recorder) = (Load::SPREAD, Recorder::default());
@@ -96,6 +101,8 @@ impl Stage {
             read: None,
             swept_from: BTreeMap::new(),
             draws,
+            sessions_max,
+            pace: Pace::Brisk,
         }
     }
 
@@ -121,6 +128,7 @@ impl Stage {
 
     /// Given: three nodes, one cluster, and accounts with balances.
     pub fn given_a_cluster(&mut self, load: Load) -> Result<(), Failure> {
+        let load = self.sessions_max.map_or(load, |most| load.with_sessions(most));
         self.load = load;
         self.recorder = Recorder::new(load.opening());
         self.start_nodes()?;
@@ -140,10 +148,16 @@ impl Stage {
         self.given_a_cluster(load)
     }
 
+    /// Given: the same, of nodes that take their time, for a story that lasts a day.
+    pub fn given_a_cluster_at_leisure(&mut self, load: Load) -> Result<(), Failure> {
+        self.pace = Pace::Leisurely;
+        self.given_a_cluster(load)
+    }
+
     fn start_nodes(&mut self) -> Result<(), Failure> {
-        let storage = self.storage;
+        let (storage, pace) = (self.storage, self.pace);
         for node in NODES {
-            self.world.start(&host(node), move |env| run_node(env, node, storage));
+            self.world.start(&host(node), move |env| run_node(env, node, storage, pace));
         }
         for node in NODES {
             self.is_listening(node)?;

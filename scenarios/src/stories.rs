@@ -2,8 +2,10 @@
 
 pub mod ahead;
 pub mod backup;
+pub mod capture;
 pub mod catalog;
 pub mod chaos;
+pub mod day;
 pub mod evidence;
 pub mod expiry;
 pub mod fence;

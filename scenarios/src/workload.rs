@@ -71,6 +71,19 @@ impl Load {
     /// One session that goes from node to node and tells each what it has seen: every commit follows from the one before.
     pub const CARRYING: Self = Self { hopping: 1, hopping_carries: true, ..Self::HOPPING };
 
+    /// A session now and then, for a story of a day.
+    pub const DAILY: Self =
+        Self { accounts: 24, roaming: 3, at_home: false, hopping: 0, hopping_carries: false, pause_ms_max: 120_000 };
+
+    /// The same with so many sessions at most, and one at least.
+    #[must_use]
+    pub fn with_sessions(self, most: u64) -> Self {
+        let roaming = self.roaming.min(most.max(1));
+        let hopping = self.hopping.min(most.max(1).saturating_sub(roaming));
+        let homes = u64::try_from(NODES.len()).unwrap_or(0);
+        Self { roaming, hopping, at_home: self.at_home && roaming + hopping + homes <= most, ..self }
+    }
+
     /// The balances at the start.
     pub fn opening(self) -> BTreeMap<u64, i64> {
         (0..self.accounts).map(|account| (account, OPENING)).collect()

@@ -13,7 +13,7 @@ use sheetanchor_core::identity::ByteCount;
 use sheetanchor_engine::env::{Bucket, Clock, Put};
 
 use crate::chance::Chance;
-use crate::gate::{Cost, Kind, Life, Operation};
+use crate::gate::{Cost, Kind, Life, Operation, Said, Volume};
 use crate::host::locked;
 
 pub use unsure::UnsureBucket;
@@ -42,7 +42,7 @@ impl SimBucket {
     async fn run<T: Send>(
         &self,
         kind: Kind,
-        what: String,
+        said: Said<'_>,
         payload: &[u8],
         effect: impl FnOnce(&mut BTreeMap<String, Vec<u8>>, Option<FaultKind>) -> Result<T, Fault> + Send,
     ) -> Result<T, Fault> {
@@ -50,7 +50,7 @@ impl SimBucket {
             before: Duration::from_micros(self.chance.between(1_000, 6_000)),
             after: Duration::from_micros(self.chance.between(1_000, 6_000)),
         };
-        let operation = Operation { kind, volume: VOLUME.into(), what: format!("bucket {what}") };
+        let operation = Operation { kind, volume: Volume::Named(VOLUME), said };
         let effect = |injected| effect(&mut locked(&self.objects.0), injected);
         self.life.perform(self.clock.as_ref(), operation, payload, cost, effect).await
     }
@@ -80,7 +80,7 @@ impl Bucket for SimBucket {
     async fn put_new(&self, key: &str, body: Vec<u8>) -> Result<Put, Fault> {
         checked(key)?;
         let payload = body.clone();
-        self.run(Kind::BucketPut, format!("put {key} {}", body.len()), &payload, |objects, injected| {
+        self.run(Kind::BucketPut, Said::of("bucket put", key).count(body.len()), &payload, |objects, injected| {
             if injected == Some(FaultKind::NoSpace) {
                 return Err(fault(FaultKind::NoSpace, "write", key));
             }
@@ -96,37 +96,42 @@ impl Bucket for SimBucket {
     }
 
     async fn get(&self, key: &str) -> Result<Vec<u8>, Fault> {
-        self.run(Kind::Read, format!("get {key}"), &[], |objects, _| {
+        self.run(Kind::Read, Said::of("bucket get", key), &[], |objects, _| {
             objects.get(key).cloned().ok_or_else(|| fault(FaultKind::NotFound, "read", key))
         })
         .await
     }
 
     async fn get_range(&self, key: &str, from: u64, length: u64) -> Result<Vec<u8>, Fault> {
-        self.run(Kind::Read, format!("get {key} {from}+{length}"), &[], |objects, _| {
-            let body = objects.get(key).ok_or_else(|| fault(FaultKind::NotFound, "read", key))?;
-            let clip = |at: u64| usize::try_from(at).unwrap_or(usize::MAX).min(body.len());
-            Ok(body.get(clip(from)..clip(from.saturating_add(length))).unwrap_or_default().to_vec())
-        })
+        self.run(
+            Kind::Read,
+            Said::of("bucket get", key).range(from, usize::try_from(length).unwrap_or(usize::MAX)),
+            &[],
+            |objects, _| {
+                let body = objects.get(key).ok_or_else(|| fault(FaultKind::NotFound, "read", key))?;
+                let clip = |at: u64| usize::try_from(at).unwrap_or(usize::MAX).min(body.len());
+                Ok(body.get(clip(from)..clip(from.saturating_add(length))).unwrap_or_default().to_vec())
+            },
+        )
         .await
     }
 
     async fn head(&self, key: &str) -> Result<Option<ByteCount>, Fault> {
-        self.run(Kind::Read, format!("head {key}"), &[], |objects, _| {
+        self.run(Kind::Read, Said::of("bucket head", key), &[], |objects, _| {
             Ok(objects.get(key).map(|body| ByteCount::new(u64::try_from(body.len()).unwrap_or(u64::MAX))))
         })
         .await
     }
 
     async fn list(&self, prefix: &str) -> Result<Vec<String>, Fault> {
-        self.run(Kind::Read, format!("list {prefix}"), &[], |objects, _| {
+        self.run(Kind::Read, Said::of("bucket list", prefix), &[], |objects, _| {
             Ok(objects.keys().filter(|key| key.starts_with(prefix)).cloned().collect())
         })
         .await
     }
 
     async fn delete(&self, key: &str) -> Result<(), Fault> {
-        self.run(Kind::Name, format!("delete {key}"), &[], |objects, _| {
+        self.run(Kind::Name, Said::of("bucket delete", key), &[], |objects, _| {
             objects.remove(key);
             Ok(())
         })

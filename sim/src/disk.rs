@@ -13,7 +13,7 @@ use sheetanchor_core::identity::ByteCount;
 use sheetanchor_engine::env::{Clock, Disk, DiskFile, DiskLock, Entry, EntryKind, Metadata, OpenMode, Published};
 
 use crate::chance::Chance;
-use crate::gate::{Cost, Kind, Life, Operation, own_volume};
+use crate::gate::{self, Cost, Kind, Life, Operation, Said};
 use crate::host::{HostId, locked};
 use crate::plan::CrashPolicy;
 
@@ -100,13 +100,13 @@ impl SimDisk {
         &self,
         kind: Kind,
         path: &str,
-        what: String,
+        said: Said<'_>,
         payload: &[u8],
         effect: impl FnOnce(&mut Store, Option<FaultKind>) -> Result<T, Fault> + Send,
     ) -> Result<T, Fault> {
-        let mount = locked(&self.disks.0).mount_of(path).map(str::to_string);
-        let volume = mount.unwrap_or_else(|| own_volume(&self.life.gate().name(self.host())));
-        let operation = Operation { kind, volume, what: format!("disk {what}") };
+        let mount = locked(&self.disks.0).mount_of(path).cloned();
+        let volume = mount.as_deref().map_or(gate::Volume::Own, gate::Volume::Named);
+        let operation = Operation { kind, volume, said };
         let effect = |injected| effect(&mut locked(&self.disks.0), injected);
         self.life.perform(self.clock.as_ref(), operation, payload, self.cost(kind), effect).await
     }
@@ -146,7 +146,7 @@ impl Disk for SimDisk {
         let host = self.host();
         let kind = if mode == OpenMode::CreateNew { Kind::Write } else { Kind::Read };
         let file = self
-            .run(kind, path, format!("open {path} {mode:?}"), &[], |store, injected| {
+            .run(kind, path, Said::of("disk open", path).opened(mode), &[], |store, injected| {
                 let found = store.resolve(host, path, mode != OpenMode::CreateNew)?;
                 let inode = match mode {
                     OpenMode::CreateNew => {
@@ -171,7 +171,7 @@ impl Disk for SimDisk {
 
     async fn rename(&self, from: &str, to: &str) -> Result<(), Fault> {
         let host = self.host();
-        self.run(Kind::Name, from, format!("rename {from} {to}"), &[], |store, _| {
+        self.run(Kind::Name, from, Said::of("disk rename", from).name(to), &[], |store, _| {
             let source = store.resolve(host, from, false)?;
             let target = store.resolve(host, to, false)?;
             let (old_place, inode) = standing(&source, "rename", from)?;
@@ -200,7 +200,7 @@ impl Disk for SimDisk {
 
     async fn publish(&self, temporary: &str, name: &str) -> Result<Published, Fault> {
         let host = self.host();
-        self.run(Kind::Name, temporary, format!("publish {temporary} {name}"), &[], |store, _| {
+        self.run(Kind::Name, temporary, Said::of("disk publish", temporary).name(name), &[], |store, _| {
             let source = store.resolve(host, temporary, false)?;
             let target = store.resolve(host, name, false)?;
             let (old_place, inode) = standing(&source, "publish", temporary)?;
@@ -220,7 +220,7 @@ impl Disk for SimDisk {
 
     async fn create_folder(&self, path: &str) -> Result<(), Fault> {
         let host = self.host();
-        self.run(Kind::Write, path, format!("create-folder {path}"), &[], |store, injected| {
+        self.run(Kind::Write, path, Said::of("disk create-folder", path), &[], |store, injected| {
             let ends = path.match_indices('/').map(|(end, _)| end).chain([path.len()]);
             for prefix in ends.filter_map(|end| path.get(..end)).filter(|prefix| !prefix.is_empty()) {
                 let found = store.resolve(host, prefix, true)?;
@@ -244,7 +244,7 @@ impl Disk for SimDisk {
 
     async fn remove(&self, path: &str) -> Result<(), Fault> {
         let host = self.host();
-        self.run(Kind::Name, path, format!("remove {path}"), &[], |store, _| {
+        self.run(Kind::Name, path, Said::of("disk remove", path), &[], |store, _| {
             let found = store.resolve(host, path, false)?;
             let (place, inode) = standing(&found, "remove", path)?;
             let volume = store.volume(&found.volume);
@@ -259,7 +259,7 @@ impl Disk for SimDisk {
 
     async fn remove_folder(&self, path: &str) -> Result<(), Fault> {
         let host = self.host();
-        self.run(Kind::Name, path, format!("remove-folder {path}"), &[], |store, _| {
+        self.run(Kind::Name, path, Said::of("disk remove-folder", path), &[], |store, _| {
             let found = store.resolve(host, path, false)?;
             let (place, inode) = standing(&found, "remove", path)?;
             let volume = store.volume(&found.volume);
@@ -277,7 +277,7 @@ impl Disk for SimDisk {
 
     async fn list(&self, path: &str) -> Result<Vec<Entry>, Fault> {
         let host = self.host();
-        self.run(Kind::Read, path, format!("list {path}"), &[], |store, _| {
+        self.run(Kind::Read, path, Said::of("disk list", path), &[], |store, _| {
             let found = store.resolve(host, path, true)?;
             let folder = found.inode.ok_or_else(|| missing("list", path))?;
             let volume = store.volume(&found.volume);
@@ -292,7 +292,7 @@ impl Disk for SimDisk {
 
     async fn metadata(&self, path: &str) -> Result<Option<Metadata>, Fault> {
         let host = self.host();
-        self.run(Kind::Read, path, format!("metadata {path}"), &[], |store, _| {
+        self.run(Kind::Read, path, Said::of("disk metadata", path), &[], |store, _| {
             let found = match store.resolve(host, path, false) {
                 Err(fault) if fault.kind == FaultKind::NotFound => return Ok(None),
                 found => found?,
@@ -309,7 +309,7 @@ impl Disk for SimDisk {
 
     async fn set_mode(&self, path: &str, mode: u32) -> Result<(), Fault> {
         let host = self.host();
-        self.run(Kind::Name, path, format!("set-mode {path} {mode:o}"), &[], |store, _| {
+        self.run(Kind::Name, path, Said::of("disk set-mode", path).mode(mode), &[], |store, _| {
             let found = store.resolve(host, path, true)?;
             let inode = found.inode.ok_or_else(|| missing("set the mode of", path))?;
             store.volume(&found.volume).set_mode(inode, mode & 0o7777);
@@ -320,7 +320,7 @@ impl Disk for SimDisk {
 
     async fn symlink(&self, target: &str, path: &str) -> Result<(), Fault> {
         let host = self.host();
-        self.run(Kind::Write, path, format!("symlink {target} {path}"), &[], |store, injected| {
+        self.run(Kind::Write, path, Said::of("disk symlink", target).name(path), &[], |store, injected| {
             let found = store.resolve(host, path, false)?;
             let place = vacant(&found, "link", path)?;
             full(injected, path)?;
@@ -334,7 +334,7 @@ impl Disk for SimDisk {
 
     async fn read_link(&self, path: &str) -> Result<String, Fault> {
         let host = self.host();
-        self.run(Kind::Read, path, format!("read-link {path}"), &[], |store, _| {
+        self.run(Kind::Read, path, Said::of("disk read-link", path), &[], |store, _| {
             let found = store.resolve(host, path, false)?;
             let inode = found.inode.ok_or_else(|| missing("read", path))?;
             let target = store.volume(&found.volume).link_target(inode).map(str::to_string);
@@ -345,7 +345,7 @@ impl Disk for SimDisk {
 
     async fn sync_dir(&self, path: &str) -> Result<(), Fault> {
         let host = self.host();
-        self.run(Kind::Sync, path, format!("sync-dir {path}"), &[], |store, injected| {
+        self.run(Kind::Sync, path, Said::of("disk sync-dir", path), &[], |store, injected| {
             let found = store.resolve(host, path, true)?;
             let folder = found.inode.ok_or_else(|| missing("sync", path))?;
             let volume = store.volume(&found.volume);
@@ -364,7 +364,7 @@ impl Disk for SimDisk {
 
     async fn space_left(&self, path: &str) -> Result<ByteCount, Fault> {
         let host = self.host();
-        self.run(Kind::Space, path, format!("space-left {path}"), &[], |store, injected| {
+        self.run(Kind::Space, path, Said::of("disk space-left", path), &[], |store, injected| {
             let found = store.resolve(host, path, true)?;
             if injected.is_some() {
                 return Ok(ByteCount::new(0));
@@ -377,7 +377,7 @@ impl Disk for SimDisk {
     async fn lock(&self, path: &str) -> Result<Option<Box<dyn DiskLock>>, Fault> {
         let host = self.host();
         let taken = self
-            .run(Kind::Name, path, format!("lock {path}"), &[], |store, _| {
+            .run(Kind::Name, path, Said::of("disk lock", path), &[], |store, _| {
                 let found = store.resolve(host, path, true)?;
                 let serial = store.next_lock();
                 let volume = store.volume(&found.volume);
@@ -435,7 +435,7 @@ impl SimFile {
     async fn run<T: Send>(
         &self,
         kind: Kind,
-        what: String,
+        said: Said<'_>,
         payload: &[u8],
         effect: impl FnOnce(&mut content::Content, Option<FaultKind>) -> Result<T, Fault> + Send,
     ) -> Result<T, Fault> {
@@ -443,7 +443,7 @@ impl SimFile {
             return Err(fault(FaultKind::Other, "write", &self.path, "the file is open for reading"));
         }
         self.disk
-            .run(kind, &self.path, what, payload, |store, injected| {
+            .run(kind, &self.path, said, payload, |store, injected| {
                 let content = store.volume(&self.volume).content_mut(self.inode);
                 effect(content.ok_or_else(|| missing("use", &self.path))?, injected)
             })
@@ -464,16 +464,16 @@ impl SimFile {
 impl DiskFile for SimFile {
     async fn read_at(&self, offset: u64, length: usize) -> Result<Vec<u8>, Fault> {
         let from = usize::try_from(offset).unwrap_or(usize::MAX);
-        let what = format!("read {} {offset}+{length}", self.path);
-        self.run(Kind::Read, what, &[], |content, _| Ok(content.read(from, length))).await
+        let said = Said::of("disk read", &self.path).range(offset, length);
+        self.run(Kind::Read, said, &[], |content, _| Ok(content.read(from, length))).await
     }
 
     async fn write_at(&self, offset: u64, bytes: Vec<u8>) -> Result<(), Fault> {
         let from = self.place(offset)?;
         let host = self.disk.host();
         let payload = bytes.clone();
-        let what = format!("write {} {offset}+{}", self.path, bytes.len());
-        self.run(Kind::Write, what, &payload, |content, injected| {
+        let said = Said::of("disk write", &self.path).range(offset, bytes.len());
+        self.run(Kind::Write, said, &payload, |content, injected| {
             let mut bytes = bytes;
             if injected.is_some() {
                 // The volume fills up in the middle of the write.
@@ -490,7 +490,8 @@ impl DiskFile for SimFile {
     async fn truncate(&self, length: u64) -> Result<(), Fault> {
         let until = self.place(length)?;
         let host = self.disk.host();
-        self.run(Kind::Write, format!("truncate {} {length}", self.path), &[], |content, injected| {
+        let said = Said::of("disk truncate", &self.path).count(until);
+        self.run(Kind::Write, said, &[], |content, injected| {
             if until > content.length() {
                 full(injected, &self.path)?;
             }
@@ -501,7 +502,7 @@ impl DiskFile for SimFile {
     }
 
     async fn sync(&self) -> Result<(), Fault> {
-        self.run(Kind::Sync, format!("sync {}", self.path), &[], |content, injected| {
+        self.run(Kind::Sync, Said::of("disk sync", &self.path), &[], |content, injected| {
             if let Some(kind) = injected {
                 content.fail_sync();
                 return Err(fault(kind, "sync", &self.path, "the disk failed"));
@@ -513,8 +514,8 @@ impl DiskFile for SimFile {
     }
 
     async fn length(&self) -> Result<ByteCount, Fault> {
-        let what = format!("length {}", self.path);
-        let length = self.run(Kind::Read, what, &[], |content, _| Ok(content.length())).await?;
+        let said = Said::of("disk length", &self.path);
+        let length = self.run(Kind::Read, said, &[], |content, _| Ok(content.length())).await?;
         Ok(ByteCount::new(u64::try_from(length).unwrap_or(u64::MAX)))
     }
 }

@@ -16,8 +16,10 @@ use crate::host::{HostId, locked};
 use crate::plan::{CrashPolicy, Plan};
 use crate::trace::{self, Detail, Event, Flow, Trace};
 
+mod said;
 mod strikes;
 
+pub use said::{Object, Opened, Outcome, Said};
 use strikes::Strikes;
 pub(crate) use strikes::says;
 
@@ -28,7 +30,7 @@ pub trait SimTime: Send + Sync {
 }
 
 /// What an operation does, as far as the fault plan cares.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Kind {
     /// Reads bytes or names.
     Read,
@@ -62,14 +64,25 @@ impl Kind {
 }
 
 /// An operation on its way through the gate.
-#[derive(Clone, Debug)]
-pub struct Operation {
+#[derive(Clone, Copy, Debug)]
+pub struct Operation<'a> {
     /// What the fault plan sees.
     pub kind: Kind,
-    /// The volume it is about: a mount point, `host:/` for a host's own disk, or empty.
-    pub volume: String,
+    /// The volume it is about.
+    pub volume: Volume<'a>,
     /// What the trace shows.
-    pub what: String,
+    pub said: Said<'a>,
+}
+
+/// The volume that an operation is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Volume<'a> {
+    /// The host's own disk: [`own_volume`].
+    Own,
+    /// One that all hosts share, by its mount point; or the simulated bucket.
+    Named(&'a str),
+    /// None: it uses the network.
+    Elsewhere,
 }
 
 /// What may meet an object that is being written.
@@ -140,7 +153,7 @@ struct State {
 }
 
 struct Host {
-    name: String,
+    name: Arc<str>,
     life: u32,
     over: bool,
     ended: bool,
@@ -176,7 +189,7 @@ impl Gate {
     /// The host of that name, if it was ever started.
     pub fn host(&self, name: &str) -> Option<HostId> {
         let state = locked(&self.state);
-        let index = state.hosts.iter().position(|host| host.name == name)?;
+        let index = state.hosts.iter().position(|host| *host.name == *name)?;
         u16::try_from(index).ok().map(HostId::new)
     }
 
@@ -185,7 +198,7 @@ impl Gate {
         locked(&self.state)
             .hosts
             .get(usize::from(host.number()))
-            .map_or_else(|| host.to_string(), |host| host.name.clone())
+            .map_or_else(|| host.to_string(), |host| host.name.to_string())
     }
 
     /// Begins a new life of the host called `name`. Every earlier one is over.
@@ -265,7 +278,7 @@ impl Gate {
 
     /// Every host and how often it has passed the gate.
     pub fn all_passes(&self) -> Vec<(String, u64)> {
-        locked(&self.state).hosts.iter().map(|host| (host.name.clone(), host.passes)).collect()
+        locked(&self.state).hosts.iter().map(|host| (host.name.to_string(), host.passes)).collect()
     }
 
     /// Whether the plan wants something done.
@@ -350,11 +363,11 @@ impl Gate {
         locked(&self.state).trace.len()
     }
 
-    /// The last `count` events as a table.
+    /// The last `count` of the events that were kept, as a table: nothing without [`Gate::keep_all`].
     pub fn last_events(&self, count: usize) -> String {
         let state = locked(&self.state);
-        let skipped = state.trace.recent().len().saturating_sub(count);
-        trace::table(state.trace.recent().skip(skipped), |host| state.name(host))
+        let skipped = state.trace.kept().len().saturating_sub(count);
+        trace::table(state.trace.kept().iter().skip(skipped), |host| state.name(host))
     }
 
     /// All milestones as a table.
@@ -372,7 +385,7 @@ impl Gate {
     /// The names of all hosts, in the order of their numbers, and every event that was kept.
     pub fn kept(&self) -> (Vec<String>, Vec<Event>) {
         let state = locked(&self.state);
-        (state.hosts.iter().map(|host| host.name.clone()).collect(), state.trace.kept().to_vec())
+        (state.hosts.iter().map(|host| host.name.to_string()).collect(), state.trace.kept().to_vec())
     }
 
     /// The number of a connection that was just made.
@@ -410,7 +423,7 @@ impl core::fmt::Debug for Gate {
 
 impl State {
     fn name(&self, host: HostId) -> String {
-        self.hosts.get(usize::from(host.number())).map_or_else(|| host.to_string(), |host| host.name.clone())
+        self.hosts.get(usize::from(host.number())).map_or_else(|| host.to_string(), |host| host.name.to_string())
     }
 
     fn is_over(&self, life: &Life) -> bool {
@@ -445,7 +458,7 @@ impl State {
     }
 
     /// One pass of the gate. `None`: the life is over.
-    fn pass(&mut self, life: &Life, at: Duration, passage: &Passage<'_>) -> Option<String> {
+    fn pass(&mut self, life: &Life, at: Duration, passage: &Passage<'_>) -> Option<Arc<str>> {
         if self.is_over(life) {
             return None;
         }
@@ -453,10 +466,12 @@ impl State {
         host.passes += 1;
         let (number, name) = (host.passes, host.name.clone());
         let Passage { operation, outcome, flow, payload } = *passage;
-        let after = outcome.map(|outcome| format!(" {outcome}")).unwrap_or_default();
-        let what = format!("{number} {}{after}", operation.what);
-        let detail = Detail::Pass { kind: operation.kind, outcome: outcome.map(str::to_string), flow };
-        self.trace.record(at, Some(life.host), what, payload, detail);
+        let (kind, said) = (operation.kind, operation.said);
+        self.trace.record(at, Some(life.host), (number, kind, said, outcome), payload, || {
+            let after = outcome.map(|outcome| format!(" {outcome}")).unwrap_or_default();
+            let detail = Detail::Pass { kind, outcome: outcome.map(|outcome| outcome.to_string()), flow };
+            (format!("{number} {said}{after}"), detail)
+        });
         let struck = self.strikes.pass(&name, number, operation, outcome.is_some());
         self.strike(life.host, at, struck);
         if self.is_over(life) { None } else { Some(name) }
@@ -465,14 +480,14 @@ impl State {
 
 /// What passes the gate.
 struct Passage<'a> {
-    operation: &'a Operation,
+    operation: &'a Operation<'a>,
     /// After its effect only.
-    outcome: Option<&'a str>,
+    outcome: Option<Outcome>,
     flow: Option<Flow>,
     payload: &'a [u8],
 }
 
-/// The volume of a host's own disk, as [`Operation::volume`] names it.
+/// The volume of a host's own disk, as a plan that fills it names it.
 pub fn own_volume(host: &str) -> String {
     format!("{host}:/")
 }
@@ -544,7 +559,7 @@ impl Life {
     }
 
     /// Passes the gate before an effect. `None`: this life is over, wait for ever. Otherwise the fault to inject, if any.
-    pub fn before(&self, operation: &Operation, payload: &[u8]) -> Option<Option<FaultKind>> {
+    pub fn before(&self, operation: &Operation<'_>, payload: &[u8]) -> Option<Option<FaultKind>> {
         let at = self.gate.elapsed();
         let mut state = locked(&self.gate.state);
         let name = state.pass(self, at, &Passage { operation, outcome: None, flow: None, payload })?;
@@ -552,14 +567,14 @@ impl Life {
     }
 
     /// Passes the gate after an effect. False: this life is over, wait for ever.
-    pub fn after(&self, operation: &Operation, outcome: &str, payload: &[u8]) -> bool {
+    pub fn after(&self, operation: &Operation<'_>, outcome: Outcome, payload: &[u8]) -> bool {
         let at = self.gate.elapsed();
         let passage = Passage { operation, outcome: Some(outcome), flow: None, payload };
         locked(&self.gate.state).pass(self, at, &passage).is_some()
     }
 
     /// Passes the gate with bytes that leave (without an outcome) or have arrived (with one). False: this life is over.
-    pub(crate) fn carry(&self, operation: &Operation, outcome: Option<&str>, flow: Option<Flow>) -> bool {
+    pub(crate) fn carry(&self, operation: &Operation<'_>, outcome: Option<Outcome>, flow: Option<Flow>) -> bool {
         let at = self.gate.elapsed();
         locked(&self.gate.state).pass(self, at, &Passage { operation, outcome, flow, payload: &[] }).is_some()
     }
@@ -572,7 +587,7 @@ impl Life {
     pub async fn perform<T: Send>(
         &self,
         clock: &dyn Clock,
-        operation: Operation,
+        operation: Operation<'_>,
         payload: &[u8],
         cost: Cost,
         effect: impl FnOnce(Option<FaultKind>) -> Result<T, Fault> + Send,
@@ -591,11 +606,7 @@ impl Life {
         } else {
             clock.sleep_until(clock.now().after(cost.after)).await;
         }
-        let outcome = match &result {
-            Ok(_) => "done".to_string(),
-            Err(fault) => format!("failed: {:?}", fault.kind),
-        };
-        if self.after(&operation, &outcome, &[]) { result } else { pending().await }
+        if self.after(&operation, Outcome::of(&result), &[]) { result } else { pending().await }
     }
 }
 

@@ -53,3 +53,5 @@ pub mod oracle;
 pub mod conformance;
 
 pub mod diary;
+
+pub mod echo;

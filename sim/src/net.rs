@@ -14,7 +14,7 @@ use sheetanchor_engine::env::{Listener, Net, Stream};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use crate::chance::Chance;
-use crate::gate::{Kind, Life, Operation};
+use crate::gate::{Kind, Life, Operation, Outcome, Said, Volume};
 
 mod link;
 
@@ -40,40 +40,33 @@ impl core::fmt::Debug for GatedNet {
     }
 }
 
-fn operation(what: String) -> Operation {
-    Operation { kind: Kind::Net, volume: String::new(), what }
-}
-
-fn outcome<T>(result: &Result<T, Fault>) -> String {
-    match result {
-        Ok(_) => "done".into(),
-        Err(fault) => format!("failed: {:?}", fault.kind),
-    }
+const fn operation(said: Said<'_>) -> Operation<'_> {
+    Operation { kind: Kind::Net, volume: Volume::Elsewhere, said }
 }
 
 #[async_trait]
 impl Net for GatedNet {
     async fn connect(&self, address: &str) -> Result<Box<dyn Stream>, Fault> {
-        let operation = operation(format!("connect {address}"));
+        let operation = operation(Said::of("connect", address));
         if self.life.before(&operation, &[]).is_none() {
             return pending().await;
         }
         let result = self.inner.connect(address).await;
-        if !self.life.after(&operation, &outcome(&result), &[]) {
+        if !self.life.after(&operation, Outcome::of(&result), &[]) {
             return pending().await;
         }
         let (inner, link) = (result?, Link::dialled(self.life.gate().next_link()));
-        let stream = GatedStream::new(inner, self.life.clone(), self.chance.clone(), format!("to {address}"), link);
+        let stream = GatedStream::new(inner, self.life.clone(), self.chance.clone(), Way::To(address.into()), link);
         Ok(Box::new(stream))
     }
 
     async fn listen(&self, address: &str) -> Result<Box<dyn Listener>, Fault> {
-        let operation = operation(format!("listen {address}"));
+        let operation = operation(Said::of("listen", address));
         if self.life.before(&operation, &[]).is_none() {
             return pending().await;
         }
         let result = self.inner.listen(address).await;
-        if !self.life.after(&operation, &outcome(&result), &[]) {
+        if !self.life.after(&operation, Outcome::of(&result), &[]) {
             return pending().await;
         }
         Ok(Box::new(GatedListener { inner: result?, life: self.life.clone(), chance: self.chance.clone() }))
@@ -95,12 +88,35 @@ impl Listener for GatedListener {
     async fn accept(&mut self) -> Result<Box<dyn Stream>, Fault> {
         let result = self.inner.accept().await;
         // No wait between the two: a cancelled accept loses no connection.
-        if !self.life.after(&operation(format!("accept {}", self.inner.address())), &outcome(&result), &[]) {
+        let address = self.inner.address();
+        if !self.life.after(&operation(Said::of("accept", &address)), Outcome::of(&result), &[]) {
             return pending().await;
         }
-        let name = format!("at {}", self.inner.address());
-        let stream = GatedStream::new(result?, self.life.clone(), self.chance.clone(), name, Link::accepted());
+        let way = Way::At(address);
+        let stream = GatedStream::new(result?, self.life.clone(), self.chance.clone(), way, Link::accepted());
         Ok(Box::new(stream))
+    }
+}
+
+/// Which end of a connection it is: one that was dialled there, or one that was accepted there.
+enum Way {
+    To(String),
+    At(String),
+}
+
+impl Way {
+    fn sends(&self, length: usize) -> Said<'_> {
+        match self {
+            Self::To(address) => Said::of("send to", address).count(length),
+            Self::At(address) => Said::of("send at", address).count(length),
+        }
+    }
+
+    const fn receives(&self) -> Said<'_> {
+        match self {
+            Self::To(address) => Said::of("receive to", address.as_str()),
+            Self::At(address) => Said::of("receive at", address.as_str()),
+        }
     }
 }
 
@@ -110,7 +126,7 @@ struct GatedStream {
     inner: Option<Box<dyn Stream>>,
     life: Life,
     chance: Chance,
-    name: String,
+    way: Way,
     /// Written and not flushed.
     unsent: Vec<u8>,
     /// On its way into the backend, in pieces.
@@ -122,8 +138,8 @@ struct GatedStream {
 const UNSENT_MAX: usize = 64 * 1024;
 
 impl GatedStream {
-    fn new(inner: Box<dyn Stream>, life: Life, chance: Chance, name: String, link: Link) -> Self {
-        Self { inner: Some(inner), life, chance, name, unsent: Vec::new(), pieces: VecDeque::new(), link }
+    fn new(inner: Box<dyn Stream>, life: Life, chance: Chance, way: Way, link: Link) -> Self {
+        Self { inner: Some(inner), life, chance, way, unsent: Vec::new(), pieces: VecDeque::new(), link }
     }
 
     fn inner(&mut self) -> io::Result<Pin<&mut Box<dyn Stream>>> {
@@ -133,7 +149,7 @@ impl GatedStream {
     /// Moves all bytes into the backend. The gate is passed when the first one leaves.
     fn poll_send(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         if !self.unsent.is_empty() {
-            let operation = operation(format!("send {} {}", self.name, self.unsent.len()));
+            let operation = operation(self.way.sends(self.unsent.len()));
             let flow = self.link.sends(self.unsent.len());
             if !self.life.carry(&operation, None, flow) {
                 return Poll::Pending;
@@ -193,12 +209,9 @@ impl AsyncRead for GatedStream {
         let before = buffer.filled().len();
         let result = ready!(this.poll_receive(context, buffer));
         let read = buffer.filled().len().saturating_sub(before);
-        let outcome = match &result {
-            Ok(()) => format!("{read}"),
-            Err(error) => format!("failed: {:?}", error.kind()),
-        };
+        let outcome = Outcome::of_read(&result, read);
         let flow = this.link.received(read);
-        if this.life.carry(&operation(format!("receive {}", this.name)), Some(&outcome), flow) {
+        if this.life.carry(&operation(this.way.receives()), Some(outcome), flow) {
             return Poll::Ready(result);
         }
         // The bytes are gone, and so is the one who would have read them.

@@ -23,7 +23,7 @@ mod wire;
 use agenda::{Agenda, Entry};
 use clock::HostClock;
 use net::HostNet;
-use tasks::{Crew, HostTasks, Running, TaskId};
+use tasks::{Crew, HostTasks, Roster, Running};
 use wire::{HostIndex, Wire};
 
 /// A world on the simulator's own executor; all of its chance comes from `seed`.
@@ -60,7 +60,7 @@ struct Own {
     shared: Arc<Shared>,
     schedule: Chance,
     hosts: BTreeMap<String, (HostIndex, Program)>,
-    tasks: BTreeMap<TaskId, Running>,
+    tasks: Roster,
 }
 
 impl Own {
@@ -74,7 +74,7 @@ impl Own {
             shared: Arc::new(shared),
             schedule: Chance::of(seed, Concern::Schedule),
             hosts: BTreeMap::new(),
-            tasks: BTreeMap::new(),
+            tasks: Roster::default(),
         }
     }
 
@@ -99,28 +99,36 @@ impl Own {
     fn end(&mut self, index: HostIndex, silent: bool) {
         self.on_wire(|wire, agenda| wire.end_life(index, silent, agenda));
         self.admit();
-        for task in self.tasks.extract_if(.., |_, task| task.host() == index).map(|(_, task)| task).collect::<Vec<_>>()
-        {
+        let left = self.tasks.extract(|task| task.host() == index);
+        self.dismiss(left);
+    }
+
+    /// Ends tasks, in that order. Their places are free only then: what a destructor spawns is another task.
+    fn dismiss(&self, left: Vec<Running>) {
+        for task in left {
+            let place = task.place();
             task.end();
+            locked(&self.shared.crew).give_back(place);
         }
     }
 
     /// Takes over what was spawned since the last look.
     fn admit(&mut self) {
         for task in locked(&self.shared.crew).take_spawned() {
-            self.tasks.insert(task.id(), task);
+            self.tasks.put(task);
         }
     }
 
     /// Polls one of the tasks that are ready, drawn by chance. False: none is.
     fn poll_one(&mut self) -> bool {
         self.admit();
-        let Some(id) = locked(&self.shared.crew).draw(&self.schedule) else { return false };
-        // While it is polled the task is ours: a panic drops it.
-        if let Some(task) = self.tasks.remove(&id)
-            && let Some(pending) = task.poll()
-        {
-            self.tasks.insert(id, pending);
+        let Some(place) = locked(&self.shared.crew).draw(&self.schedule) else { return false };
+        // While it is polled the task is ours: a panic drops it, and its place stays empty.
+        if let Some(task) = self.tasks.take(place) {
+            match task.poll() {
+                Some(pending) => self.tasks.put(pending),
+                None => locked(&self.shared.crew).give_back(place),
+            }
         }
         true
     }
@@ -142,7 +150,7 @@ impl Own {
 
     /// Who is there, for the message about a host that never rests.
     fn roll(&self) -> String {
-        let names: BTreeSet<&str> = self.tasks.values().map(Running::name).collect();
+        let names: BTreeSet<&str> = self.tasks.all().map(Running::name).collect();
         names.into_iter().collect::<Vec<_>>().join(", ")
     }
 }
@@ -217,9 +225,8 @@ impl Drop for Own {
             self.on_wire(|wire, agenda| wire.end_life(*index, true, agenda));
         }
         self.admit();
-        for task in core::mem::take(&mut self.tasks).into_values() {
-            task.end();
-        }
+        let left = self.tasks.extract(|_| true);
+        self.dismiss(left);
         let left = locked(&self.shared.agenda).clear();
         drop(left);
     }

@@ -1,11 +1,15 @@
-//! What happened in a run: a hash over every event, the last events in full, and all milestones; and every event, if it
-//! was asked to keep them.
+//! What happened in a run: a hash over every event, and all milestones; and every event in words, if it was asked to keep
+//! them. A run of which nobody reads the events does not pay for their words.
 
-use std::collections::VecDeque;
+use std::hash::{Hash, Hasher as _};
 use std::time::Duration;
 
 use crate::gate::Kind;
 use crate::host::HostId;
+
+mod digest;
+
+use digest::Digest;
 
 /// One event.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -55,21 +59,17 @@ pub struct Flow {
 /// The record of one run.
 #[derive(Debug)]
 pub struct Trace {
-    hasher: blake3::Hasher,
+    digest: Digest,
     number: u64,
-    recent: VecDeque<Event>,
     milestones: Vec<Event>,
     /// Every event, if somebody wants to see them all.
     kept: Option<Vec<Event>>,
 }
 
 impl Trace {
-    /// How many of the last events are kept in full.
-    pub const RECENT_MAX: usize = 400;
-
     /// An empty record.
     pub fn new() -> Self {
-        Self { hasher: blake3::Hasher::new(), number: 0, recent: VecDeque::new(), milestones: Vec::new(), kept: None }
+        Self { digest: Digest::new(), number: 0, milestones: Vec::new(), kept: None }
     }
 
     /// Keeps every event from here on: as much memory as there are events.
@@ -82,24 +82,32 @@ impl Trace {
         self.kept.as_deref().unwrap_or_default()
     }
 
-    /// Records an event. `payload` goes into the hash and nowhere else. Answers the event's number.
-    pub fn record(&mut self, at: Duration, host: Option<HostId>, what: String, payload: &[u8], detail: Detail) -> u64 {
-        self.hash_in(at, host, &what, payload);
-        let event = Event { number: self.number, at, host, what, detail };
+    /// Records an event: its hash, and what `told` says of it if events are kept. `said` must tell apart whatever `told`
+    /// does. `payload` goes into the hash and nowhere else.
+    pub fn record(
+        &mut self,
+        at: Duration,
+        host: Option<HostId>,
+        said: impl Hash,
+        payload: &[u8],
+        told: impl FnOnce() -> (String, Detail),
+    ) {
+        self.number += 1;
+        self.digest.write_u64(at.as_secs());
+        self.digest.write_u32(at.subsec_nanos());
+        self.digest.write_u16(host.map_or(u16::MAX, HostId::number));
+        said.hash(&mut self.digest);
+        payload.hash(&mut self.digest);
         if let Some(kept) = &mut self.kept {
-            kept.push(event.clone());
+            let (what, detail) = told();
+            kept.push(Event { number: self.number, at, host, what, detail });
         }
-        if self.recent.len() == Self::RECENT_MAX {
-            self.recent.pop_front();
-        }
-        self.recent.push_back(event);
-        self.number
     }
 
     /// Records an event that the timeline shows.
     pub fn milestone(&mut self, at: Duration, host: Option<HostId>, what: String) {
-        let number = self.record(at, host, what.clone(), &[], Detail::Milestone);
-        self.milestones.push(Event { number, at, host, what, detail: Detail::Milestone });
+        self.record(at, host, &what, &[], || (what.clone(), Detail::Milestone));
+        self.milestones.push(Event { number: self.number, at, host, what, detail: Detail::Milestone });
     }
 
     /// How many events there were.
@@ -114,29 +122,12 @@ impl Trace {
 
     /// The hash over every event so far, as 16 digits. Equal hashes: equal runs.
     pub fn hash(&self) -> String {
-        let hash = self.hasher.finalize();
-        hash.to_hex().chars().take(16).collect()
-    }
-
-    /// The last events, oldest first, at most [`Trace::RECENT_MAX`].
-    pub fn recent(&self) -> impl DoubleEndedIterator<Item = &Event> + ExactSizeIterator {
-        self.recent.iter()
+        format!("{:016x}", self.digest.finish())
     }
 
     /// All milestones.
     pub fn milestones(&self) -> &[Event] {
         &self.milestones
-    }
-
-    fn hash_in(&mut self, at: Duration, host: Option<HostId>, what: &str, payload: &[u8]) {
-        self.number += 1;
-        let host_word = host.map_or(u16::MAX, HostId::number);
-        self.hasher.update(&at.as_nanos().to_le_bytes());
-        self.hasher.update(&host_word.to_le_bytes());
-        self.hasher.update(&what.len().to_le_bytes());
-        self.hasher.update(what.as_bytes());
-        self.hasher.update(&payload.len().to_le_bytes());
-        self.hasher.update(payload);
     }
 }
 
@@ -163,7 +154,8 @@ mod tests {
 
     fn one(at_ms: u64, host: Option<u16>, what: &str, payload: &[u8]) -> String {
         let mut trace = Trace::new();
-        trace.record(Duration::from_millis(at_ms), host.map(HostId::new), what.into(), payload, Detail::Milestone);
+        let told = || (what.into(), Detail::Milestone);
+        trace.record(Duration::from_millis(at_ms), host.map(HostId::new), what, payload, told);
         trace.hash()
     }
 
@@ -179,33 +171,23 @@ mod tests {
     }
 
     #[test]
-    fn only_the_last_events_are_kept_but_all_milestones() {
-        let mut trace = Trace::new();
-        trace.milestone(Duration::ZERO, None, "start".into());
-        for number in 0..Trace::RECENT_MAX {
-            trace.record(Duration::ZERO, None, format!("event {number}"), &[], Detail::Milestone);
-        }
-        assert_eq!(trace.recent().len(), Trace::RECENT_MAX);
-        assert_eq!(trace.recent().next().unwrap().what, "event 0");
-        assert_eq!(trace.milestones().len(), 1);
-        assert_eq!(trace.len(), 401);
-        assert_eq!(trace.kept(), []);
-    }
-
-    #[test]
     fn every_event_is_kept_on_request_and_the_hash_is_the_same() {
         let tell = |keep: bool| {
             let mut trace = Trace::new();
             if keep {
                 trace.keep_all();
             }
-            for number in 0..2 * Trace::RECENT_MAX {
-                trace.record(Duration::ZERO, None, format!("event {number}"), &[], Detail::Milestone);
+            trace.milestone(Duration::ZERO, None, "start".into());
+            for number in 1..800 {
+                let told = || (format!("event {number}"), Detail::Milestone);
+                trace.record(Duration::ZERO, None, number, &[], told);
             }
-            (trace.kept().len(), trace.hash())
+            assert_eq!((trace.milestones().len(), trace.len()), (1, 800));
+            (trace.kept().iter().map(|event| event.what.clone()).collect::<Vec<_>>(), trace.hash())
         };
         let ((none, hash), (all, same)) = (tell(false), tell(true));
-        assert_eq!((none, all), (0, 2 * Trace::RECENT_MAX));
+        assert_eq!((none.len(), all.len()), (0, 800));
+        assert_eq!((all[0].as_str(), all[799].as_str()), ("start", "event 799"));
         assert_eq!(hash, same);
     }
 

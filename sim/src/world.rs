@@ -435,7 +435,7 @@ impl World {
         self.gate.events()
     }
 
-    /// The last `count` events as a table.
+    /// The last `count` events as a table: nothing, unless the run is recorded in full.
     pub fn last_events(&self, count: usize) -> String {
         self.gate.last_events(count)
     }

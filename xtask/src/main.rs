@@ -74,6 +74,23 @@ enum Chore {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         forwarded: Vec<String>,
     },
+    /// Make a failure smaller, from its plan file or its seed; everything after `shrink` goes to the runner.
+    #[command(disable_help_flag = true)]
+    Shrink {
+        /// What the runner understands: `cargo xtask shrink --help` asks it.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        forwarded: Vec<String>,
+    },
+    /// Measure a part of the project beside the goals that were set for it.
+    #[command(disable_help_flag = true)]
+    Bench {
+        /// What is measured: `sim`. The rest goes to the runner: `cargo xtask bench sim --help` asks it.
+        #[arg(value_enum)]
+        part: Measured,
+        /// What the runner understands.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        forwarded: Vec<String>,
+    },
     /// Run new seeds, old failures and planted bugs within a time, and write a report; `nightly --help` asks the runner.
     #[command(disable_help_flag = true)]
     Nightly {
@@ -96,6 +113,13 @@ enum Chore {
         #[arg(long, default_value_t = 1)]
         seed: u64,
     },
+}
+
+/// What can be measured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Measured {
+    /// The simulator.
+    Sim,
 }
 
 /// Parts of the run that a machine may lack.
@@ -126,6 +150,8 @@ fn run(chore: Chore) -> Result<ExitCode> {
         Chore::Swarm { forwarded } => return programs::simulator(&root, "swarm", &forwarded),
         Chore::Nightly { forwarded } => return programs::simulator(&root, "nightly", &forwarded),
         Chore::Replay { forwarded } => return programs::simulator(&root, "replay", &forwarded),
+        Chore::Bench { part: Measured::Sim, forwarded } => return programs::bench_simulator(&root, &forwarded),
+        Chore::Shrink { forwarded } => return programs::simulator(&root, "shrink", &forwarded),
         Chore::Pg { releases, nemesis, length, seed } => postgres::ensure().and_then(|servers| {
             println!("{servers}");
             println!("{}", fence::ensure(&root, &servers, None)?);

@@ -45,6 +45,18 @@ pub fn simulator(root: &Path, chore: &str, arguments: &[String]) -> Result<ExitC
     Ok(ExitCode::SUCCESS)
 }
 
+/// Measures the simulator; then, in a build that has it, madsim.
+pub fn bench_simulator(root: &Path, arguments: &[String]) -> Result<ExitCode> {
+    let ended = simulator_on(root, "bench", arguments, false)?;
+    let helps = arguments.iter().any(|word| ["-h", "--help", "--without-madsim"].contains(&word.as_str()));
+    if ended != ExitCode::SUCCESS || helps {
+        return Ok(ended);
+    }
+    let mut arguments = arguments.to_vec();
+    arguments.push("--madsim".into());
+    simulator_on(root, "bench", &arguments, true)
+}
+
 fn simulator_on(root: &Path, chore: &str, arguments: &[String], madsim: bool) -> Result<ExitCode> {
     let mut command = simulator_command(root, chore);
     if madsim {

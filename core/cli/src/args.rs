@@ -118,6 +118,19 @@ pub struct BackupArguments {
     /// How the nodes are cut
     #[arg(long, value_name = "HOW", default_value = "fence")]
     pub cut: CutArgument,
+
+    /// What is read again before the seal
+    #[arg(long, value_name = "WHAT", default_value = "contents")]
+    pub read_back: ReadBackArgument,
+}
+
+/// What is read again before a backup is sealed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum ReadBackArgument {
+    /// Everything that was stored: what is sealed hashes to what was captured
+    Contents,
+    /// Lists, and whether the rest is there: cheap, and damage on the way is found by `verify` only
+    Presence,
 }
 
 /// How the nodes are cut.

@@ -123,6 +123,23 @@ async fn a_page_that_fails_its_checksum_is_not_backed_up() {
     site.run(&["backup"]).refused("SA007");
 }
 
+#[test]
+fn pages_behind_a_link_are_not_backed_up() {
+    let mut site = Site::running("link");
+    let (pages, elsewhere) = (PathBuf::from(site.path("shared")).join("pages"), site.path("elsewhere"));
+    site.kill_all();
+    fs::rename(&pages, &elsewhere).unwrap();
+    std::os::unix::fs::symlink(&elsewhere, &pages).unwrap();
+    site.start_agents();
+    let said = site.run(&["backup"]).refused("SA407");
+    assert!(said.contains(&elsewhere), "{said}");
+    assert!(!site.run(&["history"]).done().contains("sealed"));
+    site.kill_all();
+    fs::rename(&elsewhere, &pages).unwrap();
+    site.start_agents();
+    site.run(&["backup"]).done();
+}
+
 /// The pieces of the second thread, in order.
 fn pieces(site: &Site) -> BTreeSet<PathBuf> {
     let folder = keys::wal_thread(Incarnation::new(1), ThreadId::new(2));

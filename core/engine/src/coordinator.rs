@@ -7,6 +7,7 @@ mod init;
 mod look;
 mod plan;
 mod point;
+mod proof;
 mod restore;
 mod schedule;
 mod views;
@@ -30,8 +31,9 @@ use sheetanchor_core::{backup as backup_machine, point as point_machine, restore
 
 pub use backup::Sealed;
 pub use expire::Expired;
-pub use look::{ClusterStatus, NodeStatus, Verified};
+pub use look::{ClusterStatus, NodeStatus};
 pub use plan::Planned;
+pub use proof::{ReadBack, Verified};
 pub use restore::{Manner, Restored};
 pub use schedule::{Every, Tick};
 
@@ -87,6 +89,7 @@ pub struct Coordinator {
     limits: Limits,
     cancel: Cancel,
     watcher: Option<Arc<dyn Watcher>>,
+    read_back: ReadBack,
 }
 
 impl core::fmt::Debug for Coordinator {
@@ -132,7 +135,7 @@ impl Coordinator {
     pub fn new(env: Env, setup: Setup, limits: Limits) -> Self {
         let (repository, caller) = (Repository::new(&env), Caller::new(env.clone(), setup.addresses.clone()));
         let cancel = Arc::new(Watched::new(false));
-        Self { env, repository, caller, setup, limits, cancel, watcher: None }
+        Self { env, repository, caller, setup, limits, cancel, watcher: None, read_back: ReadBack::default() }
     }
 
     /// Lets an operator end the operations that are started from here on.
@@ -146,6 +149,13 @@ impl Coordinator {
     #[must_use]
     pub fn watched_by(mut self, watcher: Arc<dyn Watcher>) -> Self {
         self.watcher = Some(watcher);
+        self
+    }
+
+    /// How much of a backup is read again before it is sealed; everything if nothing is said.
+    #[must_use]
+    pub fn reading_back(mut self, read_back: ReadBack) -> Self {
+        self.read_back = read_back;
         self
     }
 

@@ -142,7 +142,7 @@ pub struct SourceFile {
 /// What is to be captured under a name.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum SourceKind {
-    /// A file. It may grow, shrink or go away meanwhile; the WAL makes up for it.
+    /// A file. It may grow meanwhile, and shrink or go away if the engine says so: the WAL makes up for it.
     File {
         /// Its length when it was listed.
         length: ByteCount,
@@ -310,6 +310,13 @@ pub trait Database: Send + Sync {
 
     /// Checks the pages in `bytes`, which start at `offset` of file `name` (a multiple of 64 KiB).
     fn check_pages(&self, name: &str, offset: u64, bytes: &[u8]) -> PageVerdict;
+
+    /// Whether the file `name` may shrink or go away while the database runs, with the WAL saying so. If not, one that does
+    /// is not backed up (`SA008`): somebody else has written to it.
+    fn may_shrink(&self, name: &str) -> bool {
+        let _: &str = name;
+        false
+    }
 
     /// What is missing for a fence, and what to do about it, where `capabilities` says that there is none and one could be.
     fn fence_missing(&self) -> Option<String> {

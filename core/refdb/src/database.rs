@@ -5,13 +5,12 @@ use core::time::Duration;
 use async_trait::async_trait;
 use sheetanchor_core::error::{Error, Fault, FaultKind, Result};
 use sheetanchor_core::identity::{ByteCount, HoldId, Incarnation, LifeId, ThreadId, TimelineId};
-use sheetanchor_core::planted::{self, Bug};
 use sheetanchor_core::position::{Lsn, Position};
 use sheetanchor_core::refusal::{Code, Refusal};
 use sheetanchor_core::scn::Scn;
 use sheetanchor_engine::database::{
     Begun, Capabilities, CutMade, Database, Ended, Identity, Joining, Opening, PageVerdict, Pin, Recovery, SourceFile,
-    SourceKind, State, Status, WalPiece, WalSource,
+    State, Status, WalPiece, WalSource,
 };
 
 use crate::control::{NodeControl, Phase};
@@ -22,7 +21,7 @@ use crate::page::{PAGE_BYTES, Page};
 use crate::pins;
 use crate::record::Body;
 use crate::running::Running;
-use crate::{create, recover, wal};
+use crate::{create, files, recover, wal};
 
 /// Bytes in the longest name of a restore point's record.
 const RECORD_NAME_MAX: usize = 255;
@@ -137,23 +136,7 @@ impl Database for Node {
     }
 
     async fn files(&self) -> Result<Vec<SourceFile>> {
-        let running = self.shared.open()?;
-        let mut names = vec![("control".to_owned(), true), ("nodes".to_owned(), false), ("pages".to_owned(), true)];
-        names.extend(running.layout.nodes.iter().map(|node| (format!("nodes/{node}"), false)));
-        if planted::is(Bug::PinsCaptured) {
-            names.extend(running.layout.nodes.iter().map(|node| (format!("nodes/{node}/pins"), true)));
-        }
-        names.sort_unstable();
-        let mut files = Vec::new();
-        for (name, is_file) in names {
-            let path = format!("{}/{name}", self.shared.folder.data());
-            let found = self.shared.env.disk.metadata(&path).await?;
-            let gone = || Fault::new(FaultKind::NotFound, format!("list {path}"), "it is gone");
-            let found = found.ok_or_else(gone)?;
-            let kind = if is_file { SourceKind::File { length: found.length } } else { SourceKind::Folder };
-            files.push(SourceFile { name, kind, mode: found.mode });
-        }
-        Ok(files)
+        files::list(&*self.shared.open()?).await
     }
 
     fn check_pages(&self, name: &str, offset: u64, bytes: &[u8]) -> PageVerdict {

@@ -54,6 +54,7 @@ mod session;
 
 mod create;
 mod database;
+mod files;
 mod pins;
 mod recover;
 mod redo;

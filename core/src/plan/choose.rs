@@ -243,3 +243,6 @@ fn of_backup(id: OperationId, seal: &Seal) -> Choice {
         sought: false,
     }
 }
+
+#[cfg(test)]
+mod tests;

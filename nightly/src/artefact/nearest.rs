@@ -1,5 +1,5 @@
-//! Where a failed run parts from one that passes: the same seed without what was planted, if there is such a run, or else
-//! another seed.
+//! Where a failed run parts from one that passes: the same seed without what was planted, or without faults, if there is
+//! such a run, or else another seed.
 
 use anyhow::Result;
 use sheetanchor_sim::plan::Plan;
@@ -32,11 +32,10 @@ const AFTER: usize = 10;
 
 /// Compares a failed run with the nearest one that passes. `None` if none of those tried does.
 pub fn difference(failed: &Recorded) -> Result<Option<Difference>> {
-    let same_seed = Case { planted: None, plan: Plan::peaceful(), ..failed.case.clone() };
-    if same_seed.planted != failed.case.planted || same_seed.plan != failed.case.plan {
-        let (report, recording) = same_seed.run()?;
+    for (other, case) in same_seed(&failed.case) {
+        let (report, recording) = case.run()?;
         if report.verdict.is_ok() {
-            let other = "the same seed with nothing planted and no plan of faults, event by event".to_string();
+            let other = format!("the same seed {other}, event by event");
             return Ok(compare(other, &events(&failed.recording), &events(&recording)));
         }
     }
@@ -47,6 +46,25 @@ pub fn difference(failed: &Recorded) -> Result<Option<Difference>> {
         }
     }
     Ok(None)
+}
+
+/// Runs of the same seed that lack something of the failed one, the nearest first.
+fn same_seed(failed: &Case) -> Vec<(&'static str, Case)> {
+    let mended = Case { planted: None, ..failed.clone() };
+    let peaceful = |case: &Case| Case { plan: Plan::peaceful(), only_plan: true, ..case.clone() };
+    let (spared, both) = (peaceful(failed), peaceful(&mended));
+    let ways = [
+        ("with nothing planted", mended),
+        ("without faults", spared),
+        ("with nothing planted and without faults", both),
+    ];
+    let mut seen = vec![failed.clone()];
+    let is_new = |(_, case): &(_, Case)| {
+        let new = !seen.contains(case);
+        seen.push(case.clone());
+        new
+    };
+    ways.into_iter().filter(is_new).collect()
 }
 
 /// What is compared, and what is shown of it.
@@ -120,6 +138,18 @@ mod tests {
         assert_eq!(found.ours, ["shown c", "shown d", "shown e", "shown f", "shown x"]);
         assert_eq!(found.theirs.last().unwrap(), "shown z");
         assert_eq!(compare("other".into(), &ours, &ours), None);
+    }
+
+    #[test]
+    fn the_nearest_run_is_the_one_that_lacks_the_least() {
+        let simulator = crate::backends::Simulator::DEFAULT;
+        let drawn = Case::of("a-story", 7, simulator, Some("no-fence"));
+        let ways = |case: &Case| same_seed(case).into_iter().map(|(other, _)| other).collect::<Vec<_>>();
+        let (bug, faults, both) = ("with nothing planted", "without faults", "with nothing planted and without faults");
+        assert_eq!(ways(&drawn), [bug, faults, both]);
+        assert_eq!(ways(&Case { planted: None, ..drawn.clone() }), [faults]);
+        assert_eq!(ways(&Case { only_plan: true, ..drawn.clone() }), [bug]);
+        assert!(ways(&Case { only_plan: true, planted: None, ..drawn }).is_empty());
     }
 
     #[test]

@@ -24,8 +24,8 @@ impl Stage {
             }
         }
         self.expect("folders are wiped", wiped)?;
-        let storage = self.storage;
-        self.world.start(&host(node), move |env| run_node(env, node, storage));
+        let (storage, pace) = (self.storage, self.pace);
+        self.world.start(&host(node), move |env| run_node(env, node, storage, pace));
         self.is_listening(node)
     }
 

@@ -8,6 +8,7 @@ use sheetanchor_core::plan::Target;
 use sheetanchor_core::refusal::Code;
 use sheetanchor_engine::coordinator::Expired;
 use sheetanchor_sim::oracle::Violation;
+use sheetanchor_sim::plan::CrashPolicy;
 use sheetanchor_sim::world::Failure;
 
 use super::point::named_point;
@@ -127,4 +128,35 @@ pub fn may_be_cut_short(stage: &mut Stage) -> Result<(), Failure> {
     nothing_is_left_of(stage, &taken)?;
     stage.everything_is_lost()?;
     stage.is_restored(named_point("after-the-last")).map(|_| ())
+}
+
+/// Expiry waits for a backup whose coordinator is gone no longer than it is told to, and is refused then: nothing has been
+/// removed. Once somebody has ended that backup, the next run goes on.
+pub fn is_refused_while_something_has_no_outcome(stage: &mut Stage) -> Result<(), Failure> {
+    stage.given_a_cluster(Load::SPREAD)?;
+    stage.transfers_begin();
+    stage.meanwhile(200, 500)?;
+    let taken = backups_are_taken(stage, 2)?;
+    let lost = stage.begin_backup();
+    stage.world().run_until_milestone(&lost.operator, "phase=capturing", SOON)?;
+    stage.world().crash(&lost.operator, CrashPolicy::DropAll);
+    stage.transfers_end()?;
+    let stored = |stage: &mut Stage| {
+        let keys = stage.operate(|operator| async move { Ok(operator.repository().bucket().list("packs/").await?) });
+        stage.succeeds("packs are listed", &keys)
+    };
+    let before = stored(stage)?;
+    let expiry = begin_to_keep(stage, 1);
+    stage.is_refused("an expiry beside what has no outcome", &expiry, &[Code::Unfinished])?;
+    let after = stored(stage)?;
+    let gone = before.iter().find(|key| !after.contains(key));
+    stage.holds(gone.is_none(), Violation::new("what was refused has removed nothing", format!("{gone:?}")))?;
+    stage.unfinished_operations_are_aborted()?;
+    let again = begin_to_keep(stage, 1);
+    let expired = stage.succeeds("expiry goes on once all is decided", &again)?;
+    let (old, kept) = taken.split_at(1);
+    stage.holds(expired.kept == kept, Violation::new("the newest backup is kept", format!("{expired:?}")))?;
+    nothing_is_left_of(stage, old)?;
+    stage.everything_is_lost()?;
+    stage.is_restored(Target::Latest).map(|_| ())
 }

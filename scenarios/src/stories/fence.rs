@@ -44,6 +44,8 @@ pub fn cuts_between_moving_pages(stage: &mut Stage) -> Result<(), Failure> {
 /// L5. Between close and release a node does nothing but finish the commits in flight: the hold lasts a few rounds, however
 /// far behind the archive is, and the coordinator does not touch the repository meanwhile.
 pub fn waits_for_no_other_io(stage: &mut Stage) -> Result<(), Failure> {
+    // It reads what the operator did.
+    stage.world().record_in_full();
     stage.given_a_cluster(Load::SPREAD)?;
     stage.transfers_begin();
     stage.meanwhile(200, 500)?;

@@ -4,9 +4,10 @@ use std::time::Duration;
 
 use sheetanchor_core::identity::OperationKind;
 use sheetanchor_core::plan::Target;
+use sheetanchor_core::refusal::Code;
 use sheetanchor_sim::oracle::Violation;
 use sheetanchor_sim::plan::CrashPolicy;
-use sheetanchor_sim::world::Failure;
+use sheetanchor_sim::world::{Failure, World};
 
 use crate::cluster::host;
 use crate::stage::Stage;
@@ -53,4 +54,28 @@ pub fn is_resumed_after_a_crash(stage: &mut Stage) -> Result<(), Failure> {
         stage.succeeds("a restore is resumed by another coordinator", &resumed)?
     };
     stage.holds_exactly_the_history_up_to(restored.plan.cut.scn)
+}
+
+/// A node that one restore has begun to stage is not taken from it by another: that one is refused, and the folder is as it
+/// was. Once the first is ended, the next restore is good.
+pub fn leaves_the_folder_of_another_alone(stage: &mut Stage) -> Result<(), Failure> {
+    stage.given_a_cluster(Load::SPREAD)?;
+    stage.transfers_begin();
+    stage.meanwhile(200, 600)?;
+    stage.a_backup_is_taken()?;
+    stage.meanwhile(50, 400)?;
+    stage.transfers_end()?;
+    stage.everything_is_lost()?;
+    let first = stage.begin_restore(Target::Latest);
+    let marked = |world: &World| world.peek(&host(1), "/state/restore.json").is_some();
+    stage.world().run_until(marked, Duration::from_mins(1))?;
+    stage.world().crash(&first.operator, CrashPolicy::DropAll);
+    stage.world().crash(&host(1), CrashPolicy::KeepAll);
+    let operation = stage.the_unfinished_operation()?;
+    stage.restart_node(1);
+    stage.meanwhile(200, 600)?;
+    let second = stage.begin_restore(Target::Latest);
+    stage.is_refused("a restore into a folder that is being restored", &second, &[Code::OtherRestore])?;
+    stage.is_aborted(operation)?;
+    stage.is_restored(Target::Latest).map(|_| ())
 }

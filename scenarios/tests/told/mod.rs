@@ -1,7 +1,8 @@
 //! A test for each story on one backend: its timeline is a snapshot, and the same seed gives the same run.
 
-use sheetanchor_scenarios::{ALL, run};
+use sheetanchor_scenarios::{ALL, run, run_recorded};
 use sheetanchor_sim::backend::Backend;
+use sheetanchor_sim::plan::Plan;
 use sheetanchor_snapshots::assert_snapshot;
 
 /// Tells a story twice and compares.
@@ -11,7 +12,8 @@ pub fn check(name: &str, backend: fn(u64) -> Box<dyn Backend>) {
     let on = backend(seed).name();
     let first = run(scenario, seed, backend(seed));
     if let Err(failure) = &first.verdict {
-        panic!("{failure}\n{}\n{}", first.timeline, first.last_events);
+        let (again, _) = run_recorded(scenario, seed, Plan::peaceful(), backend(seed));
+        panic!("{failure}\n{}\n{}", first.timeline, again.last_events);
     }
     let second = run(scenario, seed, backend(seed));
     assert_eq!(first.trace_hash, second.trace_hash, "the same seed gives the same run");

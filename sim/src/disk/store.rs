@@ -1,6 +1,8 @@
 //! All volumes of a world, and how a host's paths lead into them.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use sheetanchor_core::error::{Fault, FaultKind};
 use sheetanchor_engine::env::EntryKind;
@@ -16,7 +18,7 @@ pub(super) enum VolumeId {
     /// A host's own disk.
     Own(HostId),
     /// The one that every host mounts there.
-    Shared(String),
+    Shared(Arc<str>),
 }
 
 /// Where a path led.
@@ -32,7 +34,7 @@ pub(super) struct Found {
 /// Every volume of one world.
 #[derive(Debug)]
 pub(super) struct Store {
-    shared: Vec<String>,
+    shared: Vec<Arc<str>>,
     volumes: BTreeMap<VolumeId, Volume>,
     locks_taken: u64,
 }
@@ -43,7 +45,7 @@ const LINKS_MAX: u32 = 16;
 impl Store {
     /// A store whose hosts share a volume at each of `shared`.
     pub(super) fn new(shared: &[&str]) -> Self {
-        let shared = shared.iter().map(|mount| (*mount).to_string()).collect();
+        let shared = shared.iter().map(|mount| Arc::from(*mount)).collect();
         Self { shared, volumes: BTreeMap::new(), locks_taken: 0 }
     }
 
@@ -61,11 +63,11 @@ impl Store {
     }
 
     /// The volume that a path lies on, judged by its prefix alone.
-    pub(super) fn mount_of(&self, path: &str) -> Option<&str> {
-        let under = |mount: &&String| {
-            path.strip_prefix(mount.as_str()).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+    pub(super) fn mount_of(&self, path: &str) -> Option<&Arc<str>> {
+        let under = |mount: &&Arc<str>| {
+            path.strip_prefix(&***mount).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
         };
-        self.shared.iter().find(under).map(String::as_str)
+        self.shared.iter().find(under)
     }
 
     /// Follows a path. Links in the middle are followed, the last one too if `follow`.
@@ -74,7 +76,7 @@ impl Store {
         for _ in 0..LINKS_MAX {
             match self.walk(host, &path, follow)? {
                 Walked::There(found) => return Ok(found),
-                Walked::Link(onward) => path = normal(&onward)?,
+                Walked::Link(onward) => path = normal(&onward)?.into_owned().into(),
             }
         }
         Err(fault(FaultKind::Other, "follow", &path, "too many symbolic links"))
@@ -82,24 +84,28 @@ impl Store {
 
     fn walk(&mut self, host: HostId, path: &str, follow: bool) -> Result<Walked, Fault> {
         let (id, rest) = match self.mount_of(path) {
-            Some(mount) => (VolumeId::Shared(mount.into()), path.strip_prefix(mount).unwrap_or_default()),
+            Some(mount) => (VolumeId::Shared(mount.clone()), path.strip_prefix(&**mount).unwrap_or_default()),
             None => (VolumeId::Own(host), path),
         };
         let mount_length = path.len() - rest.len();
         let volume = self.volume(&id);
         let mut found = Found { volume: id, place: None, inode: Some(Inode::ROOT) };
-        let parts: Vec<&str> = rest.split('/').filter(|part| !part.is_empty()).collect();
+        let mut parts = rest.split('/').filter(|part| !part.is_empty()).peekable();
         let mut walked_bytes = mount_length;
-        for (index, part) in parts.iter().enumerate() {
+        while let Some(part) = parts.next() {
             let folder = found.inode.ok_or_else(|| fault(FaultKind::NotFound, "find", path, "a folder is missing"))?;
             if volume.kind(folder) != Some(EntryKind::Folder) {
                 return Err(fault(FaultKind::NotFound, "find", path, "a part of the path is no folder"));
             }
             let above = walked_bytes;
             walked_bytes += part.len() + 1;
-            let place = (folder, (*part).to_string());
+            // The name's own bytes are those of the part before.
+            let mut place = found.place.take().unwrap_or_default();
+            place.0 = folder;
+            place.1.clear();
+            place.1.push_str(part);
             let inode = volume.find(&place);
-            let last = index + 1 == parts.len();
+            let last = parts.peek().is_none();
             if let Some(target) = inode.and_then(|inode| volume.link_target(inode))
                 && (follow || !last)
             {
@@ -112,7 +118,7 @@ impl Store {
                 };
                 return Ok(Walked::Link(onward));
             }
-            found = Found { place: Some(place), inode, ..found };
+            (found.place, found.inode) = (Some(place), inode);
         }
         Ok(Walked::There(found))
     }
@@ -130,9 +136,12 @@ enum Walked {
 }
 
 /// The path without `.` and `..`, which symbolic links may hold.
-fn normal(path: &str) -> Result<String, Fault> {
+fn normal(path: &str) -> Result<Cow<'_, str>, Fault> {
     if !path.starts_with('/') {
         return Err(fault(FaultKind::Other, "use", path, "the path is not absolute"));
+    }
+    if path.split('/').skip(1).all(|part| !matches!(part, "" | "." | "..")) {
+        return Ok(Cow::Borrowed(path));
     }
     let mut parts: Vec<&str> = Vec::new();
     for part in path.split('/') {
@@ -142,7 +151,7 @@ fn normal(path: &str) -> Result<String, Fault> {
             part => parts.push(part),
         }
     }
-    Ok(format!("/{}", parts.join("/")))
+    Ok(Cow::Owned(format!("/{}", parts.join("/"))))
 }
 
 pub(super) fn fault(kind: FaultKind, operation: &str, path: &str, cause: &str) -> Fault {

@@ -40,7 +40,7 @@ pub(super) fn of(store: &Store, host: HostId) -> Vec<FileView> {
         let mount = match id {
             VolumeId::Own(owner) if *owner == host => "",
             VolumeId::Own(_) => continue,
-            VolumeId::Shared(mount) => mount.as_str(),
+            VolumeId::Shared(mount) => &**mount,
         };
         let (seen, durable) = (paths(volume.seen()), paths(&volume.durable_names()));
         let names: BTreeSet<&String> = seen.keys().chain(durable.keys()).collect();

@@ -11,7 +11,7 @@ use crate::host::HostId;
 use crate::plan::CrashPolicy;
 
 /// An inode of one volume.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Inode(u64);
 
 impl Inode {

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use sheetanchor_core::error::FaultKind;
 
-use super::{Kind, Operation, PutTrouble};
+use super::{Kind, Operation, PutTrouble, Volume, own_volume};
 use crate::place::place;
 use crate::plan::{Fault, Plan, Trigger};
 
@@ -55,7 +55,7 @@ impl Strikes {
     }
 
     /// The faults that strike now that `host` makes its pass of that number with an operation, before its effect or after.
-    pub(super) fn pass(&mut self, host: &str, number: u64, operation: &Operation, after: bool) -> Vec<Fault> {
+    pub(super) fn pass(&mut self, host: &str, number: u64, operation: &Operation<'_>, after: bool) -> Vec<Fault> {
         self.take(|waiting| {
             let at = waiting.fault.at();
             if at.host != host {
@@ -66,7 +66,7 @@ impl Strikes {
                 Trigger::Milestone { .. } => false,
                 Trigger::Place { what, nth, since } => {
                     let counts = since.as_ref().is_none_or(|since| waiting.begun >= since.nth);
-                    if counts && place(&operation.what, after) == *what {
+                    if counts && place(&operation.said.to_string(), after) == *what {
                         waiting.seen += 1;
                         waiting.seen == *nth
                     } else {
@@ -121,9 +121,9 @@ impl Strikes {
     }
 
     /// The fault that meets this operation of `host`, if one does.
-    pub(super) fn injected(&mut self, host: &str, operation: &Operation, at: Duration) -> Option<FaultKind> {
+    pub(super) fn injected(&mut self, host: &str, operation: &Operation<'_>, at: Duration) -> Option<FaultKind> {
         match operation.kind {
-            Kind::Write | Kind::BucketPut | Kind::Space if self.is_full(&operation.volume, at) => {
+            Kind::Write | Kind::BucketPut | Kind::Space if self.is_full(host, operation.volume, at) => {
                 Some(FaultKind::NoSpace)
             }
             Kind::BucketPut => self.bucket_times_out.remove(host).then_some(FaultKind::TimedOut),
@@ -132,8 +132,12 @@ impl Strikes {
         }
     }
 
-    fn is_full(&self, volume: &str, at: Duration) -> bool {
-        self.full.iter().any(|(full, until)| full == volume && at < *until)
+    fn is_full(&self, host: &str, volume: Volume<'_>, at: Duration) -> bool {
+        self.full.iter().filter(|(_, until)| at < *until).any(|(full, _)| match volume {
+            Volume::Own => *full == own_volume(host),
+            Volume::Named(name) => full == name,
+            Volume::Elsewhere => false,
+        })
     }
 
     fn take(&mut self, mut strikes: impl FnMut(&mut Waiting) -> bool) -> Vec<Fault> {
@@ -157,6 +161,7 @@ pub(crate) fn says(what: &str, words: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::gate::Said;
     use crate::plan::{Since, When};
 
     #[test]
@@ -170,8 +175,8 @@ mod tests {
         assert_eq!(pass("n1", 3), []);
     }
 
-    fn sync(path: &str) -> Operation {
-        Operation { kind: Kind::Sync, volume: String::new(), what: format!("disk sync {path}") }
+    fn sync(path: &str) -> Operation<'_> {
+        Operation { kind: Kind::Sync, volume: Volume::Own, said: Said::of("disk sync", path) }
     }
 
     #[test]
@@ -210,18 +215,21 @@ mod tests {
     fn a_volume_is_full_for_a_while() {
         let mut strikes = Strikes::new(Plan::peaceful());
         strikes.fill("/repo".into(), Duration::from_millis(10));
-        let write = |volume: &str| Operation { kind: Kind::Write, volume: volume.into(), what: String::new() };
+        let write = |volume| Operation { kind: Kind::Write, volume, said: Said::of("write", "") };
         let ms = Duration::from_millis;
-        assert_eq!(strikes.injected("n1", &write("/repo"), ms(9)), Some(FaultKind::NoSpace));
-        assert_eq!(strikes.injected("n1", &write("n1:/"), ms(9)), None);
-        assert_eq!(strikes.injected("n1", &write("/repo"), ms(10)), None);
+        assert_eq!(strikes.injected("n1", &write(Volume::Named("/repo")), ms(9)), Some(FaultKind::NoSpace));
+        assert_eq!(strikes.injected("n1", &write(Volume::Own), ms(9)), None);
+        assert_eq!(strikes.injected("n1", &write(Volume::Named("/repo")), ms(10)), None);
+        strikes.fill(own_volume("n1"), ms(20));
+        assert_eq!(strikes.injected("n1", &write(Volume::Own), ms(10)), Some(FaultKind::NoSpace));
+        assert_eq!(strikes.injected("n2", &write(Volume::Own), ms(10)), None);
     }
 
     #[test]
     fn an_armed_sync_fails_once() {
         let mut strikes = Strikes::new(Plan::peaceful());
         strikes.arm_sync("n1".into());
-        let sync = Operation { kind: Kind::Sync, volume: String::new(), what: String::new() };
+        let sync = Operation { kind: Kind::Sync, volume: Volume::Own, said: Said::of("sync", "") };
         assert_eq!(strikes.injected("n2", &sync, Duration::ZERO), None);
         assert_eq!(strikes.injected("n1", &sync, Duration::ZERO), Some(FaultKind::SyncFailed));
         assert_eq!(strikes.injected("n1", &sync, Duration::ZERO), None);

@@ -15,14 +15,62 @@ use crate::host::locked;
 
 /// A task, by the order in which tasks were spawned.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct TaskId(u64);
+struct TaskId(u64);
+
+/// Where a task stands among those that have not ended. The place of one that has is another's later.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Place {
+    id: TaskId,
+    index: usize,
+}
+
+/// The tasks that have not ended, but for the one that is being polled.
+#[derive(Default)]
+pub(super) struct Roster {
+    places: Vec<Option<Running>>,
+}
+
+impl Roster {
+    /// Puts a task at its place.
+    pub(super) fn put(&mut self, task: Running) {
+        let index = task.body.place.index;
+        if self.places.len() <= index {
+            self.places.resize_with(index + 1, || None);
+        }
+        if let Some(place) = self.places.get_mut(index) {
+            assert!(place.is_none(), "a place has one task");
+            *place = Some(task);
+        }
+    }
+
+    /// Takes a task out, if it has not ended.
+    pub(super) fn take(&mut self, at: Place) -> Option<Running> {
+        self.places.get_mut(at.index)?.take_if(|task| task.body.place == at)
+    }
+
+    /// Takes out all tasks that `leave` says so of, in the order in which they were spawned.
+    pub(super) fn extract(&mut self, leave: impl Fn(&Running) -> bool) -> Vec<Running> {
+        let mut left: Vec<Running> =
+            self.places.iter_mut().filter_map(|task| task.take_if(|task| leave(task))).collect();
+        left.sort_unstable_by_key(|task| task.body.place.id);
+        left
+    }
+
+    /// Those that are there.
+    pub(super) fn all(&self) -> impl Iterator<Item = &Running> {
+        self.places.iter().flatten()
+    }
+}
 
 /// The tasks that wait for the executor.
 #[derive(Default)]
 pub(super) struct Crew {
-    ready: Arc<Mutex<Vec<TaskId>>>,
+    ready: Arc<Mutex<Vec<Place>>>,
     spawned: Vec<Running>,
     count: u64,
+    /// Places that no task stands at, and how many there are in all.
+    free: Vec<usize>,
+    places: usize,
 }
 
 impl Crew {
@@ -31,8 +79,23 @@ impl Crew {
         core::mem::take(&mut self.spawned)
     }
 
+    /// The place of a new task.
+    fn place(&mut self) -> Place {
+        self.count += 1;
+        let index = self.free.pop().unwrap_or_else(|| {
+            self.places += 1;
+            self.places - 1
+        });
+        Place { id: TaskId(self.count), index }
+    }
+
+    /// A task has ended: another may have its place.
+    pub(super) fn give_back(&mut self, place: Place) {
+        self.free.push(place.index);
+    }
+
     /// One of the tasks that are ready.
-    pub(super) fn draw(&self, chance: &Chance) -> Option<TaskId> {
+    pub(super) fn draw(&self, chance: &Chance) -> Option<Place> {
         let mut ready = locked(&self.ready);
         match ready.len() {
             0 => None,
@@ -47,8 +110,8 @@ impl Crew {
 
 /// What a task, its wakers and its handle share.
 struct Body {
-    id: TaskId,
-    ready: Arc<Mutex<Vec<TaskId>>>,
+    place: Place,
+    ready: Arc<Mutex<Vec<Place>>>,
     queued: AtomicBool,
     cancelled: AtomicBool,
     ended: AtomicBool,
@@ -72,7 +135,7 @@ impl Wake for Body {
 
     fn wake_by_ref(self: &Arc<Self>) {
         if !self.ended.load(Ordering::Relaxed) && !self.queued.swap(true, Ordering::Relaxed) {
-            locked(&self.ready).push(self.id);
+            locked(&self.ready).push(self.place);
         }
     }
 }
@@ -87,8 +150,8 @@ pub(super) struct Running {
 }
 
 impl Running {
-    pub(super) fn id(&self) -> TaskId {
-        self.body.id
+    pub(super) fn place(&self) -> Place {
+        self.body.place
     }
 
     pub(super) fn host(&self) -> HostIndex {
@@ -140,9 +203,9 @@ impl HostTasks {
     fn run(&self, name: &'static str, future: BoxFuture<'static, ()>) -> Arc<Body> {
         let lives = locked(&self.shared.wire).lives(self.host, self.life);
         let mut crew = locked(&self.shared.crew);
-        crew.count += 1;
+        let place = crew.place();
         let body = Arc::new(Body {
-            id: TaskId(crew.count),
+            place,
             ready: crew.ready.clone(),
             queued: AtomicBool::new(false),
             cancelled: AtomicBool::new(false),
@@ -155,6 +218,7 @@ impl HostTasks {
             drop(crew);
             body.wake_by_ref();
         } else {
+            crew.give_back(place);
             drop(crew);
             drop(future);
         }

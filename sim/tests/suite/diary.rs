@@ -95,7 +95,7 @@ fn sweep(care: Care, silent: bool) -> Vec<(u64, CrashPolicy)> {
         for policy in CrashPolicy::POWER_LOSS {
             let mut world = world(1, crash(When::pass(KEEPER, number), policy, silent));
             let verdict = diary::run(&mut world, COUNT, care).unwrap_or_else(|failure| {
-                panic!("crash at {number} {policy:?}: {failure}\n{}", world.last_events(40));
+                panic!("crash at {number} {policy:?}: {failure}\n{}", world.timeline());
             });
             if number < passes {
                 assert!(world.timeline().contains("crash keeper"), "{number} of {passes}");

@@ -16,6 +16,7 @@ use sheetanchor_sim::gate::SimTime;
 
 mod clock;
 mod net;
+pub mod plain;
 mod tasks;
 
 use clock::HostClock;
@@ -37,21 +38,25 @@ struct Turmoil {
 
 impl Turmoil {
     fn new(seed: u64) -> Self {
-        // A duration after 1970 rather than a wall-clock reading: nothing asks turmoil for it, but its default is now.
-        let epoch = std::time::UNIX_EPOCH + Duration::from_secs(1_700_000_000);
-        let mut sim = turmoil::Builder::new()
-            .rng_seed(seed)
-            .epoch(epoch)
-            .tick_duration(TICK)
-            .min_message_latency(Duration::from_micros(200))
-            .max_message_latency(Duration::from_millis(8))
-            .enable_random_order()
-            .tcp_capacity(4_096)
-            .simulation_duration(Duration::from_secs(10_000_000))
-            .build();
+        let mut sim = builder(seed).enable_random_order().tcp_capacity(4_096).build();
         sim.set_fail_rate(0.0);
         Self { sim, time: Arc::new(Elapsed::default()) }
     }
+}
+
+/// Turmoil with latencies like those of the own executor.
+fn builder(seed: u64) -> turmoil::Builder {
+    // A duration after 1970 rather than a wall-clock reading: nothing asks turmoil for it, but its default is now.
+    let epoch = std::time::UNIX_EPOCH + Duration::from_secs(1_700_000_000);
+    let mut builder = turmoil::Builder::new();
+    builder
+        .rng_seed(seed)
+        .epoch(epoch)
+        .tick_duration(TICK)
+        .min_message_latency(Duration::from_micros(200))
+        .max_message_latency(Duration::from_millis(8))
+        .simulation_duration(Duration::from_secs(10_000_000));
+    builder
 }
 
 impl Backend for Turmoil {

@@ -26,6 +26,7 @@ pub const ALL: &[Step] = &[
     step("sim", "backups survive crashes in the simulator, for some seeds", sim),
     step("sweep", "a backup survives a crash at any operation, for some of them", sweep),
     step("swarm", "a backup survives random faults, for some seeds", swarm),
+    step("day", "a day of hourly backups and a restore point a minute ends in restores", day),
     step("mutants", "the simulator sees every bug that we plant", mutants),
     step("madsim", "every story on a second runtime that we did not write", madsim),
     step("backends", "one plan of faults has one verdict on every backend", backends),
@@ -118,6 +119,11 @@ fn sweep(run: &mut Run) -> Result<Outcome> {
 
 fn swarm(run: &mut Run) -> Result<Outcome> {
     passed(programs::run(&mut programs::simulator_command(&run.root, "swarm")))
+}
+
+/// Twice, as every story is.
+fn day(run: &mut Run) -> Result<Outcome> {
+    passed(programs::run(programs::simulator_command(&run.root, "sim").arg("a-day-of-hourly-backups-ends-in-restores")))
 }
 
 fn mutants(run: &mut Run) -> Result<Outcome> {

@@ -5,9 +5,9 @@ use std::path::Path;
 use serde_json::json;
 use sheetanchor_core::format::catalog::{Guarantee, Method};
 use sheetanchor_core::identity::ByteCount;
-use sheetanchor_engine::coordinator::Sealed;
+use sheetanchor_engine::coordinator::{ReadBack, Sealed};
 
-use crate::args::{BackupArguments, CutArgument};
+use crate::args::{BackupArguments, CutArgument, ReadBackArgument};
 use crate::connect::Connected;
 use crate::report::Result;
 use crate::screen::{Screen, Table, bytes, time};
@@ -23,8 +23,13 @@ pub async fn run(file: &Path, screen: &Screen, arguments: &BackupArguments) -> R
         CutArgument::PerNode => Method::Alone,
         CutArgument::Scn => Method::Scn,
     };
+    let read_back = match arguments.read_back {
+        ReadBackArgument::Contents => ReadBack::Contents,
+        ReadBackArgument::Presence => ReadBack::Presence,
+    };
     let connected = Connected::new(file, screen)?;
-    let sealed = connected.watched(connected.coordinator.backup(label, method)).await?;
+    let coordinator = connected.coordinator.clone().reading_back(read_back);
+    let sealed = connected.watched(coordinator.backup(label, method)).await?;
     let value = json!({
         "backup": sealed.operation, "seal": sealed.seal, "method": sealed.manifest.method,
         "units": sealed.manifest.units, "threads": sealed.manifest.threads, "label": sealed.manifest.label,

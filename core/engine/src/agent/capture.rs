@@ -14,6 +14,7 @@ use sheetanchor_core::error::{Error, FaultKind, Result};
 use sheetanchor_core::format::files::{Chunk, FileContent, FileEntry, FileList, check_name};
 use sheetanchor_core::format::{self, keys};
 use sheetanchor_core::identity::{ByteCount, ContentHash, OperationId};
+use sheetanchor_core::planted::{self, Bug};
 use sheetanchor_core::refusal::{Code, Refusal};
 use sheetanchor_core::request::{Captured, Progress};
 use tokio::sync::watch;
@@ -69,7 +70,10 @@ impl Agent {
                 SourceKind::File { .. } => match self.env.disk.open(&path, OpenMode::Read).await {
                     Ok(opened) => Some(Arc::from(opened)),
                     // Removed since it was listed: the WAL says so too.
-                    Err(fault) if fault.kind == FaultKind::NotFound => continue,
+                    Err(fault) if fault.kind == FaultKind::NotFound && self.may_shrink(&file.name) => continue,
+                    Err(fault) if fault.kind == FaultKind::NotFound => {
+                        return Err(changed(&file.name, "is gone since it was listed"));
+                    }
                     Err(fault) => return Err(fault.into()),
                 },
                 SourceKind::Folder | SourceKind::Link { .. } => None,
@@ -119,6 +123,10 @@ impl Agent {
         packer.finish().await.map(Some)
     }
 
+    fn may_shrink(&self, name: &str) -> bool {
+        self.database.may_shrink(name) || planted::is(Bug::ShrunkFileAccepted)
+    }
+
     async fn piece(
         &self,
         place: usize,
@@ -130,6 +138,10 @@ impl Agent {
         let mut reads = 0;
         loop {
             let bytes = file.read_at(offset, usize::try_from(want).unwrap_or(usize::MAX)).await?;
+            if u64::try_from(bytes.len()) != Ok(want) && !self.may_shrink(&name) {
+                let end = offset.saturating_add(u64::try_from(bytes.len()).unwrap_or(u64::MAX));
+                return Err(changed(&name, &format!("ends at byte {end}, and was longer when it was listed")));
+            }
             let (database, checked) = (self.database.clone(), name.clone());
             let packed = run_work(&self.env.work, move || match database.check_pages(&checked, offset, &bytes) {
                 PageVerdict::Fails(at) => Err(at),
@@ -218,6 +230,11 @@ impl<'a> Packer<'a> {
             stored: ByteCount::new(self.stored),
         })
     }
+}
+
+/// A file that no writer of the database's explains.
+fn changed(name: &str, how: &str) -> Error {
+    Refusal::new(Code::FileChanged, format!("{name} {how}")).into()
 }
 
 fn length_of(file: &SourceFile) -> u64 {

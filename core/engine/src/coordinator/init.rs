@@ -58,7 +58,11 @@ impl Coordinator {
             Some(members) => members,
             None => self.new_members(&seen)?,
         };
-        self.repository.create(&keys::members(members.membership), &members).await?;
+        if let Created::Theirs(theirs) = self.repository.create(&keys::members(members.membership), &members).await? {
+            for (node, description) in &seen {
+                theirs.check_identity(*node, &description.system)?;
+            }
+        }
         self.repository.create(&keys::incarnation(Incarnation::new(1)), &self.first_incarnation()).await?;
         self.join_all().await?;
         tracing::info!(target: "sheetanchor::phase", cluster = %cluster.id, phase = "initialised");
@@ -67,7 +71,6 @@ impl Coordinator {
 
     async fn join_all(&self) -> Result<()> {
         let footing: Footing = self.footing().await?;
-        self.survey(&footing).await?;
         let nodes: Vec<NodeId> = footing.members.nodes.keys().copied().collect();
         let joins = nodes.iter().map(|node| {
             let (header, request) = (footing.header(*node, None), Request::Join { nodes: nodes.clone() });

@@ -7,7 +7,6 @@ use alloc::vec::Vec;
 
 use sheetanchor_core::error::{Error, Result};
 use sheetanchor_core::format::catalog::{Cluster, IncarnationObject, Members, Point, Seal};
-use sheetanchor_core::format::files::FileContent;
 use sheetanchor_core::identity::{ByteCount, Incarnation, NodeId, OperationId, OperationKind};
 use sheetanchor_core::lineage::{Lineage, Way};
 use sheetanchor_core::plan::{Aim, Target, choices, is_stamped, replay};
@@ -15,8 +14,7 @@ use sheetanchor_core::refusal::{Code, Refusal};
 use sheetanchor_core::request::{Answer, Description, PinSeen, Progress, Request};
 
 use super::Coordinator;
-use crate::agent::archive::read_piece;
-use crate::agent::stage::{entries, read_chunk};
+use super::proof::{ReadBack, Verified};
 
 /// The cluster at a glance.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -50,19 +48,6 @@ pub struct NodeStatus {
     pub address: String,
     /// What it says, or why it says nothing.
     pub description: Result<Description>,
-}
-
-/// What a verification has read.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Verified {
-    /// Files, folders and links.
-    pub entries: u64,
-    /// Chunks whose bytes hash to what was captured.
-    pub chunks: u64,
-    /// Bytes in them.
-    pub bytes: u64,
-    /// Pieces of WAL that are whole and follow each other.
-    pub wal_pieces: u64,
 }
 
 impl Coordinator {
@@ -168,26 +153,7 @@ impl Coordinator {
         let Some(choice) = choice else {
             return Err(Refusal::new(Code::NoSuchTarget, format!("{backup} is no sealed backup")).into());
         };
-        let total = ByteCount::new(manifest.units.values().map(|unit| unit.bytes.get()).sum());
-        let mut verified = Verified::default();
-        for unit in manifest.units.values() {
-            for staged in entries(&self.repository, unit).await? {
-                verified.entries += 1;
-                let FileContent::File(chunks) = &staged.entry.content else { continue };
-                for chunk in chunks {
-                    let bytes = read_chunk(&self.env, &self.repository, &staged.packs, chunk).await?;
-                    verified.chunks += 1;
-                    verified.bytes += u64::try_from(bytes.len()).unwrap_or(u64::MAX);
-                    progress(ByteCount::new(verified.bytes), total);
-                }
-            }
-        }
-        for wal in replay(&manifest, &way, &choice, &archive)?.threads.values() {
-            for key in wal.spans.iter().flat_map(|span| &span.pieces) {
-                read_piece(key, &self.repository.get(key).await?)?;
-                verified.wal_pieces += 1;
-            }
-        }
-        Ok(verified)
+        let replay = replay(&manifest, &way, &choice, &archive)?;
+        self.read_back(&manifest, &replay, ReadBack::Contents, progress).await
     }
 }

@@ -468,6 +468,10 @@ impl Database for PostgresDatabase {
         blocking(move || Ok(files::list(&data))).await?
     }
 
+    fn may_shrink(&self, name: &str) -> bool {
+        name != self.control_file()
+    }
+
     fn check_pages(&self, name: &str, offset: u64, bytes: &[u8]) -> PageVerdict {
         pages::check(name, offset, bytes, self.checksums.load(Ordering::Relaxed))
     }

@@ -1,0 +1,126 @@
+//! Reads a backup again, as a restore would: before it is sealed, and whenever somebody wants to know.
+
+use alloc::collections::BTreeMap;
+use alloc::format;
+use alloc::string::String;
+use alloc::vec::Vec;
+
+use futures_util::future::try_join_all;
+use sheetanchor_core::error::{Error, Result};
+use sheetanchor_core::format::files::{Chunk, FileContent};
+use sheetanchor_core::format::manifest::Manifest;
+use sheetanchor_core::identity::ByteCount;
+use sheetanchor_core::plan::Replay;
+use sheetanchor_core::refusal::{Code, Refusal};
+
+use super::Coordinator;
+use crate::agent::archive::read_piece;
+use crate::agent::stage::{Staged, entries, read_chunk};
+
+/// Chunks, and pieces of WAL, that are read at once.
+const READS_AT_ONCE: usize = 8;
+
+/// How much of a backup is read again before it is sealed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ReadBack {
+    /// Everything: each chunk and each piece of WAL must hash to what was captured. Costs reading all that was stored.
+    #[default]
+    Contents,
+    /// Every list, and of each pack and piece of WAL that it is there, the pack as long as its chunks need. Costs one look
+    /// at each; what was damaged on the way is found by `verify`, or by the restore.
+    Presence,
+}
+
+/// What a verification has read.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Verified {
+    /// Files, folders and links.
+    pub entries: u64,
+    /// Chunks whose bytes hash to what was captured.
+    pub chunks: u64,
+    /// Bytes in them.
+    pub bytes: u64,
+    /// Pieces of WAL that are whole and follow each other.
+    pub wal_pieces: u64,
+}
+
+impl Coordinator {
+    /// Reads what a manifest names, and the WAL that takes it to a cut. `progress` is told bytes done and in all.
+    ///
+    /// # Errors
+    /// `SA002`, `SA003`, `SA006`, `SA407`, `SA504` for what is wrong with it.
+    pub(super) async fn read_back(
+        &self,
+        manifest: &Manifest,
+        replay: &Replay,
+        how: ReadBack,
+        progress: &(dyn Fn(ByteCount, ByteCount) + Sync),
+    ) -> Result<Verified> {
+        let total = ByteCount::new(manifest.units.values().map(|unit| unit.bytes.get()).sum());
+        let mut verified = Verified::default();
+        for unit in manifest.units.values() {
+            let entries = entries(&self.repository, unit).await?;
+            verified.entries += u64::try_from(entries.len()).unwrap_or(u64::MAX);
+            if how == ReadBack::Presence {
+                self.packs_are_there(&entries).await?;
+                continue;
+            }
+            let chunks: Vec<(&Staged, &Chunk)> = entries.iter().flat_map(chunks_of).collect();
+            for chunks in chunks.chunks(READS_AT_ONCE) {
+                let read = chunks.iter().map(|(staged, chunk)| self.chunk_bytes(staged, chunk));
+                for bytes in try_join_all(read).await? {
+                    verified.chunks += 1;
+                    verified.bytes += bytes;
+                }
+                progress(ByteCount::new(verified.bytes), total);
+            }
+        }
+        if how == ReadBack::Contents {
+            for span in replay.threads.values().flat_map(|wal| &wal.spans) {
+                for keys in span.pieces.chunks(READS_AT_ONCE) {
+                    try_join_all(keys.iter().map(|key| self.piece_is_whole(key))).await?;
+                }
+                verified.wal_pieces += u64::try_from(span.pieces.len()).unwrap_or(u64::MAX);
+            }
+        }
+        Ok(verified)
+    }
+
+    async fn chunk_bytes(&self, staged: &Staged, chunk: &Chunk) -> Result<u64> {
+        let bytes = read_chunk(&self.env, &self.repository, &staged.packs, chunk).await?;
+        Ok(u64::try_from(bytes.len()).unwrap_or(u64::MAX))
+    }
+
+    async fn piece_is_whole(&self, key: &str) -> Result<()> {
+        read_piece(key, &self.repository.get(key).await?).map(|_| ())
+    }
+
+    /// Each pack is there, and long enough for the chunks that are said to lie in it.
+    async fn packs_are_there(&self, entries: &[Staged]) -> Result<()> {
+        let mut ends: BTreeMap<&String, u64> = BTreeMap::new();
+        for (staged, chunk) in entries.iter().flat_map(chunks_of) {
+            let pack = usize::try_from(chunk.pack).ok().and_then(|place| staged.packs.get(place));
+            let unlisted = || Refusal::new(Code::ChunkDamaged, format!("chunk {} is in no listed pack", chunk.hash));
+            let end = ends.entry(pack.ok_or_else(unlisted)?).or_default();
+            *end = chunk.offset.saturating_add(chunk.stored.get()).max(*end);
+        }
+        for (pack, end) in ends {
+            let length = self.repository.bucket().head(pack).await?;
+            let length =
+                length.ok_or_else(|| Error::from(Refusal::new(Code::Missing, format!("there is no {pack}"))))?;
+            if length.get() < end {
+                let message = format!("{pack} holds {length} bytes, and its chunks take {end}");
+                return Err(Refusal::new(Code::ChunkDamaged, message).into());
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The chunks of a file, each with the entry that knows its packs.
+fn chunks_of(staged: &Staged) -> Vec<(&Staged, &Chunk)> {
+    match &staged.entry.content {
+        FileContent::File(chunks) => chunks.iter().map(|chunk| (staged, chunk)).collect(),
+        FileContent::Folder | FileContent::Link(_) => Vec::new(),
+    }
+}

@@ -1,0 +1,100 @@
+use alloc::vec;
+
+use super::*;
+use crate::format::catalog::{Guarantee, IncarnationObject, IncarnationState, Method, Opened, ThreadCut};
+use crate::identity::{ContentHash, Membership, Nonce, OperationKind, ThreadId, TimelineId};
+use crate::position::Lsn;
+
+/// A cluster in its first incarnation, with a backup cut at 10, a point `a` at 20 and one without a name at 30.
+fn told() -> (Catalog, Lineage) {
+    let incarnation = Incarnation::new(1);
+    let opened = Opened {
+        branch: None,
+        membership: Membership::new(1),
+        opened_ms: WallMillis::new(1),
+        scn_floor: Scn::ZERO,
+        scn_offset_ms: 0,
+    };
+    let state = IncarnationState::Opened(opened);
+    let object = IncarnationObject { incarnation, nonce: Nonce::new(1), restore: None, state };
+    (Catalog { backups: vec![(backup(), sealed(10))], points: vec![point(20, Some("a")), point(30, None)] }, {
+        Lineage::of(&[object]).unwrap()
+    })
+}
+
+fn backup() -> OperationId {
+    OperationId::new(OperationKind::Backup, 10, 1)
+}
+
+fn cut(place: u64) -> Cut {
+    let at = ThreadCut { proof: Lsn::new(place), timeline: TimelineId::new(1), until: Lsn::new(place) };
+    Cut { record: format!("sa-{place}"), scn: Scn::new(place), threads: BTreeMap::from([(ThreadId::new(1), at)]) }
+}
+
+fn sealed(place: u64) -> Seal {
+    Seal {
+        cut: cut(place),
+        ended_ms: WallMillis::new(place),
+        guarantee: Guarantee::Causal,
+        incarnation: Incarnation::new(1),
+        manifest: ContentHash::of(b""),
+        point: None,
+    }
+}
+
+fn point(place: u64, name: Option<&str>) -> (OperationId, Point) {
+    let point = Point {
+        cut: cut(place),
+        ended_ms: WallMillis::new(place),
+        guarantee: Guarantee::Causal,
+        incarnation: Incarnation::new(1),
+        membership: Membership::new(1),
+        method: Method::Fence,
+        name: name.map(|name| name.parse().unwrap()),
+    };
+    (OperationId::new(OperationKind::Point, place, 1), point)
+}
+
+/// The SCNs of the cuts that answer an aim, or the refusal's code.
+fn chosen(aim: &Aim, stamped: bool) -> Result<Vec<u64>, Code> {
+    let (catalog, lineage) = told();
+    let way = lineage.way_to(Incarnation::new(1)).unwrap();
+    let found = choices(&catalog, &lineage, &way, aim, stamped).map_err(|refusal| refusal.code)?;
+    assert!(found.iter().all(|choice| choice.backup == backup()));
+    Ok(found.iter().map(|choice| choice.cut.scn.get()).collect())
+}
+
+fn aim(target: Target) -> Aim {
+    Aim::from(target)
+}
+
+#[test]
+fn latest_offers_every_cut_from_the_newest_on() {
+    assert_eq!(chosen(&aim(Target::Latest), true), Ok(vec![30, 20, 10]));
+    assert_eq!(chosen(&aim(Target::Backup(backup())), true), Ok(vec![10]));
+    assert_eq!(chosen(&aim(Target::Name("a".parse().unwrap())), false), Ok(vec![20]));
+    assert_eq!(chosen(&aim(Target::Name("b".parse().unwrap())), true), Err(Code::NoSuchTarget));
+}
+
+#[test]
+fn with_stamps_an_scn_is_never_rounded() {
+    assert_eq!(chosen(&aim(Target::Scn(Scn::new(25))), true), Ok(vec![25]));
+    assert_eq!(chosen(&aim(Target::Below(Scn::new(25))), true), Ok(vec![24]));
+    assert_eq!(chosen(&aim(Target::Below(Scn::ZERO)), true), Err(Code::BadTarget), "nothing lies below it");
+    assert_eq!(chosen(&aim(Target::Scn(Scn::new(9))), true), Err(Code::NoBackup));
+}
+
+/// What an engine's records do not show is not guessed: an SCN or a time that is no cut of it is refused, or rounded down if
+/// its operator has said so.
+#[test]
+fn without_stamps_only_cuts_are_targets() {
+    let (between, time) = (Target::Scn(Scn::new(25)), Target::Time(WallMillis::new(25)));
+    assert_eq!(chosen(&aim(Target::Scn(Scn::new(20))), false), Ok(vec![20]), "the very cut");
+    for target in [between, time] {
+        assert_eq!(chosen(&aim(target.clone()), false), Err(Code::PointsOnly));
+        let rounded = Aim { nearest_before: true, ..aim(target) };
+        assert_eq!(chosen(&rounded, false), Ok(vec![20, 10]));
+    }
+    let early = Aim { nearest_before: true, ..aim(Target::Time(WallMillis::new(9))) };
+    assert_eq!(chosen(&early, false), Err(Code::NoBackup));
+}
