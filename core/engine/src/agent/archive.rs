@@ -15,7 +15,7 @@ use sheetanchor_core::position::{Lsn, Position};
 use sheetanchor_core::refusal::{Code, Refusal};
 
 use super::Agent;
-use crate::database::{State, Storage, WalPiece};
+use crate::database::{State, WalPiece};
 use crate::env::{Put, run_work};
 use crate::zstd;
 
@@ -51,7 +51,8 @@ impl Agent {
                 Err(error) => {
                     tracing::warn!(target: "sheetanchor::archive", node = %self.config.node, %error, "the archive does not move on");
                     self.archive.modify(|state| state.trouble = Some(error));
-                    shipping = None;
+                    // Its life is remembered: whoever answers next is looked at.
+                    shipping = shipping.map(|known| Shipping { from: None, ..known });
                     false
                 }
             };
@@ -72,25 +73,26 @@ impl Agent {
         if status.state != State::Open || status.incarnation.is_some_and(|known| known != belonging.incarnation) {
             return Ok(false);
         }
-        let is_own = self.database.capabilities().storage == Storage::PerNode;
-        if is_own && shipping.is_none_or(|known| known.life != status.life) {
-            // In another life a node's own database may be another one. Files that all share are the same for all.
+        if shipping.is_some_and(|known| known.life != status.life) {
+            // In another life it may be another database.
             let members = self.repository.membership(belonging.membership).await?;
             members.check_identity(self.config.node, &self.database.identity().await?.system)?;
         }
-        let mut from = match shipping {
-            Some(known) => known.from,
+        let known = |from| Shipping { belonging, life: status.life, from: Some(from) };
+        let mut from = match shipping.and_then(|known| known.from) {
+            Some(from) => from,
             None => self.archive_start(belonging, status.end).await?,
         };
+        *shipping = Some(known(from));
+        self.archive.modify(|state| state.until = Some(from));
         let mut piece = self.durable_wal(from, status.end).await;
         if from.timeline < status.end.timeline && is_gap(&piece) {
             tracing::warn!(target: "sheetanchor::archive", node = %self.config.node, left = %from, now = %status.end, "the database has left its timeline");
             from = self.timeline_start(status.end).await?;
+            *shipping = Some(known(from));
+            self.archive.modify(|state| state.until = Some(from));
             piece = self.durable_wal(from, status.end).await;
         }
-        let known = |from| Shipping { belonging, life: status.life, from };
-        *shipping = Some(known(from));
-        self.archive.modify(|state| state.until = Some(from));
         let Some(piece) = piece? else {
             self.archive.modify(|state| state.trouble = None);
             return Ok(false);
@@ -231,7 +233,8 @@ impl Agent {
 struct Shipping {
     belonging: Belonging,
     life: LifeId,
-    from: Position,
+    /// None after a failure: it is found out anew.
+    from: Option<Position>,
 }
 
 fn is_gap(piece: &Result<Option<WalPiece>>) -> bool {
