@@ -229,6 +229,7 @@ impl Coordinator {
                 let message = format!("node {node} belongs to cluster {cluster}, this is {}", footing.cluster.id);
                 return Err(Refusal::new(Code::OtherCluster, message).into());
             }
+            footing.members.check_identity(node, &description.system)?;
             seen.insert(node, description);
         }
         Ok(seen)

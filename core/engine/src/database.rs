@@ -377,8 +377,9 @@ pub trait Database: Send + Sync {
     /// Returns once WAL up to `until` is durable.
     async fn flush(&self, until: Lsn) -> Result<()>;
 
-    /// Durable WAL that starts exactly at `from`, at most about `bytes_max` of it; `None` if nothing is durable beyond.
-    /// `SA501` if it is not kept any more, `SA504` if it is damaged.
+    /// Durable WAL that starts exactly at `from`, at most about `bytes_max` of it; `None` if nothing is durable beyond. Of a
+    /// timeline that the database has left, whatever it still has up to there. `SA501` if it is not kept any more, or lies
+    /// beyond where the timeline was left; `SA504` if it is damaged.
     async fn durable_wal(&self, from: Position, bytes_max: ByteCount) -> Result<Option<WalPiece>>;
 
     /// Recovers the files that were staged into the data folder to a cut, exactly. Works in states `Down` and `Reached`.

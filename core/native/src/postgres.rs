@@ -1,7 +1,7 @@
 //! The database port for one PostgreSQL server, versions 14 to 18.
 //!
 //! [`PostgresDatabase`] speaks to a server that its operator runs, and starts one only in a folder that was restored.
-//! Reading order: [`install`](mod@install) and [`postmaster`] (programs and processes), `session` (connections), `look`,
+//! Reading order: [`install`](mod@install) and [`postmaster`] (programs and processes), `session` (connections), `direct`, `look`,
 //! `pins`, `backup`, `files`, `pages`, `wal`, [`wal_reader`], `wal_chain`, `replication`, `wal_stream`, `wal_road`, `fence`,
 //! `marker` and `recovery`, and [`server`], which makes new servers for demonstrations and tests.
 //!
@@ -12,6 +12,7 @@
 mod backup;
 mod control;
 mod database;
+mod direct;
 mod fence;
 mod files;
 pub mod install;

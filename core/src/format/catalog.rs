@@ -1,6 +1,7 @@
 //! The catalog: cluster, members, operations, outcomes, incarnations.
 
 use alloc::collections::BTreeMap;
+use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
 
@@ -13,6 +14,7 @@ use crate::identity::{
 };
 use crate::in_doubt::Resolved;
 use crate::position::Lsn;
+use crate::refusal::{Code, Refusal};
 use crate::scn::Scn;
 use crate::time::WallMillis;
 
@@ -44,6 +46,22 @@ pub struct Members {
     pub nonce: Nonce,
     /// Whether all nodes share one set of files.
     pub shared: bool,
+}
+
+impl Members {
+    /// Checks that a node's database, which says that it is `system`, is the member. An empty one is nobody yet.
+    ///
+    /// # Errors
+    /// `SA113` if it is another.
+    pub fn check_identity(&self, node: NodeId, system: &str) -> Result<(), Refusal> {
+        match self.nodes.get(&node) {
+            Some(own) if own != system && !own.is_empty() && !system.is_empty() => {
+                let message = format!("the database of node {node} is {system}, and the member is {own}");
+                Err(Refusal::new(Code::OtherNode, message))
+            }
+            Some(_) | None => Ok(()),
+        }
+    }
 }
 
 /// An operation that was begun. It exists from here on, whatever becomes of its coordinator.
@@ -356,13 +374,15 @@ impl Object for IncarnationObject {
 }
 
 impl Cut {
-    /// Whether this cut lies after `other`: above its SCN, and further on in every thread that both have.
+    /// Whether this cut lies after `other`: above its SCN, and further on in every thread that both have, which is never
+    /// back on an earlier timeline.
     pub fn is_after(&self, other: &Self) -> bool {
         (self.scn > other.scn || (self.scn == Scn::ZERO && other.scn == Scn::ZERO))
             && other.threads.iter().all(|(thread, earlier)| {
-                self.threads
-                    .get(thread)
-                    .is_none_or(|later| later.timeline != earlier.timeline || later.until > earlier.until)
+                self.threads.get(thread).is_none_or(|later| {
+                    later.timeline > earlier.timeline
+                        || later.timeline == earlier.timeline && later.until > earlier.until
+                })
             })
     }
 }

@@ -198,8 +198,18 @@ pub(crate) fn start_of<'a>(
     point: &Point,
     stamped: bool,
 ) -> Option<(OperationId, &'a Seal)> {
-    let before =
-        |seal: &Seal| seal.incarnation < point.incarnation || seal.cut == point.cut || point.cut.is_after(&seal.cut);
+    // Without stamps no engine here reads the WAL of two timelines as one: a node that failed over needs a new backup.
+    let same_timelines = |seal: &Seal| {
+        seal.cut
+            .threads
+            .iter()
+            .all(|(thread, cut)| point.cut.threads.get(thread).is_none_or(|reached| reached.timeline == cut.timeline))
+    };
+    let before = |seal: &Seal| {
+        seal.incarnation < point.incarnation
+            || seal.cut == point.cut
+            || point.cut.is_after(&seal.cut) && (stamped || same_timelines(seal))
+    };
     newest_backup(backups, way, point.incarnation, stamped, before)
 }
 

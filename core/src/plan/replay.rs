@@ -139,6 +139,11 @@ impl ThreadReader<'_> {
                  needs it to {until}",
                 self.choice.resolved, self.thread
             );
+            let left = self.headers(incarnation).iter().find(|(_, header)| header.timeline > timeline);
+            if let Some((_, later)) = left.filter(|_| reach.resumes.is_none()) {
+                let message = format!("{message}, and its node has left timeline {timeline} for {}", later.timeline);
+                return Err(Refusal::new(Code::WalGap, message));
+            }
             return Err(short(message, reach.resumes));
         }
         self.at = until;

@@ -50,7 +50,7 @@ async fn whatever_fails_every_cut_is_restored_as_it_was() {
     let seconds = setting("SECONDS").map(|seconds| seconds.parse().unwrap());
     let length =
         seconds.map_or(Length::Rounds(2), |seconds| Length::Until(Instant::now() + Duration::from_secs(seconds)));
-    let per_round = if seconds.is_some() { 4 } else { 2 };
+    let per_round = if seconds.is_some() { 6 } else { 2 };
     let mut run = Run::begin(Chance::new(seed), Report::new(seed, setting("REPORT"))).await;
     let mut round = 0;
     loop {

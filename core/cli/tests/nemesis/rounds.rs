@@ -17,6 +17,7 @@ use super::faults::{Coordinators, Deck, strike};
 use super::ledger::{self, Clients, Contents, Journal};
 use super::oracle::{Case, Seen, Window};
 use super::report::{Report, Row};
+use super::site::Said;
 use super::town::{NODES, Town};
 
 const CLIENTS: u32 = 5;
@@ -285,19 +286,23 @@ impl Run {
                 self.fail(&format!("cannot be restored in its place: {cut:?}: {error}"));
             }
             self.town.start_agents();
-            let newest = self.restores().difference(&known).max().cloned();
-            let again = newest.map(|operation| self.town.operator(&["restore", "--resume", &operation]));
-            let again = match again {
-                Some(again)
-                    if again.status != 0 && (again.err.contains("(SA207)") || again.err.contains("(SA003)")) =>
-                {
-                    None
-                }
-                again => again,
+            let again = match self.restores().difference(&known).max() {
+                Some(newest) => self.resume(newest),
+                None => None,
             };
             let again = again.unwrap_or_else(|| self.town.operator(&whole));
             said = if again.status == 0 { Ok(()) } else { Err(again.err) };
         }
+    }
+
+    /// Takes a restore up; `None` if it can only be begun anew: it was aborted, or killed before it had a plan.
+    fn resume(&self, operation: &str) -> Option<Said> {
+        let again = self.town.operator(&["restore", "--resume", operation]);
+        if again.err.contains("(SA209)") {
+            self.town.operator(&["abort", operation]);
+        }
+        let over = ["(SA207)", "(SA209)", "(SA003)"].iter().any(|code| again.err.contains(code));
+        if over { None } else { Some(again) }
     }
 
     /// Every restore that was ever begun, by the catalog.

@@ -9,7 +9,7 @@ use sheetanchor_core::agent::Belonging;
 use sheetanchor_core::error::{Error, FaultKind, Result};
 use sheetanchor_core::format::keys;
 use sheetanchor_core::format::wal::{self, WalHeader};
-use sheetanchor_core::identity::{ByteCount, ContentHash};
+use sheetanchor_core::identity::{ByteCount, ContentHash, LifeId};
 use sheetanchor_core::planted::{self, Bug};
 use sheetanchor_core::position::{Lsn, Position};
 use sheetanchor_core::refusal::{Code, Refusal};
@@ -35,10 +35,10 @@ impl Agent {
     /// Ships for as long as the agent lives.
     pub(super) async fn keep_archiving(&self) {
         let mut belongings = self.belonging.watch();
-        let mut shipping: Option<(Belonging, Position)> = None;
+        let mut shipping: Option<Shipping> = None;
         loop {
             let belonging = belongings.get();
-            if shipping.is_some_and(|(known, _)| Some(known) != belonging) {
+            if shipping.is_some_and(|shipping| Some(shipping.belonging) != belonging) {
                 shipping = None;
                 self.archive.set(ArchiveState::default());
             }
@@ -51,7 +51,8 @@ impl Agent {
                 Err(error) => {
                     tracing::warn!(target: "sheetanchor::archive", node = %self.config.node, %error, "the archive does not move on");
                     self.archive.modify(|state| state.trouble = Some(error));
-                    shipping = None;
+                    // Its life is remembered: whoever answers next is looked at.
+                    shipping = shipping.map(|known| Shipping { from: None, ..known });
                     false
                 }
             };
@@ -67,18 +68,32 @@ impl Agent {
     }
 
     /// Ships one piece, if one is durable, and says whether to go on at once.
-    async fn ship(&self, belonging: Belonging, shipping: &mut Option<(Belonging, Position)>) -> Result<bool> {
+    async fn ship(&self, belonging: Belonging, shipping: &mut Option<Shipping>) -> Result<bool> {
         let status = self.database.status().await?;
         if status.state != State::Open || status.incarnation.is_some_and(|known| known != belonging.incarnation) {
             return Ok(false);
         }
-        let from = match shipping {
-            Some((_, position)) if position.timeline == status.end.timeline => *position,
-            _ => self.archive_start(belonging, status.end).await?,
+        if shipping.is_some_and(|known| known.life != status.life) {
+            // In another life it may be another database.
+            let members = self.repository.membership(belonging.membership).await?;
+            members.check_identity(self.config.node, &self.database.identity().await?.system)?;
+        }
+        let known = |from| Shipping { belonging, life: status.life, from: Some(from) };
+        let mut from = match shipping.and_then(|known| known.from) {
+            Some(from) => from,
+            None => self.archive_start(belonging, status.end).await?,
         };
-        *shipping = Some((belonging, from));
+        *shipping = Some(known(from));
         self.archive.modify(|state| state.until = Some(from));
-        let Some(piece) = self.database.durable_wal(from, self.config.archive_piece).await? else {
+        let mut piece = self.durable_wal(from, status.end).await;
+        if from.timeline < status.end.timeline && is_gap(&piece) {
+            tracing::warn!(target: "sheetanchor::archive", node = %self.config.node, left = %from, now = %status.end, "the database has left its timeline");
+            from = self.timeline_start(status.end).await?;
+            *shipping = Some(known(from));
+            self.archive.modify(|state| state.until = Some(from));
+            piece = self.durable_wal(from, status.end).await;
+        }
+        let Some(piece) = piece? else {
             self.archive.modify(|state| state.trouble = None);
             return Ok(false);
         };
@@ -87,22 +102,43 @@ impl Agent {
         }
         let until = Position { lsn: self.store(belonging, piece).await?, ..from };
         self.database.advance_pin(ARCHIVE_PIN, until.lsn).await?;
-        *shipping = Some((belonging, until));
+        *shipping = Some(known(until));
         self.archive.set(ArchiveState { until: Some(until), trouble: None });
         tracing::debug!(target: "sheetanchor::archive", node = %self.config.node, %until, "archived");
         Ok(true)
     }
 
-    /// Where the archive of this incarnation ends, or where its pin starts if there is none yet.
+    /// Durable WAL from `from` on, of the timeline that the database writes or of one that it has left.
+    async fn durable_wal(&self, from: Position, end: Position) -> Result<Option<WalPiece>> {
+        if from.timeline != end.timeline {
+            // The database that wrote the older timeline may have been another machine's, which had the pin.
+            self.database.pin(ARCHIVE_PIN).await?;
+        }
+        self.database.durable_wal(from, self.config.archive_piece).await
+    }
+
+    /// Where the archive of this incarnation ends, be it on an earlier timeline, or where its pin starts if there is none
+    /// yet.
     async fn archive_start(&self, belonging: Belonging, end: Position) -> Result<Position> {
         self.check_repository(belonging).await?;
         let prefix = keys::wal_thread(belonging.incarnation, end.thread);
-        for key in self.repository.bucket().list(&prefix).await?.iter().rev() {
-            if keys::parse_wal(key).is_some_and(|(timeline, _)| timeline == end.timeline) {
-                let header = self.repository.wal_header(key).await?;
-                return Ok(Position { lsn: header.until, ..end });
+        let keys = self.repository.bucket().list(&prefix).await?;
+        let newest = keys.iter().filter_map(|key| Some((keys::parse_wal(key)?, key))).max();
+        match newest {
+            Some(((timeline, _), key)) if timeline > end.timeline => {
+                let message = format!("{key} in the archive is of a later timeline than {end}, which this node writes");
+                Err(Refusal::new(Code::WalConflict, message).into())
             }
+            Some(((timeline, _), key)) => {
+                let header = self.repository.wal_header(key).await?;
+                Ok(Position { timeline, lsn: header.until, ..end })
+            }
+            None => self.timeline_start(end).await,
         }
+    }
+
+    /// Where the pin starts on the timeline that the database writes.
+    async fn timeline_start(&self, end: Position) -> Result<Position> {
         let pins = self.database.pins().await?;
         let pin = pins.iter().find(|pin| pin.name == ARCHIVE_PIN && pin.from.timeline == end.timeline);
         match pin {
@@ -192,12 +228,30 @@ impl Agent {
             {
                 return Ok(until.lsn);
             }
+            if let Some(until) = state.until.filter(|until| until.timeline > through.timeline) {
+                let message =
+                    format!("the database has left the timeline of {through}, and its archive stands at {until}");
+                return Err(Refusal::new(Code::WalGap, message).into());
+            }
             if let Some(error @ (Error::Refusal(_) | Error::Bug(_))) = state.trouble {
                 return Err(error);
             }
             states.changed().await;
         }
     }
+}
+
+/// What is shipped, in which life of the database, and up to where it is.
+#[derive(Clone, Copy)]
+struct Shipping {
+    belonging: Belonging,
+    life: LifeId,
+    /// None after a failure: it is found out anew.
+    from: Option<Position>,
+}
+
+fn is_gap(piece: &Result<Option<WalPiece>>) -> bool {
+    matches!(piece, Err(Error::Refusal(refusal)) if refusal.code == Code::WalGap)
 }
 
 /// Reads and verifies a whole piece.

@@ -27,7 +27,7 @@ impl Coordinator {
     ///
     /// # Errors
     /// `SA103` if the repository holds another cluster, `SA107` if two nodes are one database, `SA104` if a node belongs
-    /// to another cluster, `SA201` if one does not answer.
+    /// to another cluster, `SA113` if it has become another database, `SA201` if one does not answer.
     pub async fn init(&self) -> Result<ClusterId> {
         let mut seen = BTreeMap::new();
         for (node, description) in self.describe_all().await {
@@ -58,7 +58,11 @@ impl Coordinator {
             Some(members) => members,
             None => self.new_members(&seen)?,
         };
-        self.repository.create(&keys::members(members.membership), &members).await?;
+        if let Created::Theirs(theirs) = self.repository.create(&keys::members(members.membership), &members).await? {
+            for (node, description) in &seen {
+                theirs.check_identity(*node, &description.system)?;
+            }
+        }
         self.repository.create(&keys::incarnation(Incarnation::new(1)), &self.first_incarnation()).await?;
         self.join_all().await?;
         tracing::info!(target: "sheetanchor::phase", cluster = %cluster.id, phase = "initialised");

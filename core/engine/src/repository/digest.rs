@@ -20,6 +20,7 @@ use sheetanchor_core::planted::{self, Bug};
 use sheetanchor_core::refusal::Code;
 
 use super::{READS_AT_ONCE, Repository};
+use crate::env::Bucket as _;
 use crate::zstd;
 
 /// Bytes in the largest digest, unpacked.
@@ -74,7 +75,7 @@ impl Repository {
                 Ending::Sealed(seal) if seal.incarnation == incarnation && !condemned.contains(&operation) => {
                     catalog.backups.push((operation, seal));
                 }
-                Ending::Sealed(_) | Ending::Published(_) | Ending::Aborted(_) => {}
+                Ending::Sealed(_) | Ending::Published(_) | Ending::Cloned(_) | Ending::Aborted(_) => {}
             }
         }
         for (operation, outcome) in self.ended_as_listed(OperationKind::Point).await?.outcomes {
@@ -82,7 +83,7 @@ impl Repository {
                 Ending::Published(point) if point.incarnation == incarnation => {
                     catalog.points.push((operation, point));
                 }
-                Ending::Published(_) | Ending::Sealed(_) | Ending::Aborted(_) => {}
+                Ending::Published(_) | Ending::Sealed(_) | Ending::Cloned(_) | Ending::Aborted(_) => {}
             }
         }
         Ok(catalog)

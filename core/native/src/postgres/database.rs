@@ -21,6 +21,7 @@ use tokio_postgres::Config;
 
 use super::backup::{self, Backups};
 use super::control::{CONTROL_FILE, system_identifier};
+use super::direct;
 use super::fence::Fence;
 use super::install::{Account, Install};
 use super::look::{end_of_wal, flush, look, segment_size};
@@ -180,6 +181,8 @@ impl PostgresDatabase {
             );
             return Err(Refusal::new(Code::OtherNode, message).into());
         }
+        direct::check_release(facts)?;
+        direct::check(self.config.node, &self.target, facts)?;
         if !facts.usual_sizes {
             return Err(not_supported("pages other than of 8192 bytes, or relation segments other than of a gigabyte"));
         }
@@ -396,7 +399,7 @@ impl Database for PostgresDatabase {
         let session = self.session().await?;
         let kept = pins::pin(&session, name).await.map_err(over_is_down)?;
         let (timeline, _) = end_of_wal(&session).await.map_err(over_is_down)?;
-        Ok(self.position(timeline, segment_size(&session)?.start(kept)))
+        Ok(self.position(timeline, self.archive_from(&session, kept, timeline).await?))
     }
 
     async fn unpin(&self, name: &str) -> Result<()> {
@@ -416,9 +419,12 @@ impl Database for PostgresDatabase {
     async fn pins(&self) -> Result<Vec<Pin>> {
         let session = self.session().await?;
         let (timeline, _) = end_of_wal(&session).await.map_err(over_is_down)?;
-        let size = segment_size(&session)?;
-        let pin = |(name, kept)| Pin { name, from: self.position(timeline, size.start(kept)) };
-        Ok(pins::all(&session).await?.into_iter().map(pin).collect())
+        let mut pins = Vec::new();
+        for (name, kept) in pins::all(&session).await? {
+            let from = self.archive_from(&session, kept, timeline).await?;
+            pins.push(Pin { name, from: self.position(timeline, from) });
+        }
+        Ok(pins)
     }
 
     async fn advance_pin(&self, name: &str, from: Lsn) -> Result<()> {
@@ -433,6 +439,9 @@ impl Database for PostgresDatabase {
             return Ok(begun);
         }
         let session = self.open_session().await?;
+        if !session.facts().checksums {
+            tracing::warn!(node = %self.config.node, "page checksums are off: a page that the disk has damaged is captured as it is");
+        }
         let start = backup::start(&session, label).await?.lsn(0)?;
         let (timeline, _) = end_of_wal(&session).await?;
         // A server reads the head of a segment before anything in it.

@@ -33,6 +33,12 @@ pub(super) struct Facts {
     pub checksums: bool,
     /// Whether its pages, relation segments and WAL pages have the sizes that nearly every build has.
     pub usual_sizes: bool,
+    /// The port that it listens on, also where that is a part of a socket's name.
+    pub port: u16,
+    /// The port at which this very connection reached it; none through a Unix socket.
+    pub reached_at: Option<u16>,
+    /// The folders of its Unix sockets, as configured.
+    pub socket_folders: String,
 }
 
 /// One connection, and the task that drives its socket, which ends with it.
@@ -196,7 +202,8 @@ async fn facts(client: &Client) -> Result<Facts> {
         (SELECT system_identifier::text FROM pg_control_system()), current_setting('data_directory'), \
         (SELECT setting FROM pg_settings WHERE name = 'wal_segment_size'), current_setting('data_checksums'), \
         current_setting('block_size') || ' ' || current_setting('wal_block_size') || ' ' || \
-        (SELECT setting FROM pg_settings WHERE name = 'segment_size')";
+        (SELECT setting FROM pg_settings WHERE name = 'segment_size'), \
+        current_setting('port'), inet_server_port()::text, current_setting('unix_socket_directories')";
     let fields = Fields(within(QUERY_WAIT, "look at the server", client.query_one(sql, &[])).await?);
     let version = fields.text(1)?;
     Ok(Facts {
@@ -207,6 +214,9 @@ async fn facts(client: &Client) -> Result<Facts> {
         segment_bytes: fields.parsed(4)?,
         checksums: fields.text(5)? == "on",
         usual_sizes: fields.text(6)? == "8192 8192 131072",
+        port: fields.parsed(7)?,
+        reached_at: fields.maybe(8)?.and_then(|port| port.parse().ok()),
+        socket_folders: fields.text(9)?,
     })
 }
 

@@ -98,6 +98,27 @@ impl Place {
     }
 }
 
+/// The timelines that `timeline` descends from, and where each was left, in the order of their numbers; by the history file
+/// in the server's folder. A timeline without such a file has no ancestors.
+///
+/// # Errors
+/// `SA504` if the file is not understood, and faults.
+pub(super) fn ancestors(data: &str, timeline: TimelineId) -> Result<Vec<(TimelineId, Lsn)>> {
+    let path = format!("{data}/pg_wal/{:08X}.history", timeline.get());
+    let text = match fs::read_to_string(&path) {
+        Ok(text) => text,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(fault(format!("read {path}"), &error).into()),
+    };
+    let lines = text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'));
+    let parse = |line: &str| {
+        let mut words = line.split_whitespace();
+        Some((TimelineId::new(words.next()?.parse().ok()?), words.next()?.parse().ok()?))
+    };
+    let understood: Option<Vec<(TimelineId, Lsn)>> = lines.map(parse).collect();
+    understood.ok_or_else(|| Refusal::new(Code::WalDamaged, format!("{path} is not understood")).into())
+}
+
 /// The segment that a server has in its folder, as it is there.
 ///
 /// # Errors
@@ -120,6 +141,25 @@ pub(super) fn read_segment(data: &str, place: &Place) -> Result<Vec<u8>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_ancestors_of_a_timeline_are_read_from_its_history() {
+        let folder = std::env::temp_dir().join(format!("sa-history-{}", std::process::id()));
+        fs::create_dir_all(folder.join("pg_wal")).unwrap();
+        let (data, third) = (folder.to_str().unwrap(), TimelineId::new(3));
+        assert_eq!(ancestors(data, third).unwrap(), [], "no file");
+        let path = folder.join("pg_wal/00000003.history");
+        fs::write(&path, "1\t0/3000158\tno recovery target specified\n\n# x\n2\t1/A0\tafter LSN\n").unwrap();
+        let lsn = |text: &str| text.parse::<Lsn>().unwrap();
+        let expected = [(TimelineId::new(1), lsn("0/3000158")), (TimelineId::new(2), lsn("1/A0"))];
+        assert_eq!(ancestors(data, third).unwrap(), expected);
+        for bad in ["x\t0/3000158\n", "1\n", "1\tnowhere\n"] {
+            fs::write(&path, bad).unwrap();
+            let error = ancestors(data, third).unwrap_err();
+            assert_eq!(error.refusal().unwrap().code, Code::WalDamaged, "{bad}");
+        }
+        fs::remove_dir_all(&folder).unwrap();
+    }
 
     #[test]
     fn a_segment_is_named_as_postgresql_names_it() {

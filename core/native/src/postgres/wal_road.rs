@@ -18,7 +18,7 @@ use super::pins;
 use super::postmaster::POLL;
 use super::replication::Replication;
 use super::session::{Session, over_is_down};
-use super::wal::Place;
+use super::wal::{Place, ancestors};
 use super::wal_chain::primed;
 use super::wal_stream::{Haste, WalStream};
 use crate::faults::blocking;
@@ -115,10 +115,11 @@ impl PostgresDatabase {
             Err(error) if is_down(&error) && held.as_ref().is_some_and(|stream| !stream.is_over()) => None,
             Err(error) => return Err(error),
         };
-        let durable = match &session {
-            Some(session) => Some(durable_on(session, from.timeline).await?),
+        let reach = match &session {
+            Some(session) => Some(self.reach_of(session, from).await?),
             None => None,
         };
+        let durable = reach.map(|reach| reach.durable);
         if !held.as_ref().is_some_and(|stream| stream.serves(from.timeline, from.lsn)) {
             // A new one, then; before that the slot must be free.
             *held = None;
@@ -128,8 +129,12 @@ impl PostgresDatabase {
             *held = Some(stream);
         }
         let Some(stream) = held.as_mut() else { return Ok(None) };
-        let every = if session.is_some() { every } else { Duration::ZERO };
-        let haste = Haste { wanted: Lsn::new(self.wanted().load(Ordering::SeqCst)), every, durable };
+        // Nothing is added any more to what a server that ends, or a timeline that was left, holds.
+        let left = reach.is_none_or(|reach| reach.left);
+        let every = if left { Duration::ZERO } else { every };
+        let wanted = Lsn::new(self.wanted().load(Ordering::SeqCst));
+        let wanted = durable.filter(|_| left).map_or(wanted, |durable| wanted.max(durable));
+        let haste = Haste { wanted, every, durable };
         match stream.piece(from.lsn, haste).await {
             Ok(piece) => Ok(piece.map(|(until, bytes)| WalPiece { from, until, scn_last: None, bytes })),
             Err(error) => {
@@ -163,14 +168,39 @@ impl PostgresDatabase {
         }
     }
 
+    /// How far WAL of the timeline of `from` is durable.
+    async fn reach_of(&self, session: &Session, from: Position) -> Result<ReachOf> {
+        let (writes, durable) = end_of_wal(session).await.map_err(over_is_down)?;
+        if writes == from.timeline {
+            return Ok(ReachOf { durable, left: false });
+        }
+        let data = self.data().to_owned();
+        let ancestors = blocking(move || Ok(ancestors(&data, writes))).await??;
+        match ancestors.into_iter().find(|(timeline, _)| *timeline == from.timeline) {
+            Some((_, at)) if at > from.lsn => Ok(ReachOf { durable: at, left: true }),
+            Some((_, at)) => Err(gone(from, at)),
+            None => Err(gone(from, format!("it writes timeline {writes}"))),
+        }
+    }
+
+    /// Where the archive of the timeline that the server writes starts, if its pin keeps WAL from `kept` on: the segment in
+    /// which the timeline began is the first that has its name.
+    pub(super) async fn archive_from(&self, session: &Session, kept: Lsn, writes: TimelineId) -> Result<Lsn> {
+        let data = self.data().to_owned();
+        let ancestors = blocking(move || Ok(ancestors(&data, writes))).await??;
+        let began = ancestors.last().map_or(Lsn::new(0), |(_, at)| *at);
+        Ok(segment_size(session)?.start(kept.max(began)))
+    }
+
     async fn folder_wal(&self, from: Position) -> Result<Option<WalPiece>> {
         let session = self.session().await?;
         let size = segment_size(&session)?;
-        let durable = durable_on(&session, from.timeline).await?;
+        let reach = self.reach_of(&session, from).await?;
         let start = size.start(from.lsn);
         let until = size.end(start);
-        if durable < until {
-            return Ok(None);
+        if reach.durable < until {
+            // The rest of it was never a whole segment.
+            return if reach.left { Err(gone(from, reach.durable)) } else { Ok(None) };
         }
         let place = Place { system: session.facts().system, size, timeline: from.timeline, start };
         let (data, chain) = (self.data().to_owned(), Arc::clone(self.chain()));
@@ -182,14 +212,17 @@ impl PostgresDatabase {
     }
 }
 
-/// How far WAL is durable on a server that writes `timeline`.
-async fn durable_on(session: &Session, timeline: TimelineId) -> Result<Lsn> {
-    let (writes, durable) = end_of_wal(session).await.map_err(over_is_down)?;
-    if writes == timeline {
-        return Ok(durable);
-    }
-    let message = format!("WAL of timeline {timeline} was asked for, and the server writes timeline {writes}");
-    Err(Refusal::new(Code::WalGap, message).into())
+/// How far a timeline goes on a server.
+#[derive(Clone, Copy)]
+struct ReachOf {
+    durable: Lsn,
+    /// The server has left it there, for a later one.
+    left: bool,
+}
+
+fn gone(from: Position, seen: impl std::fmt::Display) -> Error {
+    Refusal::new(Code::WalGap, format!("WAL from {from} was asked for, and the server has left that timeline: {seen}"))
+        .into()
 }
 
 fn is_down(error: &Error) -> bool {

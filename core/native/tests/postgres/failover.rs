@@ -1,0 +1,227 @@
+//! A standby takes its primary's place: the same system identifier, another timeline, another life. The archive goes on
+//! with what the old timeline still lacks, then with the new one; what cannot be continued is refused.
+
+use std::fs;
+
+use sheetanchor_core::format::catalog::Method;
+use sheetanchor_core::identity::{Incarnation, NodeId, TimelineId};
+use sheetanchor_core::plan::{Aim, Target};
+use sheetanchor_core::refusal::Code;
+use sheetanchor_core::views::points::PointState;
+use sheetanchor_engine::database::{Database, State};
+use sheetanchor_native::postgres::install::{Account, Install};
+use sheetanchor_native::postgres::postmaster::{Launch, Postmaster, StopMode};
+
+use crate::bench::{Bench, Client, code, eventually};
+use crate::cluster::{Cluster, NODES};
+
+/// A standby of `n2` in a folder and at a socket of its own.
+struct Standby<'a> {
+    bench: &'a Bench,
+}
+
+impl<'a> Standby<'a> {
+    async fn of_n2(bench: &'a Bench) -> Self {
+        let (install, account) = (Install::find(None, None).await.unwrap(), Account::to_run_as(None).await.unwrap());
+        let data = bench.own_folder("standby").await;
+        let sockets = bench.own_folder("standby.s").await;
+        fs::set_permissions(&data, std::os::unix::fs::PermissionsExt::from_mode(0o700)).unwrap();
+        let mut command = std::process::Command::new(install.program("pg_basebackup"));
+        command.args(["-h", &bench.path("n2.s"), "-U", "postgres", "-D", &data, "-R", "-X", "stream", "-c", "fast"]);
+        if let Some(Account { uid, gid }) = account {
+            std::os::unix::process::CommandExt::gid(&mut command, gid);
+            std::os::unix::process::CommandExt::uid(&mut command, uid);
+        }
+        let said = command.current_dir("/").output().unwrap();
+        assert!(said.status.success(), "{}", String::from_utf8_lossy(&said.stderr));
+        let settings = [("unix_socket_directories", sockets)];
+        let launch =
+            Launch { install: &install, account, data: &data, log: &bench.path("standby.log"), settings: &settings };
+        drop(launch.start().unwrap());
+        let standby = Self { bench };
+        standby.catches_up().await;
+        standby
+    }
+
+    /// Returns once it has all that the primary has.
+    async fn catches_up(&self) {
+        let sql = "SELECT count(*)::text FROM pg_stat_replication \
+            WHERE application_name = 'walreceiver' AND flush_lsn >= pg_current_wal_flush_lsn()";
+        let up = async || (self.bench.client("n2").column(sql).await == ["1"]).then_some(());
+        eventually(up).await;
+    }
+
+    async fn stop(&self) {
+        Postmaster::of(&self.bench.path("standby")).unwrap().unwrap().stop(StopMode::Fast).await.unwrap();
+    }
+
+    /// The primary is killed; the standby gets its folder, its socket, and its role.
+    async fn takes_over(self, cluster: &Cluster) {
+        cluster.servers[1].server.stop(StopMode::Kill).await.unwrap();
+        if Postmaster::of(&self.bench.path("standby")).unwrap().is_some() {
+            self.stop().await;
+        }
+        fs::rename(self.bench.path("n2"), self.bench.path("n2.dead")).unwrap();
+        fs::rename(self.bench.path("standby"), self.bench.path("n2")).unwrap();
+        cluster.servers[1].start().await;
+        assert_eq!(self.bench.client("n2").column("SELECT pg_promote()::text").await, ["true"]);
+    }
+}
+
+async fn insert(bench: &Bench, what: &str) {
+    for node in NODES {
+        let sql = format!("INSERT INTO kept VALUES ('{what}')");
+        bench.client(&format!("n{node}")).sql(&sql).await;
+    }
+}
+
+/// Until the agent has seen what became of its server, and its fence is proven again.
+async fn make_point(cluster: &Cluster, name: &str) {
+    eventually(async || cluster.coordinator.create_point(name.parse().unwrap()).await.ok()).await;
+}
+
+async fn state_of(cluster: &Cluster, name: &str) -> (PointState, String) {
+    let points = cluster.coordinator.points().await.unwrap();
+    let row = points.iter().find(|row| row.name.as_ref().is_some_and(|known| known.to_string() == name)).unwrap();
+    (row.state, row.reason.clone().unwrap_or_default())
+}
+
+async fn becomes(cluster: &Cluster, name: &str, wanted: PointState) -> String {
+    let seen = async || {
+        let (state, reason) = state_of(cluster, name).await;
+        (state == wanted).then_some(reason)
+    };
+    eventually(seen).await
+}
+
+async fn lose_and_restore(cluster: &Cluster, aim: Aim, expected: &[&str]) {
+    for (server, node) in cluster.servers.iter().zip(NODES) {
+        server.server.stop(StopMode::Kill).await.unwrap();
+        fs::remove_dir_all(cluster.bench.path(&format!("n{node}"))).unwrap();
+    }
+    cluster.coordinator.restore(aim).await.unwrap();
+    for node in NODES {
+        let client: Client = cluster.bench.client(&format!("n{node}"));
+        assert_eq!(client.column("SELECT what FROM kept ORDER BY ctid").await, expected, "node {node}");
+    }
+}
+
+#[tokio::test]
+async fn the_archive_goes_on_over_a_failover_and_both_sides_of_it_are_restored() {
+    let cluster = Cluster::fenced("failover").await;
+    let (bench, coordinator) = (&cluster.bench, &cluster.coordinator);
+    coordinator.init().await.unwrap();
+    for node in NODES {
+        bench.client(&format!("n{node}")).sql("CREATE TABLE kept (what text)").await;
+    }
+    coordinator.backup(None, Method::Fence).await.unwrap();
+    // What the archive lacks of the old timeline must be there still.
+    cluster.servers[1].sql("ALTER SYSTEM SET wal_keep_size = '1GB'; SELECT pg_reload_conf()").await;
+    let standby = Standby::of_n2(bench).await;
+    insert(bench, "one").await;
+    // The newest checkpoint lies some segments before the fork.
+    for _ in 0..3 {
+        cluster.servers[1]
+            .sql("SELECT pg_logical_emit_message(true, 'fill', repeat('x', 100000)); SELECT pg_switch_wal()")
+            .await;
+    }
+    make_point(&cluster, "before").await;
+    insert(bench, "two").await;
+    standby.catches_up().await;
+    let node = bench.node("n2", NodeId::new(2));
+    let first = node.status().await.unwrap();
+    standby.takes_over(&cluster).await;
+    let second = eventually(async || node.status().await.ok().filter(|status| status.state == State::Open)).await;
+    assert_ne!(first.life, second.life);
+    assert_eq!((first.end.timeline, second.end.timeline), (TimelineId::new(1), TimelineId::new(2)));
+
+    becomes(&cluster, "before", PointState::Reachable).await;
+    make_point(&cluster, "between").await;
+    let reason = becomes(&cluster, "between", PointState::Lost).await;
+    assert!(reason.contains("no backup"), "{reason}");
+    let refused = coordinator.plan_restore(&Target::Name("between".parse().unwrap())).await;
+    assert_eq!(code(refused), Code::NoBackup, "what was copied on one timeline is not recovered on another");
+    let sealed = coordinator.backup(None, Method::Fence).await.unwrap();
+    insert(bench, "three").await;
+    make_point(&cluster, "after").await;
+    insert(bench, "four").await;
+    becomes(&cluster, "after", PointState::Reachable).await;
+    becomes(&cluster, "before", PointState::Reachable).await;
+
+    lose_and_restore(&cluster, Aim::from(&Target::Name("after".parse().unwrap())), &["one", "two", "three"]).await;
+    let first = Incarnation::new(1);
+    let before = Aim::from(&Target::Name("before".parse().unwrap())).of_incarnation(first);
+    lose_and_restore(&cluster, before, &["one"]).await;
+    let backup = Aim::from(&Target::Backup(sealed.operation)).of_incarnation(first);
+    lose_and_restore(&cluster, backup, &["one", "two"]).await;
+}
+
+/// The standby had not received the newest point: it is lost, or the archive has it; nobody waits for it.
+#[tokio::test]
+async fn a_point_that_the_standby_never_had_is_not_waited_for() {
+    let cluster = Cluster::fenced("lagging").await;
+    let (bench, coordinator) = (&cluster.bench, &cluster.coordinator);
+    coordinator.init().await.unwrap();
+    coordinator.backup(None, Method::Fence).await.unwrap();
+    let standby = Standby::of_n2(bench).await;
+    standby.stop().await;
+    // Far ahead of what the new timeline will be at.
+    cluster.servers[1].sql("SELECT pg_logical_emit_message(true, 'fill', repeat('x', 3000000))").await;
+    make_point(&cluster, "newest").await;
+    standby.takes_over(&cluster).await;
+    let decided = async || {
+        let (state, reason) = state_of(&cluster, "newest").await;
+        (state != PointState::Pending).then_some((state, reason))
+    };
+    let (state, reason) = eventually(decided).await;
+    assert!(state == PointState::Reachable || reason.contains("left timeline 1"), "{state:?} {reason}");
+    make_point(&cluster, "next").await;
+    coordinator.backup(None, Method::Fence).await.unwrap();
+
+    // The old primary comes back in its place: its timeline is over, and so is what it writes.
+    cluster.servers[1].server.stop(StopMode::Kill).await.unwrap();
+    fs::rename(bench.path("n2"), bench.path("n2.new")).unwrap();
+    fs::rename(bench.path("n2.dead"), bench.path("n2")).unwrap();
+    cluster.servers[1].start().await;
+    let refused = async || {
+        let refused = coordinator.create_point("zombie".parse().unwrap()).await.err()?;
+        refused.refusal().filter(|refusal| refusal.code == Code::NotMonotonic).map(|_| ())
+    };
+    eventually(refused).await;
+    let trouble = async || {
+        let status = coordinator.status().await.unwrap();
+        status.nodes[1].description.as_ref().ok()?.archive_trouble.clone().filter(|trouble| trouble.contains("SA502"))
+    };
+    eventually(trouble).await;
+}
+
+#[tokio::test]
+async fn a_failover_in_the_middle_of_a_backup_ends_it_and_leaves_nothing() {
+    let cluster = Cluster::fenced("midst").await;
+    let (bench, coordinator) = (&cluster.bench, &cluster.coordinator);
+    coordinator.init().await.unwrap();
+    for node in NODES {
+        bench
+            .client(&format!("n{node}"))
+            .sql("CREATE TABLE kept AS SELECT repeat(md5(n::text), 30) FROM generate_series(1, 60000) n")
+            .await;
+    }
+    let standby = Standby::of_n2(bench).await;
+    let failover = async {
+        let begun = "SELECT count(*)::text FROM pg_stat_activity WHERE application_name LIKE 'sheetanchor backup %'";
+        eventually(async || (bench.client("n2").column(begun).await == ["1"]).then_some(())).await;
+        standby.takes_over(&cluster).await;
+    };
+    let (backup, ()) = tokio::join!(coordinator.backup(None, Method::Fence), failover);
+    let said = backup.expect_err("its session on node 2 is gone");
+    let seen = said.refusal().map(|refusal| refusal.code);
+    let expected = [Code::LifeChanged, Code::DatabaseDown, Code::PinLost];
+    assert!(seen.is_some_and(|seen| expected.contains(&seen)), "{said}");
+    assert_eq!(coordinator.status().await.unwrap().unfinished, [], "failure is its outcome");
+    eventually(async || coordinator.backup(None, Method::Fence).await.ok()).await;
+    let only_the_archives = async || {
+        let pins = coordinator.pins().await.ok()?;
+        pins.values().all(|pins| pins.iter().all(|pin| pin.name == "archive")).then_some(())
+    };
+    eventually(only_the_archives).await;
+}
