@@ -209,11 +209,11 @@ async fn serve_clone(env: Env, node: u16, mistaken: bool) -> Result<()> {
 }
 
 /// An operator of the clone at a host of its own.
-pub fn clone_operator(env: Env) -> Coordinator {
+pub fn clone_operator(env: &Env) -> Coordinator {
     let addresses = NODES.iter().map(|node| (NodeId::new(*node), format!("c{node}:7000"))).collect();
     let source = env.bucket.clone();
     let setup = Setup { name: "copy".into(), addresses };
-    Coordinator::new(clone_env(&env), setup, limits()).cloning_from(source)
+    Coordinator::new(clone_env(env), setup, limits()).cloning_from(source)
 }
 
 /// Removes everything that a host has of the cluster: its agent's folder, and its database or the one that all share.

@@ -1,6 +1,6 @@
 //! Clones on real processes and files: two clusters of the embedded database side by side.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "tests may be blunt")]
-#![allow(clippy::format_push_string, reason = "tests may be blunt")]
+#![allow(clippy::format_push_string, clippy::format_collect, reason = "tests may be blunt")]
 
 mod site;
 

@@ -32,7 +32,7 @@ impl Stage {
     {
         self.operators += 1;
         let operator = format!("operator{}", self.operators);
-        let promise = self.world.launch(&operator, move |env| act(clone_operator(env)));
+        let promise = self.world.launch(&operator, move |env| act(clone_operator(&env)));
         Begun { operator, promise }
     }
 
