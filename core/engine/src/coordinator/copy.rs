@@ -81,6 +81,11 @@ impl Coordinator {
         self.run_restore(&footing, term, plan, hash, Course::to_the_end(manner)).await
     }
 
+    /// Where the backup and the WAL of a plan lie: a clone's are another cluster's, and only read.
+    pub(super) fn repository_of(&self, plan: &Plan) -> Result<Repository> {
+        Ok(if plan.source.is_some() { self.origin()?.repository } else { self.repository.clone() })
+    }
+
     /// The source's side: a coordinator that can only read there.
     fn origin(&self) -> Result<Self> {
         let none = || Refusal::new(Code::SourceUnnamed, "there is no source to clone from");
@@ -219,5 +224,5 @@ fn unopened(cluster: Cluster, members: Members) -> Footing {
         scn_floor: Scn::ZERO,
         scn_offset_ms: 0,
     };
-    Footing { cluster, members, incarnation: FIRST, opened, next: FIRST }
+    Footing { cluster, members, incarnation: FIRST, opened, next: FIRST, two_phase: false }
 }

@@ -70,7 +70,7 @@ impl RestorePerformer<'_> {
     /// half was prepared after one had ended anywhere before it: where the incarnation begins, and those that were taken
     /// under a fence.
     async fn known_cuts(&self) -> Result<Vec<Places>> {
-        let (repository, plan) = (&self.coordinator.repository, self.plan);
+        let (repository, plan) = (self.coordinator.repository_of(self.plan)?, self.plan);
         let own: IncarnationObject = repository.load(&keys::incarnation(plan.incarnation)).await?;
         let begins = match own.state {
             IncarnationState::Opened(opened) => opened.branch.map(|branch| places(&branch.cut)),

@@ -12,6 +12,7 @@ fn told() -> (Catalog, Lineage) {
         branch: None,
         membership: Membership::new(1),
         opened_ms: WallMillis::new(1),
+        origin: None,
         scn_floor: Scn::ZERO,
         scn_offset_ms: 0,
     };
