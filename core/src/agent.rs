@@ -238,6 +238,8 @@ impl Agent {
             | Request::Stage { .. }
             | Request::Recover { .. }
             | Request::Prove { .. }
+            | Request::Search { .. }
+            | Request::Resolve { .. }
             | Request::Open { .. }
             | Request::Discard
             | Request::Pins

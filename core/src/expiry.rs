@@ -8,7 +8,7 @@ use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 
-use crate::format::catalog::Seal;
+use crate::format::catalog::{Cut, Guarantee, Method, Point, Seal};
 use crate::format::keys;
 use crate::format::manifest::Manifest;
 use crate::identity::{Incarnation, OperationId, ThreadId, TimelineId};
@@ -62,7 +62,16 @@ pub enum WalFloor {
 
 /// What of an incarnation's WAL is kept. An incarnation that an older one with a backup leads to is kept whole, since
 /// recovery from that backup goes through it; so is the one in force. One that no kept backup leads to is of no use.
-pub fn wal_floor(incarnation: Incarnation, current: Incarnation, lineage: &Lineage, kept: &[Manifest]) -> WalFloor {
+///
+/// `points` are all that were published. Where databases that share nothing are cut atomically, a backup also needs what
+/// lies between it and the second fenced cut before it: what was prepared there is decided by it.
+pub fn wal_floor(
+    incarnation: Incarnation,
+    current: Incarnation,
+    lineage: &Lineage,
+    kept: &[Manifest],
+    points: &[Point],
+) -> WalFloor {
     let own: Vec<&Manifest> = kept.iter().filter(|manifest| manifest.incarnation == incarnation).collect();
     // One that was never opened has no way to it, and no WAL.
     let led_to = lineage.way_to(incarnation).is_ok_and(|way| {
@@ -74,8 +83,14 @@ pub fn wal_floor(incarnation: Incarnation, current: Incarnation, lineage: &Linea
         (false, true, false) => WalFloor::Nothing,
         (false, false, _) => {
             let mut floors: BTreeMap<(ThreadId, TimelineId), Lsn> = BTreeMap::new();
-            for (thread, span) in own.iter().flat_map(|manifest| &manifest.threads) {
+            let spans = own.iter().flat_map(|manifest| {
+                let evidence = evidence(manifest, points);
+                manifest.threads.iter().map(move |(thread, span)| (thread, span, evidence))
+            });
+            for (thread, span, evidence) in spans {
                 let needed = if planted::is(Bug::ExpiryKeepsFromStop) { span.stop } else { span.start };
+                let evidence = evidence.and_then(|cut| cut.threads.get(thread));
+                let needed = evidence.map_or(needed, |cut| needed.min(cut.until));
                 floors
                     .entry((*thread, span.timeline))
                     .and_modify(|floor| *floor = needed.min(*floor))
@@ -84,6 +99,21 @@ pub fn wal_floor(incarnation: Incarnation, current: Incarnation, lineage: &Linea
             WalFloor::From(floors)
         }
     }
+}
+
+/// The cut that the search for outcomes may have to go back to: the second fenced one before the backup began.
+fn evidence<'a>(manifest: &Manifest, points: &'a [Point]) -> Option<&'a Cut> {
+    if manifest.shared || manifest.guarantee != Guarantee::Atomic {
+        return None;
+    }
+    let before = |cut: &Cut| {
+        manifest.threads.iter().all(|(thread, span)| cut.threads.get(thread).is_some_and(|cut| cut.until <= span.start))
+    };
+    let fenced =
+        points.iter().filter(|point| point.incarnation == manifest.incarnation && point.method == Method::Fence);
+    let mut newest = fenced.map(|point| &point.cut).filter(|cut| before(cut)).rev();
+    let last = newest.next();
+    newest.next().or(last)
 }
 
 /// Which of one thread's pieces go, given all keys of that thread in an incarnation, sorted. A piece goes if the next one
@@ -131,7 +161,7 @@ pub fn objects_to_remove(keys: &[String], dead: &BTreeSet<OperationId>) -> Vec<S
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::format::catalog::{Branch, Cut, Guarantee, IncarnationObject, IncarnationState, Method, Opened};
+    use crate::format::catalog::{Branch, IncarnationObject, IncarnationState, Opened, ThreadCut};
     use crate::format::manifest::ThreadSpan;
     use crate::identity::{ClusterId, ContentHash, Membership, Nonce, OperationKind};
     use crate::scn::Scn;
@@ -218,7 +248,7 @@ mod tests {
         let tree = [opened(1, None), opened(2, Some(1)), opened(3, Some(1)), opened(4, Some(2))];
         let lineage = Lineage::of(&tree).unwrap();
         let floor =
-            |number, kept: &[Manifest]| wal_floor(Incarnation::new(number), Incarnation::new(4), &lineage, kept);
+            |number, kept: &[Manifest]| wal_floor(Incarnation::new(number), Incarnation::new(4), &lineage, kept, &[]);
         let from = |start| WalFloor::From(BTreeMap::from([((ThreadId::new(1), TimelineId::new(1)), Lsn::new(start))]));
         let kept = [manifest(1, 30), manifest(1, 20)];
         assert_eq!(floor(1, &kept), from(20));
@@ -227,6 +257,36 @@ mod tests {
         assert_eq!([1, 3].map(|number| floor(number, &kept)), [WalFloor::Nothing, WalFloor::Nothing]);
         assert_eq!([floor(2, &kept), floor(4, &kept)], [from(7), WalFloor::All]);
         assert_eq!(floor(4, &[manifest(3, 1)]), WalFloor::All, "the one in force goes on");
+    }
+
+    #[test]
+    fn what_decides_prepared_transactions_is_kept_where_a_guarantee_rests_on_it() {
+        let lineage = Lineage::default();
+        let point = |until, method| {
+            let cut = ThreadCut { proof: Lsn::new(until + 1), timeline: TimelineId::new(1), until: Lsn::new(until) };
+            Point {
+                cut: Cut { record: String::new(), scn: Scn::ZERO, threads: [(ThreadId::new(1), cut)].into() },
+                ended_ms: WallMillis::new(0),
+                guarantee: Guarantee::Atomic,
+                incarnation: Incarnation::new(1),
+                membership: Membership::new(1),
+                method,
+                name: None,
+            }
+        };
+        let from = |shared, guarantee, points: &[Point]| {
+            let kept = [Manifest { guarantee, shared, ..manifest(1, 50) }];
+            match wal_floor(Incarnation::new(1), Incarnation::new(1), &lineage, &kept, points) {
+                WalFloor::From(floors) => floors.into_values().map(Lsn::get).collect::<Vec<_>>(),
+                other => panic!("{other:?}"),
+            }
+        };
+        let fenced = [10, 20, 30, 60].map(|until| point(until, Method::Fence));
+        assert_eq!(from(false, Guarantee::Atomic, &fenced), [20], "two fenced cuts back");
+        assert_eq!(from(false, Guarantee::Atomic, &fenced[2..]), [30], "as far as there is one");
+        assert_eq!(from(false, Guarantee::Atomic, &[point(40, Method::Scn)]), [50], "a cut by SCN proves nothing");
+        assert_eq!(from(false, Guarantee::Causal, &fenced), [50]);
+        assert_eq!(from(true, Guarantee::Atomic, &fenced), [50], "one commit record a transaction");
     }
 
     #[test]

@@ -44,6 +44,8 @@ pub mod schedule;
 
 pub mod backup;
 
+pub mod in_doubt;
+
 pub mod restore;
 
 pub mod lineage;

@@ -84,6 +84,16 @@ pub enum Bug {
     OffsetNotStored,
     /// The clocks of a new incarnation start above its cut, and not above all that its history used.
     ScnFloorIgnored,
+    /// What a node has prepared is decided by its own WAL alone.
+    OwnNodeDecides,
+    /// Outcomes of prepared transactions are looked for where the backup's WAL begins, and what is not there never was.
+    EvidenceRangeIgnored,
+    /// That a gid was used before is not noticed: its last end counts.
+    GidReuseUnnoticed,
+    /// Recovery to a cut forgets what is prepared there.
+    PreparedLostAtRecovery,
+    /// What is in doubt at a cut is decided, and left as it is.
+    InDoubtUnresolved,
     /// The cut of a backup is taken before its nodes have ended, and nobody compares.
     CutBeforeEnd,
     /// A backup is sealed without a look at what it has stored.
@@ -149,6 +159,11 @@ impl Bug {
         ("pins-captured", Self::PinsCaptured),
         ("offset-not-stored", Self::OffsetNotStored),
         ("scn-floor-ignored", Self::ScnFloorIgnored),
+        ("own-node-decides", Self::OwnNodeDecides),
+        ("evidence-range-ignored", Self::EvidenceRangeIgnored),
+        ("gid-reuse-unnoticed", Self::GidReuseUnnoticed),
+        ("prepared-lost-at-recovery", Self::PreparedLostAtRecovery),
+        ("in-doubt-unresolved", Self::InDoubtUnresolved),
         ("cut-before-end", Self::CutBeforeEnd),
         ("sealed-unread", Self::SealedUnread),
         ("links-dropped", Self::LinksDropped),

@@ -11,6 +11,7 @@ use crate::error::{Error, Fault, FaultKind};
 use crate::identity::{
     ByteCount, ClusterId, ContentHash, Epoch, HoldId, Incarnation, LifeId, Membership, NodeId, OperationId,
 };
+use crate::in_doubt::{Held, Searched};
 use crate::position::{Lsn, Position};
 use crate::refusal::{Code, Refusal};
 use crate::scn::Scn;
@@ -155,6 +156,21 @@ pub enum Request {
         /// The record's name, unique for ever.
         record: String,
     },
+    /// Look through the archived WAL of your thread, from a place in the cut's incarnation up to the plan's cut, for what
+    /// became of prepared transactions.
+    Search {
+        /// The plan in the repository.
+        plan: ContentHash,
+        /// Where to begin.
+        from: Lsn,
+        /// Which.
+        gids: Vec<String>,
+    },
+    /// End what is prepared here as the repository says that the restore has decided.
+    Resolve {
+        /// The plan in the repository.
+        plan: ContentHash,
+    },
 }
 
 /// What must be known before a request is performed.
@@ -182,7 +198,12 @@ impl Request {
             Self::Join { .. } | Self::Pins | Self::DropPin { .. } => Needs::Node,
             Self::Enlist { .. } => Needs::Operation,
             Self::Release { .. } | Self::Unpin | Self::Discard => Needs::Ending,
-            Self::Stage { .. } | Self::Recover { .. } | Self::Prove { .. } | Self::Open { .. } => Needs::KnownRestore,
+            Self::Stage { .. }
+            | Self::Recover { .. }
+            | Self::Prove { .. }
+            | Self::Search { .. }
+            | Self::Resolve { .. }
+            | Self::Open { .. } => Needs::KnownRestore,
             Self::Pin { .. }
             | Self::Renew { .. }
             | Self::Begin
@@ -225,6 +246,8 @@ impl Request {
             Self::Pins => "pins",
             Self::DropPin { .. } => "drop-pin",
             Self::Mark { .. } => "mark",
+            Self::Search { .. } => "search",
+            Self::Resolve { .. } => "resolve",
         }
     }
 }
@@ -296,9 +319,13 @@ pub enum Answer {
         scn: Scn,
         /// The end of the recovered WAL of the node's thread.
         until: Position,
+        /// What is prepared there, and was not resolved yet.
+        in_doubt: Vec<Held>,
     },
     /// To [`Request::Pins`].
     Pins(Vec<PinSeen>),
+    /// To [`Request::Search`].
+    Searched(Searched),
 }
 
 /// A node's description.
@@ -341,6 +368,8 @@ pub struct Description {
     pub frontier: Scn,
     /// The incarnation that the cluster was opened in without this node, which goes on in its own.
     pub missed: Option<Incarnation>,
+    /// Whether transactions that span nodes are committed by two-phase commit.
+    pub two_phase: bool,
 }
 
 impl Description {

@@ -1,9 +1,9 @@
-//! The coordinator of a restore: stage, recover, prove, decide, open. No node opens before all have reached the cut and
-//! the incarnation is this restore's. Before that write, giving up means removing what was staged; after it, only
+//! The coordinator of a restore: stage, recover, prove, resolve what is in doubt, decide, open. No node opens before all
+//! have reached the cut and the incarnation is this restore's. Before that write, giving up means removing what was staged; after it, only
 //! forward: a restore that is taken up then goes through the same steps, for a node that lost its disk before it had
 //! opened is staged again to the same cut. A node that cannot be brought there holds the others up no more.
 
-use alloc::collections::BTreeSet;
+use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::format;
 use alloc::vec::Vec;
 use core::time::Duration;
@@ -11,6 +11,7 @@ use core::time::Duration;
 use crate::error::{Error, Result};
 use crate::format::catalog::Cut;
 use crate::identity::{ContentHash, NodeId, ThreadId};
+use crate::in_doubt::Held;
 use crate::point::unexpected;
 use crate::refusal::{Code, Refusal};
 use crate::request::{Answer, Request};
@@ -69,6 +70,8 @@ pub enum Event {
     Begun,
     /// A node has answered the request of a step.
     Answered(Step, NodeId, Result<Answer>),
+    /// What becomes of all that is in doubt is in the repository, or cannot get there.
+    Judged(Result<()>),
     /// The outcome is decided: what [`Effect::Decide`] or [`Effect::Abort`] came to.
     Settled(Result<()>),
     /// The operator wants it ended.
@@ -82,6 +85,8 @@ pub enum Event {
 pub enum Effect {
     /// Ask a node.
     Ask(Step, NodeId, Request),
+    /// Decide what becomes of what each node has prepared, once and for all, and store it.
+    Judge(BTreeMap<NodeId, Vec<Held>>),
     /// Make the new incarnation, which branches off at the cut that all nodes have proved, the operation's outcome.
     Decide(Cut),
     /// Make failure the operation's outcome.
@@ -103,6 +108,10 @@ pub enum Phase {
     Recovering,
     /// Every node says which cut it has reached.
     Proving,
+    /// What is prepared on some node is being decided.
+    Judging,
+    /// It is decided; nodes end what they have prepared.
+    Resolving,
     /// The outcome is being written.
     Deciding,
     /// The incarnation is this restore's; nodes open.
@@ -124,6 +133,8 @@ impl Phase {
             Self::Staging => "staging",
             Self::Recovering => "recovering",
             Self::Proving => "proving",
+            Self::Judging => "judging",
+            Self::Resolving => "resolving",
             Self::Deciding => "deciding",
             Self::Opening => "opening",
             Self::Aborting => "aborting",
@@ -133,7 +144,10 @@ impl Phase {
     }
 
     const fn can_fail(self) -> bool {
-        matches!(self, Self::Enlisting | Self::Staging | Self::Recovering | Self::Proving)
+        matches!(
+            self,
+            Self::Enlisting | Self::Staging | Self::Recovering | Self::Proving | Self::Judging | Self::Resolving
+        )
     }
 }
 
@@ -144,6 +158,8 @@ pub struct Restore {
     phase: Phase,
     round: Round<Answer>,
     deadline: Option<Moment>,
+    /// The cut, once all nodes have proved it.
+    proved: Option<Cut>,
     why: Option<Error>,
     /// Nodes that cannot be brought to the cut of a restore that is decided: nothing more is asked of them.
     out: BTreeSet<NodeId>,
@@ -154,7 +170,7 @@ impl Restore {
     pub fn new(order: Order) -> Self {
         assert!(!order.units.is_empty() && order.units.is_subset(&order.nodes), "units are captured by members");
         let round = Round::new(0, []);
-        Self { order, phase: Phase::Idle, round, deadline: None, why: None, out: BTreeSet::new() }
+        Self { order, phase: Phase::Idle, round, deadline: None, proved: None, why: None, out: BTreeSet::new() }
     }
 
     /// How far it is.
@@ -177,12 +193,19 @@ impl Restore {
             }
             Event::Answered(step, node, _) if step != self.round.step() || !self.round.waits_for(node) => Vec::new(),
             Event::Answered(_, node, answer) => self.answered(now, node, answer),
+            Event::Judged(judged) if self.phase == Phase::Judging => match judged {
+                Ok(()) => {
+                    let (plan, nodes) = (self.order.plan, self.order.nodes.clone());
+                    self.ask(now, Phase::Resolving, limits.patience, &Request::Resolve { plan }, nodes)
+                }
+                Err(error) => self.fail(error),
+            },
             Event::Settled(settled) => self.settle(now, settled),
             Event::Cancelled if self.phase.can_fail() && !self.order.decided => {
                 self.fail(Refusal::new(Code::Cancelled, "the restore was cancelled").into())
             }
             Event::Elapsed if self.deadline.is_some_and(|deadline| deadline <= now) => self.time_out(now),
-            Event::Cancelled | Event::Elapsed => Vec::new(),
+            Event::Judged(_) | Event::Cancelled | Event::Elapsed => Vec::new(),
         }
     }
 
@@ -214,34 +237,60 @@ impl Restore {
             Phase::Recovering => self.ask(now, Phase::Proving, limits.patience, &Request::Prove { plan }, nodes),
             Phase::Proving if self.order.decided => {
                 self.leave_out_unproved();
+                let open_doubts =
+                    |answer: &Answer| matches!(answer, Answer::Reached { in_doubt, .. } if !in_doubt.is_empty());
+                // It was judged before it was decided; a node that was staged again has not heard of it.
+                if self.round.answers().values().any(open_doubts) {
+                    return self.ask(now, Phase::Resolving, limits.patience, &Request::Resolve { plan }, nodes);
+                }
                 self.ask(now, Phase::Opening, limits.open, &Request::Open { plan }, nodes)
             }
             Phase::Proving => match self.proved() {
                 Ok(_) if self.order.stop => self.finish(),
-                Ok(cut) => {
-                    self.phase = Phase::Deciding;
-                    self.deadline = None;
-                    Vec::from([Effect::Decide(cut)])
+                Ok((cut, in_doubt)) => {
+                    self.proved = Some(cut);
+                    if in_doubt.is_empty() {
+                        return self.decide();
+                    }
+                    self.phase = Phase::Judging;
+                    self.deadline = Some(now.after(limits.recover));
+                    Vec::from([Effect::Judge(in_doubt)])
                 }
                 Err(error) => self.fail(error),
             },
+            Phase::Resolving if self.order.decided => {
+                self.ask(now, Phase::Opening, limits.open, &Request::Open { plan }, nodes)
+            }
+            Phase::Resolving => self.decide(),
             Phase::Opening | Phase::Discarding => self.finish(),
-            Phase::Idle | Phase::Deciding | Phase::Aborting | Phase::Ended => Vec::new(),
+            Phase::Idle | Phase::Judging | Phase::Deciding | Phase::Aborting | Phase::Ended => Vec::new(),
         }
     }
 
-    /// The cut as all nodes have proved it. Each must have reached the very cut: not before it, not beyond it. Where the
-    /// cut was sought, all must have been recovered to its SCN.
-    fn proved(&self) -> Result<Cut> {
+    fn decide(&mut self) -> Vec<Effect> {
+        self.phase = Phase::Deciding;
+        self.deadline = None;
+        Vec::from([Effect::Decide(self.proved.clone().unwrap_or_else(|| self.order.cut.clone()))])
+    }
+
+    /// The cut as all nodes have proved it, and what is in doubt there, node by node. Each must have reached the very cut:
+    /// not before it, not beyond it. Where the cut was sought, all must have been recovered to its SCN.
+    fn proved(&self) -> Result<(Cut, BTreeMap<NodeId, Vec<Held>>)> {
         let mut cut = self.order.cut.clone();
+        let mut in_doubt = BTreeMap::new();
         for (node, answer) in self.round.answers() {
             self.prove(&mut cut, *node, answer)?;
+            if let Answer::Reached { in_doubt: held, .. } = answer
+                && !held.is_empty()
+            {
+                in_doubt.insert(*node, held.clone());
+            }
         }
-        Ok(cut)
+        Ok((cut, in_doubt))
     }
 
     fn prove(&self, cut: &mut Cut, node: NodeId, answer: &Answer) -> Result<()> {
-        let Answer::Reached { scn, until } = answer else { return Err(unexpected(node, answer)) };
+        let Answer::Reached { scn, until, .. } = answer else { return Err(unexpected(node, answer)) };
         let thread = ThreadId::of(node);
         let Some(wanted) = cut.threads.get_mut(&thread).filter(|_| until.thread == thread) else {
             return Err(beside(node, &format!("{until}, which is no place of the cut")));

@@ -82,6 +82,7 @@ fn every_name_in_the_repository_is_shown() {
         keys::registration(backup),
         keys::epoch(backup, Epoch::new(2)),
         keys::plan(restore, hash),
+        keys::in_doubt(restore),
         keys::outcome(point),
         keys::incarnation(Incarnation::new(2)),
         keys::name(&"before-migration".parse().unwrap(), 0),

@@ -14,7 +14,7 @@ use std::collections::BTreeMap;
 
 use sheetanchor_core::format::catalog::{
     Abort, Branch, Cluster, Condemned, Cut, Ending, Guarantee, IncarnationObject, IncarnationState, Members, Method,
-    NameClaim, NodeOpened, Opened, Origin, Outcome, Point, Registered, Seal, Term, ThreadCut,
+    NameClaim, NodeOpened, Opened, Origin, Outcome, Point, Registered, Resolutions, Seal, Term, ThreadCut,
 };
 use sheetanchor_core::format::files::{Chunk, FileContent, FileEntry, FileList};
 use sheetanchor_core::format::manifest::{ListRef, Manifest, Plan, Resolved, ThreadPlan, ThreadSpan, Unit, WalSpan};
@@ -24,6 +24,7 @@ use sheetanchor_core::identity::{
     ByteCount, ClusterId, ContentHash, Epoch, Incarnation, Membership, NodeId, Nonce, OperationId, OperationKind,
     ThreadId, TimelineId,
 };
+use sheetanchor_core::in_doubt::{self, Verdict, Why};
 use sheetanchor_core::position::Lsn;
 use sheetanchor_core::refusal::Code;
 use sheetanchor_core::scn::Scn;
@@ -166,6 +167,15 @@ fn the_catalog_has_one_spelling() {
     check("term", &Term { epoch: Epoch::new(2), nonce, operation });
     check("condemned", &Condemned { backups: vec![operation], generation: 0, nonce });
     check("name", &NameClaim { name: "before-migration".parse().unwrap(), nonce, operation: id(OperationKind::Point) });
+    let half = |node, verdict| in_doubt::Resolved {
+        gid: "transfer-7".into(),
+        node: NodeId::new(node),
+        transaction: "742".into(),
+        verdict,
+    };
+    let verdicts = [Verdict::Commit, Verdict::Rollback, Verdict::Left(Why::Evidence)];
+    let resolved = (1..).zip(verdicts).map(|(node, verdict)| half(node, verdict)).collect();
+    check("in-doubt", &Resolutions { nonce, operation: id(OperationKind::Restore), resolved });
     let abort = Abort { code: "SA201".into(), message: "node 2 did not answer \"in time\"".into() };
     check("aborted", &Outcome { nonce, operation, result: Ending::Aborted(abort.clone()) });
     let seal = Seal {

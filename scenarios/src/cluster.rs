@@ -58,10 +58,11 @@ pub fn agent_address(node: u16) -> String {
     format!("n{node}:7000")
 }
 
-fn database_config(node: u16, storage: Storage, pace: Pace) -> Config {
+fn database_config(node: u16, storage: Storage, pace: Pace, two_phase: bool) -> Config {
     let data = if storage == Storage::Shared { DATA } else { OWN_DATA };
     let mut config = Config::new(NodeId::new(node), database_address(node), data);
     config.storage = storage;
+    config.two_phase = two_phase;
     let peers = NODES.iter().filter(|peer| **peer != node && storage == Storage::Shared);
     config.peers = peers.map(|peer| (NodeId::new(*peer), database_address(*peer))).collect();
     config.segment_bytes = 8 << 10;
@@ -90,16 +91,17 @@ fn agent_config(node: u16, pace: Pace) -> agent::Config {
     config
 }
 
-/// One node's process, from its start until it is killed.
-pub async fn run_node(env: Env, node: u16, storage: Storage, pace: Pace) {
-    if let Err(error) = serve(env, node, storage, pace).await {
+/// One node's process, from its start until it is killed. `two_phase`: clients commit what spans databases by two-phase
+/// commit.
+pub async fn run_node(env: Env, node: u16, storage: Storage, pace: Pace, two_phase: bool) {
+    if let Err(error) = serve(env, node, storage, pace, two_phase).await {
         // As a process would: it ends with a message, and somebody restarts it or does not.
         tracing::info!(target: "sheetanchor::node", node, %error, "ended");
     }
 }
 
-async fn serve(env: Env, node: u16, storage: Storage, pace: Pace) -> Result<()> {
-    let database = Node::start(env.clone(), database_config(node, storage, pace)).await?;
+async fn serve(env: Env, node: u16, storage: Storage, pace: Pace, two_phase: bool) -> Result<()> {
+    let database = Node::start(env.clone(), database_config(node, storage, pace, two_phase)).await?;
     let agent = Agent::load(env, agent_config(node, pace), database).await?;
     agent.serve().await
 }

@@ -54,6 +54,10 @@ macro_rules! each_story {
             "a-late-restore-point-makes-the-next-be-skipped" a_late_restore_point_makes_the_next_be_skipped: schedule::skips_what_a_late_point_overran, sees [TicksQueued];
             "separate-databases-are-fenced-causally" separate_databases_are_fenced_causally: separate::are_fenced_causally, sees [NoFence];
             "separate-databases-are-cut-by-scn" separate_databases_are_cut_by_scn: separate::are_cut_by_scn, sees [ScnNotObserved];
+            "a-prepared-transaction-is-resolved-alike-on-every-node" a_prepared_transaction_is_resolved_alike_on_every_node: two_phase::is_resolved_alike_on_every_node, sees [PreparedLostAtRecovery, InDoubtUnresolved, OwnNodeDecides];
+            "in-doubt-is-decided-by-what-lies-before-the-backup" in_doubt_is_decided_by_what_lies_before_the_backup: two_phase::is_decided_by_what_lies_before_the_backup, sees [EvidenceRangeIgnored, OwnNodeDecides];
+            "what-is-in-doubt-is-resolved-whoever-crashes" what_is_in_doubt_is_resolved_whoever_crashes: two_phase::is_resolved_whoever_crashes, sees [PreparedLostAtRecovery, InDoubtUnresolved];
+            "a-gid-that-was-used-before-is-left-in-doubt" a_gid_that_was_used_before_is_left_in_doubt: two_phase::is_left_if_its_gid_was_used_before, sees [GidReuseUnnoticed];
             "a-disk-lost-after-the-decision-is-staged-again" a_disk_lost_after_the_decision_is_staged_again: forward::stages_again_what_was_lost_before_it_opened, sees [LostIsNotStaged];
             "a-node-that-had-opened-is-not-put-back" a_node_that_had_opened_is_not_put_back: forward::refuses_to_put_back_what_had_opened, sees [OpenedStagedAgain];
             "a-clone-never-writes-to-its-source" a_clone_never_writes_to_its_source: copy::never_writes_to_its_source, sees [CloneKeepsIdentity, RepositoryUnchecked];

@@ -2,10 +2,13 @@
 
 mod copy;
 mod direct;
+mod in_doubt;
 mod loss;
 mod moved;
 mod skew;
 mod trials;
+
+pub use in_doubt::Comes;
 
 use std::collections::BTreeMap;
 use std::future::Future;
@@ -49,6 +52,8 @@ pub struct Stage {
     chance: Chance,
     load: Load,
     storage: Storage,
+    /// Whether what spans databases is committed by two-phase commit.
+    two_phase: bool,
     recorder: Recorder,
     stop: Arc<AtomicBool>,
     clients: Option<Promise<()>>,
@@ -94,6 +99,7 @@ impl Stage {
             chance,
             load,
             storage: Storage::Shared,
+            two_phase: false,
             recorder,
             stop,
             clients: None,
@@ -157,9 +163,9 @@ impl Stage {
     }
 
     fn start_nodes(&mut self) -> Result<(), Failure> {
-        let (storage, pace) = (self.storage, self.pace);
+        let (storage, pace, two_phase) = (self.storage, self.pace, self.two_phase);
         for node in NODES {
-            self.world.start(&host(node), move |env| run_node(env, node, storage, pace));
+            self.world.start(&host(node), move |env| run_node(env, node, storage, pace, two_phase));
         }
         for node in NODES {
             self.is_listening(node)?;
@@ -419,6 +425,9 @@ impl Stage {
     }
 
     fn holds_the_history(&mut self, cut: Scn, check: Check) -> Result<(), Failure> {
+        if self.two_phase {
+            return self.halves_hold_the_history(cut, check);
+        }
         if self.storage == Storage::PerNode {
             let state = self.world.launch(CLIENTS, read_separate);
             let state = self.world.finish(&state, BOUND)?;

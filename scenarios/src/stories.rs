@@ -21,3 +21,4 @@ pub mod schedule;
 pub mod scn;
 pub mod separate;
 pub mod trials;
+pub mod two_phase;

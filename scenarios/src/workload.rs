@@ -6,12 +6,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use futures_util::future::join_all;
+use futures_util::future::{join, join_all};
 use sheetanchor_core::error::Error;
 use sheetanchor_core::refusal::{Code, Refusal};
 use sheetanchor_core::scn::Scn;
 use sheetanchor_engine::env::Env;
-use sheetanchor_refdb::{ClientError, Ledger, Outcome, Session, Transfer};
+use sheetanchor_refdb::{Across, Client, ClientError, Ledger, Outcome, Session, Transfer};
 use sheetanchor_sim::oracle::ledger::{LedgerState, Recorder, Transfer as Recorded};
 
 use crate::cluster::{NODES, database_address};
@@ -47,33 +47,88 @@ pub struct Load {
     pub hopping: u64,
     /// Whether those sessions carry the SCN that they have seen after all.
     pub hopping_carries: bool,
+    /// How many sessions there are that move money between accounts of two databases, by two-phase commit.
+    pub across: u64,
     /// The longest pause of a session between two transfers.
     pub pause_ms_max: u64,
 }
 
 impl Load {
     /// Accounts spread over the pages.
-    pub const SPREAD: Self =
-        Self { accounts: 24, roaming: 4, at_home: true, hopping: 0, hopping_carries: false, pause_ms_max: 40 };
+    pub const SPREAD: Self = Self {
+        accounts: 24,
+        roaming: 4,
+        at_home: true,
+        hopping: 0,
+        hopping_carries: false,
+        across: 0,
+        pause_ms_max: 40,
+    };
     /// As little as shows anything, for stories that are told a thousand times.
-    pub const BRIEF: Self =
-        Self { accounts: 12, roaming: 2, at_home: false, hopping: 0, hopping_carries: false, pause_ms_max: 30 };
+    pub const BRIEF: Self = Self {
+        accounts: 12,
+        roaming: 2,
+        at_home: false,
+        hopping: 0,
+        hopping_carries: false,
+        across: 0,
+        pause_ms_max: 30,
+    };
     /// The same at leisure, for long stories: a page of rows holds 26 of them, and then it is full.
-    pub const CALM: Self =
-        Self { accounts: 24, roaming: 3, at_home: true, hopping: 0, hopping_carries: false, pause_ms_max: 500 };
+    pub const CALM: Self = Self {
+        accounts: 24,
+        roaming: 3,
+        at_home: true,
+        hopping: 0,
+        hopping_carries: false,
+        across: 0,
+        pause_ms_max: 500,
+    };
     /// Three accounts that every node writes all the time.
-    pub const CROWDED: Self =
-        Self { accounts: 3, roaming: 4, at_home: false, hopping: 0, hopping_carries: false, pause_ms_max: 10 };
+    pub const CROWDED: Self = Self {
+        accounts: 3,
+        roaming: 4,
+        at_home: false,
+        hopping: 0,
+        hopping_carries: false,
+        across: 0,
+        pause_ms_max: 10,
+    };
     /// Sessions whose commits on different nodes no message connects.
-    pub const HOPPING: Self =
-        Self { accounts: 24, roaming: 0, at_home: false, hopping: 4, hopping_carries: false, pause_ms_max: 3 };
+    pub const HOPPING: Self = Self {
+        accounts: 24,
+        roaming: 0,
+        at_home: false,
+        hopping: 4,
+        hopping_carries: false,
+        across: 0,
+        pause_ms_max: 3,
+    };
 
     /// One session that goes from node to node and tells each what it has seen: every commit follows from the one before.
     pub const CARRYING: Self = Self { hopping: 1, hopping_carries: true, ..Self::HOPPING };
 
+    /// Sessions that move money between databases that share nothing, all the time.
+    pub const ACROSS: Self = Self {
+        accounts: 24,
+        roaming: 0,
+        at_home: false,
+        hopping: 0,
+        hopping_carries: false,
+        across: 4,
+        pause_ms_max: 20,
+    };
+
     /// A session now and then, for a story of a day.
-    pub const DAILY: Self =
-        Self { accounts: 24, roaming: 3, at_home: false, hopping: 0, hopping_carries: false, pause_ms_max: 120_000 };
+    pub const DAILY: Self = Self {
+        accounts: 24,
+        roaming: 3,
+        at_home: false,
+        hopping: 0,
+        hopping_carries: false,
+        across: 0,
+        pause_ms_max: 120_000,
+    };
 
     /// The same with so many sessions at most, and one at least.
     #[must_use]
@@ -119,7 +174,45 @@ pub async fn transfer(env: Env, load: Load, wave: u64, recorder: Recorder, stop:
         let first_id = (wave * 100 + number) * 1_000_000;
         async move { habits.transfer(&env, first_id, &recorder, &stop).await }
     });
-    join_all(sessions).await;
+    let across = (0..load.across).map(|number| {
+        let (env, recorder, stop) = (env.clone(), recorder.clone(), stop.clone());
+        let first_id = (wave * 100 + 50 + number) * 1_000_000;
+        async move { transfer_across(&env, load, first_id, &recorder, &stop).await }
+    });
+    join(join_all(sessions), join_all(across)).await;
+}
+
+/// One session that moves money from one database to another until told to stop.
+async fn transfer_across(env: &Env, load: Load, first_id: u64, recorder: &Recorder, stop: &AtomicBool) {
+    let below = |bound: usize| {
+        let bound = u64::try_from(bound).unwrap_or(1);
+        usize::try_from(env.entropy.word().checked_rem(bound).unwrap_or(0)).unwrap_or(0)
+    };
+    let mut id = first_id;
+    while !stop.load(Ordering::SeqCst) {
+        let paying = below(NODES.len());
+        let paid = (paying + 1 + below(NODES.len() - 1)) % NODES.len();
+        let account = |node: usize| {
+            let accounts = NODES.get(node).map(|node| Place::home(load, *node).accounts).unwrap_or_default();
+            accounts.get(below(accounts.len())).copied().unwrap_or_default()
+        };
+        let transfer = Transfer { id, from: account(paying), to: account(paid), amount: 1 + env.entropy.word() % 9 };
+        id += 1;
+        recorder.began(recorded(&transfer));
+        match across(env, &transfer).transfer(transfer, &format!("transfer-{}", transfer.id)).await {
+            Outcome::Acknowledged(scn) => recorder.acknowledged(transfer.id, scn),
+            Outcome::Failed(_) => recorder.failed(transfer.id),
+            Outcome::Unknown(_) => {}
+        }
+        let pause = env.entropy.word().checked_rem(load.pause_ms_max).unwrap_or(0);
+        env.clock.sleep(Duration::from_millis(pause)).await;
+    }
+}
+
+/// A session on the two databases that a transfer touches. It carries nothing from one to the other.
+pub fn across(env: &Env, transfer: &Transfer) -> Across {
+    let ledger = |account| Ledger::new(env, &database_address(home_of(account)), Session::Plain, BUDGET);
+    Across::new(ledger(transfer.from), ledger(transfer.to))
 }
 
 /// What one session does.
@@ -212,7 +305,8 @@ impl Habits {
     }
 }
 
-fn recorded(transfer: &Transfer) -> Recorded {
+/// A transfer as the oracle knows it.
+pub fn recorded(transfer: &Transfer) -> Recorded {
     let amount = i64::try_from(transfer.amount).unwrap_or(i64::MAX);
     Recorded { id: transfer.id, from: transfer.from, to: transfer.to, amount }
 }
@@ -227,6 +321,33 @@ pub async fn read_at(env: Env, address: &str) -> Result<LedgerState, Error> {
     let mut ledger = Ledger::new(&env, address, Session::Causal, Duration::from_secs(30));
     let contents = ledger.read_all().await.map_err(|error| Refusal::new(Code::DatabaseDown, error.to_string()))?;
     Ok(LedgerState { balances: contents.balances, transfers: contents.transfers.values().map(recorded).collect() })
+}
+
+/// What each database holds by itself, of which an account counts where it is at home, and every transfer that any of them
+/// has, with the databases that have it.
+pub async fn read_each(env: Env) -> Result<(BTreeMap<u64, i64>, Vec<(u16, Recorded)>), Error> {
+    let (mut balances, mut transfers) = (BTreeMap::new(), Vec::new());
+    for node in NODES {
+        let state = read_back(env.clone(), node).await?;
+        balances.extend(state.balances.into_iter().filter(|(account, _)| home_of(*account) == node));
+        transfers.extend(state.transfers.into_iter().map(|transfer| (node, transfer)));
+    }
+    Ok((balances, transfers))
+}
+
+/// The two databases that a transfer touches.
+pub fn homes_of(transfer: &Recorded) -> [u16; 2] {
+    [home_of(transfer.from), home_of(transfer.to)]
+}
+
+/// What is prepared on each node.
+pub async fn prepared(env: Env) -> Result<BTreeMap<u16, Vec<String>>, ClientError> {
+    let mut prepared = BTreeMap::new();
+    for node in NODES {
+        let mut client = Client::connect(&env, &database_address(node), Session::Plain, Scn::ZERO).await?;
+        prepared.insert(node, client.prepared().await?);
+    }
+    Ok(prepared)
 }
 
 /// Everything that is visible through all nodes, where each has a database of its own: an account counts where it is at

@@ -3,6 +3,7 @@
 
 pub mod archive;
 pub mod capture;
+pub mod in_doubt;
 mod missed;
 pub mod perform;
 pub mod stage;

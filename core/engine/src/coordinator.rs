@@ -4,6 +4,7 @@
 mod backup;
 mod copy;
 mod expire;
+mod in_doubt;
 mod init;
 mod look;
 mod plan;
@@ -109,6 +110,8 @@ struct Footing {
     incarnation: Incarnation,
     opened: Opened,
     next: Incarnation,
+    /// Whether every node has said that transactions over several nodes are committed by two-phase commit.
+    two_phase: bool,
 }
 
 impl Footing {
@@ -187,7 +190,7 @@ impl Coordinator {
             let message = format!("the cluster has nodes {wanted}, the cluster file lists {given}");
             return Err(Refusal::new(Code::OtherMembership, message).into());
         }
-        Ok(Footing { cluster, members, incarnation, opened, next })
+        Ok(Footing { cluster, members, incarnation, opened, next, two_phase: false })
     }
 
     /// Every node's description, or why there is none.

@@ -2,7 +2,7 @@
 //! protocol, the repository, restore, and the simulator. `sheetanchor-refdb` is the example to read.
 
 use alloc::boxed::Box;
-use alloc::collections::BTreeMap;
+use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
@@ -11,6 +11,7 @@ use core::time::Duration;
 use async_trait::async_trait;
 use sheetanchor_core::error::Result;
 use sheetanchor_core::identity::{ByteCount, ClusterId, HoldId, Incarnation, LifeId, NodeId, ThreadId, TimelineId};
+use sheetanchor_core::in_doubt::{Fate, Held, Trace};
 use sheetanchor_core::position::{Lsn, Position};
 use sheetanchor_core::refusal::{Code, Refusal};
 use sheetanchor_core::scn::Scn;
@@ -33,7 +34,8 @@ pub struct Capabilities {
     pub stamped: bool,
     /// Whether it can hold commits back.
     pub fence: bool,
-    /// Whether it has two-phase commit.
+    /// Whether transactions that span nodes are committed by two-phase commit, so that a fenced cut of databases that share
+    /// nothing holds each of them as a whole once what is in doubt there is resolved.
     pub two_phase: bool,
 }
 
@@ -77,6 +79,9 @@ pub struct Status {
     pub end: Position,
     /// The incarnation that it was opened in, where it knows.
     pub incarnation: Option<Incarnation>,
+    /// In state `Reached`: the transactions that are prepared at the cut, but for those that `resolve` has ended. An engine
+    /// without two-phase commit has none.
+    pub in_doubt: Vec<Held>,
 }
 
 /// The cluster a node becomes part of.
@@ -233,6 +238,18 @@ pub struct Recovery {
     pub threads: BTreeMap<ThreadId, ThreadRange>,
 }
 
+/// What to look for in archived WAL.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Search {
+    /// Whose WAL.
+    pub thread: ThreadId,
+    /// Which part of it: it begins at a cut of its incarnation, or where that begins, and its last records may lie above
+    /// `scn`, where records are stamped.
+    pub span: Span,
+    /// The global identifiers in question.
+    pub gids: BTreeSet<String>,
+}
+
 impl ThreadRange {
     /// Where recovery starts.
     pub fn start(&self) -> Lsn {
@@ -367,6 +384,23 @@ pub trait Database: Send + Sync {
     /// Recovers the files that were staged into the data folder to a cut, exactly. Works in states `Down` and `Reached`.
     /// Refusals: `SA403`, `SA404`, `SA405`, `SA408`, `SA504`.
     async fn recover(&self, recovery: &Recovery, wal: &dyn WalSource) -> Result<()>;
+
+    /// What archived WAL says of some prepared transactions: each PREPARE and each end of them at or below the cut, in
+    /// order, and every end whose gid is neither in its record nor in a PREPARE that was met. Works in every state.
+    /// Refusals: `SA504`.
+    async fn search(&self, search: &Search, _wal: &dyn WalSource) -> Result<Vec<Trace>> {
+        let message = format!("thread {} has no prepared transactions to look for", search.thread);
+        Err(Refusal::new(Code::NotSupported, message).into())
+    }
+
+    /// Ends prepared transactions, by gid, as they were decided; durable once it returns, and visible once the database is
+    /// open. One that is not there has ended. Works in state `Reached`.
+    async fn resolve(&self, fates: &[(String, Fate)]) -> Result<()> {
+        if fates.is_empty() {
+            return Ok(());
+        }
+        Err(Refusal::new(Code::NotSupported, "the engine has no two-phase commit (two_phase)").into())
+    }
 
     /// Opens what `recover` has reached, as a new incarnation. A repeated call does nothing more. Works in states
     /// `Reached` and `Open`.

@@ -14,6 +14,9 @@ pub struct Config {
     /// Whether all nodes share one database, or each has its own, as PostgreSQL servers do: then nothing ties them together
     /// but their clients and the protocol, and a node needs no peers.
     pub storage: Storage,
+    /// Whether clients commit what spans several databases by two-phase commit. Nothing here can tell; a guarantee rests
+    /// on it.
+    pub two_phase: bool,
     /// The other nodes, and where they listen. One that is missing here cannot be reached.
     pub peers: BTreeMap<NodeId, String>,
     /// Where clients and peers reach this node, `host:port`.
@@ -56,6 +59,7 @@ impl Config {
         Self {
             node,
             storage: Storage::Shared,
+            two_phase: false,
             peers: BTreeMap::new(),
             listen: listen.into(),
             data: data.into(),

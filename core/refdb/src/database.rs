@@ -5,12 +5,13 @@ use core::time::Duration;
 use async_trait::async_trait;
 use sheetanchor_core::error::{Error, Fault, FaultKind, Result};
 use sheetanchor_core::identity::{ByteCount, HoldId, Incarnation, LifeId, ThreadId, TimelineId};
+use sheetanchor_core::in_doubt::{Fate, Trace};
 use sheetanchor_core::position::{Lsn, Position};
 use sheetanchor_core::refusal::{Code, Refusal};
 use sheetanchor_core::scn::Scn;
 use sheetanchor_engine::database::{
-    Begun, Capabilities, CutMade, Database, Ended, Identity, Joining, Opening, PageVerdict, Pin, Recovery, SourceFile,
-    State, Status, WalPiece, WalSource,
+    Begun, Capabilities, CutMade, Database, Ended, Identity, Joining, Opening, PageVerdict, Pin, Recovery, Search,
+    SourceFile, State, Status, WalPiece, WalSource,
 };
 
 use crate::control::{NodeControl, Phase};
@@ -21,7 +22,7 @@ use crate::page::{PAGE_BYTES, Page};
 use crate::pins;
 use crate::record::Body;
 use crate::running::Running;
-use crate::{create, files, recover, wal};
+use crate::{create, files, in_doubt, recover, wal};
 
 /// Bytes in the longest name of a restore point's record.
 const RECORD_NAME_MAX: usize = 255;
@@ -29,7 +30,8 @@ const RECORD_NAME_MAX: usize = 255;
 #[async_trait]
 impl Database for Node {
     fn capabilities(&self) -> Capabilities {
-        Capabilities { storage: self.shared.config.storage, stamped: true, fence: true, two_phase: false }
+        let crate::config::Config { storage, two_phase, .. } = self.shared.config;
+        Capabilities { storage, stamped: true, fence: true, two_phase }
     }
 
     fn data_folder(&self) -> &str {
@@ -60,6 +62,7 @@ impl Database for Node {
                 frontier: state.log.frontier(state.clock.last()),
                 end: running.position(state.log.end()),
                 incarnation: Some(running.incarnation),
+                in_doubt: Vec::new(),
             });
         }
         let control = self.shared.control().await?;
@@ -71,9 +74,10 @@ impl Database for Node {
         };
         let incarnation = control.map(|control| control.incarnation);
         let end = self.position_at_rest(own.as_ref(), incarnation);
-        let scn = own.map_or(Scn::ZERO, |own| own.ceiling);
+        let scn = own.as_ref().map_or(Scn::ZERO, |own| own.ceiling);
+        let in_doubt = own.map(in_doubt::undecided).unwrap_or_default();
         // At rest everything is on disk, and the next life stamps above the ceiling.
-        Ok(Status { state, life: LifeId::default(), scn, frontier: scn, end, incarnation })
+        Ok(Status { state, life: LifeId::default(), scn, frontier: scn, end, incarnation, in_doubt })
     }
 
     async fn join(&self, joining: &Joining) -> Result<()> {
@@ -232,6 +236,14 @@ impl Database for Node {
 
     async fn recover(&self, recovery: &Recovery, wal: &dyn WalSource) -> Result<()> {
         recover::recover(&self.shared, recovery, wal).await
+    }
+
+    async fn search(&self, search: &Search, wal: &dyn WalSource) -> Result<Vec<Trace>> {
+        in_doubt::search(search, wal).await
+    }
+
+    async fn resolve(&self, fates: &[(String, Fate)]) -> Result<()> {
+        in_doubt::resolve(&self.shared, fates).await
     }
 
     async fn open(&self, opening: &Opening) -> Result<()> {

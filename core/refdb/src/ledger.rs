@@ -1,6 +1,8 @@
 //! A workload: accounts, and transfers between them. Each transfer moves an amount and leaves a row of its own, in one
 //! transaction, so that what was committed can be compared with what is there, transfer by transfer.
 
+mod across;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,6 +13,8 @@ use sheetanchor_engine::env::Env;
 
 use crate::client::{Client, ClientError, Session};
 use crate::fields;
+
+pub use across::Across;
 
 /// Transfers' rows have keys from here on; accounts' keys lie below.
 const TRANSFER_KEYS: u64 = 1 << 32;

@@ -55,6 +55,7 @@ mod session;
 mod create;
 mod database;
 mod files;
+mod in_doubt;
 mod pins;
 mod recover;
 mod redo;
@@ -68,6 +69,6 @@ mod node;
 
 pub use client::{Client, ClientError, Session};
 pub use config::Config;
-pub use ledger::{Contents, Ledger, Outcome, Transfer};
+pub use ledger::{Across, Contents, Ledger, Outcome, Transfer};
 pub use node::Node;
 pub use row::VALUE_BYTES_MAX;

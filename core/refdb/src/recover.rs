@@ -225,7 +225,8 @@ async fn write_reached(
     cut: Scn,
     prepared: Prepared,
 ) -> Result<()> {
-    let in_doubt = prepared.into_open().into_values().map(|held| InDoubt { held, fate: None });
+    let held = if planted::is(Bug::PreparedLostAtRecovery) { Prepared::default() } else { prepared }.into_open();
+    let in_doubt = held.into_values().map(|held| InDoubt { held, fate: None });
     let (disk, folder) = (&*shared.env.disk, &shared.folder);
     let own = NodeControl {
         cluster: control.cluster,
@@ -245,7 +246,7 @@ async fn write_reached(
 }
 
 /// One thread's records, span by span and piece by piece.
-struct Reader {
+pub(crate) struct Reader {
     thread: ThreadId,
     /// The span that is being read, and those that follow it.
     spans: VecDeque<Span>,
@@ -256,7 +257,7 @@ struct Reader {
 }
 
 /// What comes next in a thread.
-enum Next {
+pub(crate) enum Next {
     /// A record and its end.
     Record(Record, Lsn),
     /// A record of an ancestor above the SCN at which its successor branched off, and its end.
@@ -264,13 +265,13 @@ enum Next {
 }
 
 impl Reader {
-    fn new(thread: ThreadId, spans: &[Span]) -> Self {
+    pub(crate) fn new(thread: ThreadId, spans: &[Span]) -> Self {
         let at = spans.first().map(|span| span.from).unwrap_or_default();
         Self { thread, spans: spans.iter().copied().collect(), at, bytes: VecDeque::new() }
     }
 
     /// The next record; `None` past the last span.
-    async fn next(&mut self, wal: &dyn WalSource) -> Result<Option<Next>> {
+    pub(crate) async fn next(&mut self, wal: &dyn WalSource) -> Result<Option<Next>> {
         let Some(span) = self.enter_span()? else { return Ok(None) };
         if self.bytes.is_empty() {
             let from = Position { thread: self.thread, timeline: span.timeline, lsn: self.at };

@@ -11,6 +11,7 @@ use crate::identity::{
     ClusterId, ContentHash, Epoch, Incarnation, Membership, NodeId, Nonce, OperationId, OperationKind, PointName,
     ThreadId, TimelineId,
 };
+use crate::in_doubt::Resolved;
 use crate::position::Lsn;
 use crate::scn::Scn;
 use crate::time::WallMillis;
@@ -311,6 +312,18 @@ pub struct Branch {
     pub parent: Incarnation,
 }
 
+/// What a restore has decided of every transaction that was prepared at its cut. Written once, before any node acts on it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Resolutions {
+    /// Who wrote this.
+    pub nonce: Nonce,
+    /// Which restore.
+    pub operation: OperationId,
+    /// Each node's halves.
+    pub resolved: Vec<Resolved>,
+}
+
 impl Object for Cluster {
     const KIND: &'static str = "cluster";
 }
@@ -331,6 +344,9 @@ impl Object for NameClaim {
 }
 impl Object for Outcome {
     const KIND: &'static str = "outcome";
+}
+impl Object for Resolutions {
+    const KIND: &'static str = "in-doubt";
 }
 impl Object for NodeOpened {
     const KIND: &'static str = "opened";

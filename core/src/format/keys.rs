@@ -52,6 +52,11 @@ pub fn plans(operation: OperationId) -> String {
     format!("operations/{operation}/plan-")
 }
 
+/// What a restore has decided of what was in doubt at its cut.
+pub fn in_doubt(operation: OperationId) -> String {
+    format!("operations/{operation}/in-doubt")
+}
+
 /// That a node is being opened by a restore.
 pub fn opened(operation: OperationId, node: NodeId) -> String {
     format!("{}{:05}", opened_by(operation), node.get())

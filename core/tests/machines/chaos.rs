@@ -15,6 +15,7 @@ use sheetanchor_core::identity::{
     ByteCount, ClusterId, ContentHash, Epoch, HoldId, Incarnation, LifeId, Membership, NodeId, OperationId,
     OperationKind, ThreadId, TimelineId,
 };
+use sheetanchor_core::in_doubt::Held;
 use sheetanchor_core::point::{self, FencedPoint, Floor};
 use sheetanchor_core::position::Lsn;
 use sheetanchor_core::refusal::{Code, Refusal};
@@ -51,6 +52,12 @@ fn answers() -> impl Strategy<Value = Result<Answer>> {
         Answer::CutMade { until: place(other, 60), proof: Lsn::new(0) },
         Answer::CutMade { until: place(node, 60), proof: Lsn::new(70) },
         Answer::Pins(Vec::new()),
+        Answer::Reached { scn: Scn::new(103), until: place(node, 60), in_doubt: Vec::new() },
+        Answer::Reached {
+            scn: Scn::new(103),
+            until: place(node, 60),
+            in_doubt: vec![Held { gid: "g".into(), transaction: "7".into() }],
+        },
     ];
     let refusal = |code| Err(Refusal::new(code, "refused").into());
     let mut all: Vec<Result<Answer>> = sound.into_iter().map(Ok).collect();
@@ -122,6 +129,7 @@ fn restore_event((node, step, answer, kind, _): Draw) -> restore::Event {
         1 => restore::Event::Cancelled,
         2 => restore::Event::Elapsed,
         3 => restore::Event::Settled(settled(answer)),
+        4 => restore::Event::Judged(settled(answer)),
         _ => restore::Event::Answered(step, NodeId::new(node), answer),
     }
 }

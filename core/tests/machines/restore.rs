@@ -5,6 +5,7 @@ use std::collections::VecDeque;
 use sheetanchor_core::error::Result;
 use sheetanchor_core::format::catalog::{Cut, ThreadCut};
 use sheetanchor_core::identity::{ContentHash, Epoch, NodeId, ThreadId, TimelineId};
+use sheetanchor_core::in_doubt::Held;
 use sheetanchor_core::position::Lsn;
 use sheetanchor_core::refusal::{Code, Refusal};
 use sheetanchor_core::request::{Answer, Request};
@@ -30,7 +31,7 @@ fn answer_restore(node: NodeId, request: &Request) -> Answer {
     match request {
         Request::Enlist { .. } => Answer::Enlisted { life: LIFE, epoch: Epoch::new(1) },
         Request::Stage { .. } | Request::Recover { .. } | Request::Open { .. } | Request::Discard => Answer::Done,
-        Request::Prove { .. } => Answer::Reached { scn: Scn::new(103), until: place(node, 60) },
+        Request::Prove { .. } => Answer::Reached { scn: Scn::new(103), until: place(node, 60), in_doubt: Vec::new() },
         other => panic!("asked to {}", other.word()),
     }
 }
@@ -58,6 +59,11 @@ fn run_restore(
                     None => continue,
                 }
             }
+            restore::Effect::Judge(in_doubt) => {
+                let nodes: Vec<String> = in_doubt.keys().map(ToString::to_string).collect();
+                done.push(format!("judge {}", nodes.join(" and ")));
+                restore::Event::Judged(settles.clone())
+            }
             restore::Effect::Decide(_) => {
                 done.push("decide".into());
                 restore::Event::Settled(settles.clone())
@@ -81,12 +87,55 @@ fn no_node_opens_before_all_have_proven_the_cut_and_the_incarnation_is_decided()
     assert_eq!(done.join(", "), wanted);
 }
 
+/// Nodes 2 and 3 have something prepared.
+fn answer_in_doubt(node: NodeId, request: &Request) -> Answer {
+    match request {
+        Request::Prove { .. } if node != NodeId::new(1) => {
+            let held = Held { gid: "g".into(), transaction: "7".into() };
+            Answer::Reached { scn: Scn::new(103), until: place(node, 60), in_doubt: vec![held] }
+        }
+        Request::Resolve { .. } => Answer::Done,
+        _ => answer_restore(node, request),
+    }
+}
+
+#[test]
+fn what_is_in_doubt_is_decided_and_resolved_on_every_node_before_the_incarnation_is() {
+    let (done, outcome) = run_restore(false, |node, request| Some(Ok(answer_in_doubt(node, request))), &Ok(()));
+    assert_eq!(outcome, Ok(()));
+    let wanted = "prove 3, judge 2 and 3, resolve 1, resolve 2, resolve 3, decide, open 1, open 2, open 3";
+    assert!(done.join(", ").ends_with(wanted), "{done:?}");
+}
+
+#[test]
+fn a_node_that_is_staged_again_after_the_decision_is_resolved_as_it_was_decided() {
+    let (done, outcome) = run_restore(true, |node, request| Some(Ok(answer_in_doubt(node, request))), &Ok(()));
+    assert_eq!(outcome, Ok(()));
+    let wanted = "prove 3, resolve 1, resolve 2, resolve 3, open 1, open 2, open 3";
+    assert!(done.join(", ").ends_with(wanted), "{done:?}");
+}
+
+#[test]
+fn a_restore_whose_doubts_cannot_be_decided_or_resolved_opens_nothing() {
+    let failed = Err(Refusal::new(Code::Damaged, "no catalog").into());
+    let (done, outcome) = run_restore(false, |node, request| Some(Ok(answer_in_doubt(node, request))), &failed);
+    assert_eq!(code(&outcome), "SA002");
+    assert!(done.contains(&"discard 1".into()) && !done.contains(&"decide".into()), "{done:?}");
+    let silent = |node, request: &Request| match request {
+        Request::Resolve { .. } if node == NodeId::new(2) => None,
+        _ => Some(Ok(answer_in_doubt(node, request))),
+    };
+    let (done, outcome) = run_restore(false, silent, &Ok(()));
+    assert_eq!(code(&outcome), "SA201");
+    assert!(done.contains(&"discard 1".into()) && !done.contains(&"decide".into()), "{done:?}");
+}
+
 #[test]
 fn a_node_beside_the_cut_ends_the_restore() {
     for lsn in [59, 61] {
         let answer = |node: NodeId, request: &Request| match request {
             Request::Prove { .. } if node == NodeId::new(2) => {
-                Some(Ok(Answer::Reached { scn: Scn::new(103), until: place(node, lsn) }))
+                Some(Ok(Answer::Reached { scn: Scn::new(103), until: place(node, lsn), in_doubt: Vec::new() }))
             }
             _ => Some(Ok(answer_restore(node, request))),
         };
@@ -128,12 +177,13 @@ fn a_cut_that_was_sought_is_where_all_nodes_prove_it_at_one_scn() {
                 restore::Effect::Ask(step, node, request) => {
                     let answer = match request {
                         Request::Prove { .. } if node == NodeId::new(2) => {
-                            Answer::Reached { scn: Scn::new(scn), until: place(node, lsn) }
+                            Answer::Reached { scn: Scn::new(scn), until: place(node, lsn), in_doubt: Vec::new() }
                         }
                         _ => answer_restore(node, &request),
                     };
                     effects.extend(machine.step(ms(0), restore::Event::Answered(step, node, Ok(answer))));
                 }
+                restore::Effect::Judge(_) => panic!("nothing is in doubt"),
                 restore::Effect::Decide(cut) => return Ok(cut.threads[&ThreadId::new(2)].until),
                 restore::Effect::Abort(why) => return Err(why.refusal().unwrap().code),
                 restore::Effect::Finish(outcome) => panic!("{outcome:?}"),
@@ -175,7 +225,9 @@ fn a_restore_that_is_decided_stages_what_was_lost_and_opens_all_that_can_be_open
     });
     assert_eq!(gone_on, ("1 2 3".into(), None), "one that is open and has gone on from the cut");
     let beside = open(|request| match request {
-        Request::Prove { .. } => Some(Ok(Answer::Reached { scn: Scn::new(103), until: place(NodeId::new(1), 61) })),
+        Request::Prove { .. } => {
+            Some(Ok(Answer::Reached { scn: Scn::new(103), until: place(NodeId::new(1), 61), in_doubt: Vec::new() }))
+        }
         _ => Some(Ok(answer_restore(NodeId::new(1), request))),
     });
     assert_eq!(beside, ("2 3".into(), Some("SA403".into())), "one beside the cut");
@@ -207,6 +259,7 @@ fn a_restore_that_stops_on_arrival_proves_the_cut_and_decides_nothing() {
                 assert_eq!((outcome, proved), (Ok(()), 3));
                 return;
             }
+            restore::Effect::Judge(_) => panic!("nothing is in doubt"),
             restore::Effect::Decide(_) | restore::Effect::Abort(_) => panic!("{effect:?}"),
         }
     }

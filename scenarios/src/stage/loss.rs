@@ -24,8 +24,8 @@ impl Stage {
             }
         }
         self.expect("folders are wiped", wiped)?;
-        let (storage, pace) = (self.storage, self.pace);
-        self.world.start(&host(node), move |env| run_node(env, node, storage, pace));
+        let (storage, pace, two_phase) = (self.storage, self.pace, self.two_phase);
+        self.world.start(&host(node), move |env| run_node(env, node, storage, pace, two_phase));
         self.is_listening(node)
     }
 

@@ -237,8 +237,15 @@ impl Database for Toy {
     }
 
     async fn status(&self) -> Result<Status> {
-        let told =
-            |state, life, end| Status { state, life, scn: Scn::ZERO, frontier: Scn::ZERO, end, incarnation: None };
+        let told = |state, life, end| Status {
+            state,
+            life,
+            scn: Scn::ZERO,
+            frontier: Scn::ZERO,
+            end,
+            incarnation: None,
+            in_doubt: Vec::new(),
+        };
         if let Some(open) = self.open.lock().await.as_ref() {
             return Ok(told(State::Open, self.life, self.position(open.control.incarnation, open.end)));
         }

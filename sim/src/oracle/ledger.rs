@@ -19,6 +19,8 @@ pub const NOTHING_INVENTED: &str = "only committed transfers are restored, uncha
 pub const WHOLE: &str = "each transfer is restored whole";
 /// The sum of all balances stays.
 pub const CONSERVED: &str = "money is conserved";
+/// A transfer between two databases is on both or on none.
+pub const ATOMIC: &str = "a transfer between two databases is restored on both of them or on none";
 /// No effect without its cause.
 pub const CAUSAL: &str = "a transfer is restored only with all that were acknowledged before it began";
 
@@ -199,6 +201,32 @@ pub struct LedgerState {
     pub transfers: Vec<Transfer>,
 }
 
+/// Joins what databases that share nothing hold each by itself: a transfer is there if both databases that it touches have
+/// it. `found` is what each of them has, `homes` are the two that a transfer touches.
+///
+/// # Errors
+/// [`ATOMIC`], if only one of them has it.
+pub fn join_halves(
+    found: &[(u16, Transfer)],
+    homes: impl Fn(&Transfer) -> [u16; 2],
+) -> Result<Vec<Transfer>, Violation> {
+    let mut holders: BTreeMap<u64, (Transfer, Vec<u16>)> = BTreeMap::new();
+    for (database, transfer) in found {
+        holders.entry(transfer.id).or_insert_with(|| (*transfer, Vec::new())).1.push(*database);
+    }
+    for (id, (transfer, holders)) in &mut holders {
+        let mut homes = homes(transfer).to_vec();
+        homes.sort_unstable();
+        homes.dedup();
+        holders.sort_unstable();
+        if *holders != homes {
+            let detail = format!("transfer {id} is on {holders:?}, and belongs to {homes:?}");
+            return Err(Violation::new(ATOMIC, detail));
+        }
+    }
+    Ok(holders.into_values().map(|(transfer, _)| transfer).collect())
+}
+
 /// Judges a restored or recovered database against the history. The cut is inclusive; for a crash recovery, where all
 /// that was acknowledged must be there, it is the end of time.
 ///
@@ -371,6 +399,19 @@ mod tests {
         let mut extra = state(&[1]);
         extra.balances.insert(3, 0);
         assert_eq!(broken(&history(), scn(10), &extra), WHOLE);
+    }
+
+    #[test]
+    fn a_transfer_on_one_of_its_two_databases_is_seen() {
+        let homes = |_: &Transfer| [2, 1];
+        let on = |places: &[(u16, u64)]| {
+            let found: Vec<(u16, Transfer)> = places.iter().map(|(place, id)| (*place, transfer(*id))).collect();
+            join_halves(&found, homes).map_err(|violation| violation.invariant)
+        };
+        assert_eq!(on(&[(1, 7), (2, 7), (2, 8), (1, 8)]), Ok(vec![transfer(7), transfer(8)]));
+        for torn in [vec![(1, 7)], vec![(2, 7)], vec![(1, 7), (2, 7), (3, 7)], vec![(1, 7), (2, 7), (2, 8)]] {
+            assert_eq!(on(&torn), Err(ATOMIC), "{torn:?}");
+        }
     }
 
     #[test]

@@ -3,8 +3,10 @@
 use std::path::Path;
 
 use serde_json::json;
+use sheetanchor_core::format::catalog::Guarantee;
 use sheetanchor_core::format::manifest::Plan;
 use sheetanchor_core::identity::ByteCount;
+use sheetanchor_core::in_doubt::{Resolved, Verdict};
 use sheetanchor_engine::coordinator::{Manner, Planned, Restored};
 
 use super::backup::meaning;
@@ -36,7 +38,13 @@ pub async fn run(file: &Path, screen: &Screen, arguments: &RestoreArguments) -> 
     } else {
         connected.watched(coordinator.restore_in(&aim, manner)).await?
     };
-    let value = json!({ "restore": restored.operation, "plan": restored.plan, "is_open": restored.is_open });
+    let value = json!({
+        "restore": restored.operation,
+        "plan": restored.plan,
+        "is_open": restored.is_open,
+        "guarantee": restored.guarantee(),
+        "in_doubt": restored.in_doubt,
+    });
     screen.result(&describe(&restored), &value)
 }
 
@@ -51,7 +59,7 @@ fn preview(planned: &Planned) -> String {
         plan.incarnation,
         moment(plan),
         plan.opens,
-        guarantee(plan),
+        guarantee(plan.guarantee),
         steps(plan),
     )
 }
@@ -79,7 +87,8 @@ pub fn describe(restored: &Restored) -> String {
         plan.cut.scn,
         plan.incarnation,
         plan.opens,
-        guarantee(plan),
+        guarantee(restored.guarantee()),
+        in_doubt(&restored.in_doubt),
         steps(plan),
         clone(plan),
     )
@@ -98,8 +107,31 @@ fn clone(plan: &Plan) -> String {
 }
 
 /// A plan names its guarantee; `restore-point list` says how its cut was taken.
-fn guarantee(plan: &Plan) -> String {
-    format!("guarantee {}: {}", plan.guarantee.word(), meaning(plan.guarantee))
+fn guarantee(guarantee: Guarantee) -> String {
+    format!("guarantee {}: {}", guarantee.word(), meaning(guarantee))
+}
+
+/// What was prepared at the cut, and what became of it; what nobody could decide, with what to do about it.
+fn in_doubt(resolved: &[Resolved]) -> String {
+    if resolved.is_empty() {
+        return String::new();
+    }
+    let mut table = Table::new(["in doubt", "node", "transaction", "outcome"]);
+    for half in resolved {
+        let outcome = match half.verdict {
+            Verdict::Commit => "committed".to_owned(),
+            Verdict::Rollback => "rolled back".to_owned(),
+            Verdict::Left(why) => format!("LEFT IN DOUBT: {}", why.words()),
+        };
+        table.row([half.gid.clone(), half.node.to_string(), half.transaction.clone(), outcome]);
+    }
+    let left = resolved.iter().filter(|half| matches!(half.verdict, Verdict::Left(_))).count();
+    let hint = if left == 0 {
+        String::new()
+    } else {
+        format!("{left} are still prepared: end them by hand, alike on every node\n")
+    };
+    format!("{table}{hint}")
 }
 
 fn steps(plan: &Plan) -> String {

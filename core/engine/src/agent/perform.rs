@@ -78,6 +78,8 @@ impl Agent {
             Request::Stage { plan } => self.stage_plan(operation()?, plan).await,
             Request::Recover { plan } => self.recover(operation()?, plan).await,
             Request::Prove { plan } => self.prove(operation()?, plan).await,
+            Request::Search { plan, from, gids } => self.search(operation()?, plan, from, gids).await,
+            Request::Resolve { plan } => self.resolve(operation()?, plan).await,
             Request::Open { plan } => self.open(operation()?, plan).await,
             Request::Discard => self.discard(operation()?).await,
             Request::Pins => self.pins().await,
@@ -131,6 +133,7 @@ impl Agent {
             stamped: capabilities.stamped,
             frontier: status.frontier,
             missed: self.missed.get().filter(|missed| belonging.is_some_and(|own| own.incarnation < *missed)),
+            two_phase: capabilities.two_phase,
         })))
     }
 
@@ -238,7 +241,7 @@ impl Agent {
         Ok(Answer::Pins(pins.collect()))
     }
 
-    async fn plan(&self, operation: OperationId, hash: ContentHash) -> Result<Plan> {
+    pub(super) async fn plan(&self, operation: OperationId, hash: ContentHash) -> Result<Plan> {
         let plan = self.repository.plan(operation, hash).await?;
         let cluster = self.repository.cluster().await?;
         if plan.operation != operation || plan.cluster != cluster.id {
@@ -317,14 +320,14 @@ impl Agent {
             return Ok(Answer::Done);
         }
         if matches!(status.state, State::Reached | State::Open) {
-            return Ok(Answer::Reached { scn: status.scn, until: status.end });
+            return Ok(Answer::Reached { scn: status.scn, until: status.end, in_doubt: status.in_doubt });
         }
         let message = format!("node {} is `{}`, not at a cut", self.config.node, state_word(status.state));
         Err(Refusal::new(Code::CutMissed, message).into())
     }
 
     /// What another restore has staged here must not pass for this one's: its disk may have died in between.
-    async fn check_folder(&self, operation: OperationId) -> Result<()> {
+    pub(super) async fn check_folder(&self, operation: OperationId) -> Result<()> {
         match state::marker(&self.env, &self.config).await? {
             Some(marker) if marker.operation != operation => Err(other_restore(&marker)),
             Some(_) | None => Ok(()),
@@ -440,9 +443,9 @@ fn state_word(state: State) -> &'static str {
 }
 
 /// The plan's WAL, read back piece by piece.
-struct ArchivedWal<'a> {
-    repository: &'a Repository,
-    plan: &'a Plan,
+pub(super) struct ArchivedWal<'a> {
+    pub(super) repository: &'a Repository,
+    pub(super) plan: &'a Plan,
 }
 
 #[async_trait]

@@ -37,8 +37,8 @@ impl Coordinator {
     /// `0A000` if the method needs a fence and the engine has none; `SA112` if a node's database is not open; whatever
     /// the nodes refuse with. Then nothing was published, and no pin outlives its lease.
     pub async fn backup(&self, label: Option<PointName>, method: Method) -> Result<Sealed> {
-        let footing = self.footing().await?;
-        let seen = self.check_primitive(&footing, method).await?;
+        let mut footing = self.footing().await?;
+        let seen = self.check_primitive(&mut footing, method).await?;
         if let Some(node) = seen.values().find(|description| description.state != "open") {
             return Err(Refusal::new(
                 Code::DatabaseDown,

@@ -12,7 +12,7 @@ use core::time::Duration;
 
 use sheetanchor_core::error::Result;
 use sheetanchor_core::expiry::{Keep, choose, objects_to_remove, wal_floor, wal_to_remove};
-use sheetanchor_core::format::catalog::{Condemned, Ending, IncarnationObject, Seal};
+use sheetanchor_core::format::catalog::{Condemned, Ending, IncarnationObject, Point, Seal};
 use sheetanchor_core::format::{keys, manifest::Manifest};
 use sheetanchor_core::identity::{OperationId, OperationKind, ThreadId};
 use sheetanchor_core::lineage::Lineage;
@@ -144,9 +144,13 @@ impl Coordinator {
         let incarnations = self.repository.incarnations().await?;
         let lineage = Lineage::of(&incarnations)?;
         let members = self.repository.members().await?;
+        let mut points: Vec<Point> = Vec::new();
+        if kept.iter().any(|manifest| !manifest.shared) {
+            points.extend(self.repository.whole_catalog().await?.points.into_iter().map(|(_, point)| point));
+        }
         let mut wal = Vec::new();
         for object in &incarnations {
-            let floor = wal_floor(object.incarnation, current, &lineage, kept);
+            let floor = wal_floor(object.incarnation, current, &lineage, kept, &points);
             for thread in members.nodes.keys().copied().map(ThreadId::of) {
                 let keys = self.repository.bucket().list(&keys::wal_thread(object.incarnation, thread)).await?;
                 wal.extend(wal_to_remove(thread, &keys, &floor));

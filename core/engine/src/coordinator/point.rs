@@ -36,22 +36,24 @@ impl Coordinator {
     /// # Errors
     /// `0A000` if the engine lacks what the method needs; else as [`Coordinator::create_point`].
     pub async fn create_point_by(&self, name: PointName, method: Method) -> Result<(OperationId, Point)> {
-        let footing = self.footing().await?;
+        let mut footing = self.footing().await?;
         if method == Method::Alone {
             let message = "each node by itself is no state of the cluster: a restore point is taken by fence or by scn";
             return Err(Refusal::new(Code::NotSupported, message).into());
         }
-        self.check_primitive(&footing, method).await?;
+        self.check_primitive(&mut footing, method).await?;
         self.take_point(&footing, Some(name), method, &Floor::default(), is_busy).await
     }
 
-    /// Refuses at once what some node cannot do, before anything is registered; answers every node's description.
+    /// Refuses at once what some node cannot do, before anything is registered; answers every node's description, and notes
+    /// what all of them say about transactions over several nodes.
     pub(super) async fn check_primitive(
         &self,
-        footing: &Footing,
+        footing: &mut Footing,
         method: Method,
     ) -> Result<BTreeMap<NodeId, Description>> {
         let seen = self.survey(footing).await?;
+        footing.two_phase = seen.values().all(|node| node.two_phase);
         let name = |node: &Description| format!("node {} ({} {})", node.node, node.engine, node.version);
         let unfenced = seen.values().find(|node| node.fence != FenceSeen::Ready);
         let unstamped = seen.values().find(|node| !node.stamped);
@@ -172,13 +174,19 @@ impl PointPerformer<'_> {
         pump::run(env, self.term.operation, &mut machine, self, cancel, watcher.as_deref()).await
     }
 
+    /// Shared storage has one commit record per transaction: it is there, or it is not. How far causality reaches is the
+    /// method's to say. On databases that share nothing two-phase commit does it, but under a fence only: a PREPARE may be
+    /// stamped above an SCN, and the commit that followed it elsewhere below.
+    fn guarantee(&self) -> Guarantee {
+        let resolved = self.footing.two_phase && self.method == Method::Fence;
+        if self.footing.members.shared || resolved { Guarantee::Atomic } else { Guarantee::Causal }
+    }
+
     fn point(&self, cut: Cut) -> Point {
         Point {
             cut,
             ended_ms: self.coordinator.env.clock.wall(),
-            // Shared storage has one commit record per transaction: it is there, or it is not. How far causality reaches is
-            // the method's to say.
-            guarantee: if self.footing.members.shared { Guarantee::Atomic } else { Guarantee::Causal },
+            guarantee: self.guarantee(),
             incarnation: self.footing.incarnation,
             membership: self.footing.members.membership,
             method: self.method,

@@ -8,10 +8,13 @@ use core::time::Duration;
 
 use futures_util::future::BoxFuture;
 use sheetanchor_core::error::{Error, Result};
-use sheetanchor_core::format::catalog::{Branch, Cut, IncarnationObject, IncarnationState, Opened, Registered};
+use sheetanchor_core::format::catalog::{
+    Branch, Cut, Guarantee, IncarnationObject, IncarnationState, Opened, Registered,
+};
 use sheetanchor_core::format::manifest::Plan;
 use sheetanchor_core::format::{self, keys};
 use sheetanchor_core::identity::{ContentHash, Incarnation, NodeId, OperationId, OperationKind};
+use sheetanchor_core::in_doubt::{Resolved, Verdict};
 use sheetanchor_core::plan::Aim;
 use sheetanchor_core::refusal::{Code, Refusal};
 use sheetanchor_core::request::{Answer, Request};
@@ -19,6 +22,7 @@ use sheetanchor_core::restore::{Effect, Event, Order, Restore};
 use sheetanchor_core::round::name_nodes;
 
 use super::copy::origin_of;
+use super::in_doubt::resolutions;
 use super::{Coordinator, Footing, Term, abort_of};
 use crate::pump::{self, Perform, Performed};
 use crate::repository::Created;
@@ -36,8 +40,18 @@ pub struct Restored {
     pub operation: OperationId,
     /// What it did.
     pub plan: Plan,
+    /// What it decided of every transaction that was in doubt at the cut.
+    pub in_doubt: Vec<Resolved>,
     /// Whether it is open; else all nodes stand at the cut, proven and closed, until the restore is taken up or aborted.
     pub is_open: bool,
+}
+
+impl Restored {
+    /// What is said about the nodes together: the cut's guarantee, unless something was left in doubt.
+    pub fn guarantee(&self) -> Guarantee {
+        let left = self.in_doubt.iter().any(|half| matches!(half.verdict, Verdict::Left(_)));
+        if left { self.plan.guarantee.min(Guarantee::Causal) } else { self.plan.guarantee }
+    }
 }
 
 /// How a restore is run.
@@ -164,14 +178,15 @@ impl Coordinator {
             limits: self.limits.restore,
         };
         let mut machine = Restore::new(order);
-        let performer = RestorePerformer { coordinator: self, footing, term, plan: &plan };
+        let performer = RestorePerformer { coordinator: self, footing, term, plan: &plan, hash };
         let outcome: Result<()> =
             pump::run(&self.env, term.operation, &mut machine, &performer, &self.cancel, self.watcher.as_deref()).await;
         self.settle_source(performer.plan, outcome.is_ok() && !stop).await?;
         outcome?;
         let phase = if stop { "stopped" } else { "opened" };
         tracing::info!(target: "sheetanchor::phase", operation = %term.operation, incarnation = %plan.opens, phase);
-        Ok(Restored { operation: term.operation, plan, is_open: !stop })
+        let in_doubt = resolutions(&self.repository, term.operation).await?;
+        Ok(Restored { operation: term.operation, plan, in_doubt, is_open: !stop })
     }
 
     /// Makes failure the outcome of a restore: the number of its incarnation is never used.
@@ -225,16 +240,17 @@ impl Course {
     }
 }
 
-struct RestorePerformer<'a> {
-    coordinator: &'a Coordinator,
-    footing: &'a Footing,
-    term: Term,
-    plan: &'a Plan,
+pub(super) struct RestorePerformer<'a> {
+    pub(super) coordinator: &'a Coordinator,
+    pub(super) footing: &'a Footing,
+    pub(super) term: Term,
+    pub(super) plan: &'a Plan,
+    pub(super) hash: ContentHash,
 }
 
 impl RestorePerformer<'_> {
     /// Asks until the node answers: it may restart meanwhile, and then knows nothing of the operation.
-    async fn ask(&self, node: NodeId, request: &Request) -> Result<Answer> {
+    pub(super) async fn ask(&self, node: NodeId, request: &Request) -> Result<Answer> {
         let header = self.footing.header(node, Some(self.term));
         let mut unknown = 0;
         loop {
@@ -286,6 +302,7 @@ impl Perform<Restore, Result<()>> for RestorePerformer<'_> {
                 Effect::Ask(step, node, request) => {
                     Performed::Event(Event::Answered(step, node, self.ask(node, &request).await))
                 }
+                Effect::Judge(in_doubt) => Performed::Event(Event::Judged(self.judge(&in_doubt).await)),
                 Effect::Decide(cut) => Performed::Event(Event::Settled(self.decide(cut).await)),
                 Effect::Abort(why) => {
                     let registered = self.coordinator.repository.registered(self.term.operation).await;

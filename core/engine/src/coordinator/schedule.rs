@@ -42,8 +42,8 @@ impl Coordinator {
     /// # Errors
     /// What keeps every point from being taken: `0A000`, a repository or membership that does not fit, a bad name.
     pub async fn take_points_every(&self, every: &Every, mut show: impl FnMut(&Tick) + Send) -> Result<Tally> {
-        let footing = self.footing().await?;
-        self.check_primitive(&footing, every.method).await?;
+        let mut footing = self.footing().await?;
+        self.check_primitive(&mut footing, every.method).await?;
         let clock = &self.env.clock;
         let mut schedule = Schedule::new(clock.now(), every.interval);
         loop {

@@ -250,7 +250,15 @@ impl PostgresDatabase {
 
     pub(super) fn status_of(&self, state: State, end: Lsn) -> Status {
         let end = self.position(TimelineId::new(0), end);
-        Status { state, life: LifeId::new(0), scn: self.scn_seen(), frontier: Scn::ZERO, end, incarnation: None }
+        Status {
+            state,
+            life: LifeId::new(0),
+            scn: self.scn_seen(),
+            frontier: Scn::ZERO,
+            end,
+            incarnation: None,
+            in_doubt: Vec::new(),
+        }
     }
 
     /// What a server says that is not open yet.
@@ -318,7 +326,7 @@ impl PostgresDatabase {
 #[async_trait]
 impl Database for PostgresDatabase {
     fn capabilities(&self) -> Capabilities {
-        Capabilities { storage: Storage::PerNode, stamped: false, fence: self.fence.is_proven(), two_phase: true }
+        Capabilities { storage: Storage::PerNode, stamped: false, fence: self.fence.is_proven(), two_phase: false }
     }
 
     fn data_folder(&self) -> &str {

@@ -361,6 +361,7 @@ impl State {
                     let asked = Asked { restore, epoch: slot.epoch, step, node, request };
                     self.sent.insert(name_of(&asked), asked);
                 }
+                restore::Effect::Judge(_) => panic!("nothing is prepared on these nodes"),
                 restore::Effect::Decide(_) => slot.waits = Waits::Decide,
                 restore::Effect::Abort(_) => slot.waits = Waits::Abort,
                 restore::Effect::Finish(outcome) => slot.refused |= outcome.is_err(),

@@ -167,7 +167,11 @@ impl Node {
                 }
                 if self.folder.is_some_and(|folder| folder.reached) || fault == Fault::ProvesUnrecovered {
                     let (thread, timeline) = (ThreadId::of(self.id), TimelineId::new(1));
-                    return Ok(Answer::Reached { scn: Scn::new(9), until: Position { thread, timeline, lsn: CUT } });
+                    return Ok(Answer::Reached {
+                        scn: Scn::new(9),
+                        until: Position { thread, timeline, lsn: CUT },
+                        in_doubt: Vec::new(),
+                    });
                 }
                 refuse(Code::CutMissed)
             }
