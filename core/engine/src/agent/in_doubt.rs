@@ -38,7 +38,7 @@ impl Agent {
         if from >= cut.until {
             return Ok(Answer::Searched(Searched { traces: Vec::new(), whole: true }));
         }
-        let mut headers = self.repository.wal_headers(plan.incarnation, thread).await?;
+        let mut headers = self.origin(&plan).await?.wal_headers(plan.incarnation, thread).await?;
         headers.retain(|(_, header)| header.timeline == cut.timeline);
         let reach = Reach::from(from, headers);
         if reach.until().is_none_or(|until| until < cut.until) {
@@ -58,7 +58,7 @@ impl Agent {
             gids: gids.into_iter().collect(),
         };
         let searched = Plan { threads: BTreeMap::from([(thread, ThreadPlan { spans: Vec::from([span]) })]), ..plan };
-        let source = ArchivedWal { repository: &self.repository, plan: &searched };
+        let source = ArchivedWal { repository: self.origin(&searched).await?, plan: &searched };
         let traces = self.database.search(&wanted, &source).await?;
         Ok(Answer::Searched(Searched { traces, whole: true }))
     }

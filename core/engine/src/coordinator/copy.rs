@@ -219,5 +219,5 @@ fn unopened(cluster: Cluster, members: Members) -> Footing {
         scn_floor: Scn::ZERO,
         scn_offset_ms: 0,
     };
-    Footing { cluster, members, incarnation: FIRST, opened, next: FIRST }
+    Footing { cluster, members, incarnation: FIRST, opened, next: FIRST, two_phase: false }
 }
