@@ -55,6 +55,8 @@ pub enum EngineSetup {
         run_as: Option<String>,
         /// How its WAL comes into the archive.
         wal: WalRoad,
+        /// Where a restore puts tablespaces that were elsewhere.
+        tablespaces: BTreeMap<String, String>,
     },
     /// A node of the embedded database, which runs in the agent's process.
     Refdb {
@@ -139,6 +141,8 @@ struct WrittenNode {
     run_as: Option<Spanned<String>>,
     wal: Option<Spanned<String>>,
     rpo_s: Option<Spanned<u64>>,
+    #[serde(default)]
+    tablespaces: BTreeMap<String, Spanned<String>>,
 }
 
 #[derive(Debug, Default, Deserialize)]

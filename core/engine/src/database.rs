@@ -308,6 +308,13 @@ pub trait Database: Send + Sync {
     /// captured. WAL, locks, pins and temporary files are left out.
     async fn files(&self) -> Result<Vec<SourceFile>>;
 
+    /// Where the captured link `name`, which led to `target`, is to lead in a folder that is restored. `SA407` where it may
+    /// lead nowhere. A restore fills the folder there, which must be empty.
+    fn link_target(&self, name: &str, target: &str) -> Result<String> {
+        let message = format!("{name} led to {target}, and this engine knows no links");
+        Err(Refusal::new(Code::UnsafePath, message).into())
+    }
+
     /// Checks the pages in `bytes`, which start at `offset` of file `name` (a multiple of 64 KiB).
     fn check_pages(&self, name: &str, offset: u64, bytes: &[u8]) -> PageVerdict;
 

@@ -65,7 +65,7 @@ async fn open(
     setup: &NodeSetup,
 ) -> Result<(Arc<dyn Database>, Option<Arc<refdb::Node>>)> {
     match &setup.engine {
-        EngineSetup::Postgres { connection, bin, run_as, wal } => {
+        EngineSetup::Postgres { connection, bin, run_as, wal, tablespaces } => {
             let config = PostgresConfig {
                 node,
                 data: setup.data.clone(),
@@ -74,6 +74,7 @@ async fn open(
                 run_as: run_as.clone(),
                 log: format!("{}/postgres.log", setup.state),
                 wal: *wal,
+                tablespaces: tablespaces.clone(),
             };
             Ok((Arc::new(PostgresDatabase::new(config)?), None))
         }

@@ -114,11 +114,14 @@ impl Seen {
                 bin: node.bin.as_ref().map(|bin| bin.get_ref().clone()),
                 run_as: node.run_as.as_ref().map(|user| user.get_ref().clone()),
                 wal: wal_road(id, node)?,
+                tablespaces: tablespaces(node)?,
             }),
             "refdb" => {
                 let odd = node.bin.as_ref().or(node.run_as.as_ref()).or(node.wal.as_ref()).map(Spanned::span);
-                if let Some(span) = odd.or(node.rpo_s.as_ref().map(Spanned::span)) {
-                    let message = format!("`bin`, `run_as`, `wal` and `rpo_s` of node {id} mean nothing to refdb");
+                let odd = odd.or(node.rpo_s.as_ref().map(Spanned::span));
+                if let Some(span) = odd.or(node.tablespaces.values().next().map(Spanned::span)) {
+                    let message =
+                        format!("`bin`, `run_as`, `wal`, `rpo_s` and `tablespaces` of node {id} mean nothing to refdb");
                     return Err(Wrong { code: Code::ConfigInvalid, message, span });
                 }
                 self.address(&node.connection, &format!("the database of node {id}"))?;
@@ -177,6 +180,25 @@ fn wal_road(id: NodeId, node: &WrittenNode) -> Result<WalRoad, Wrong> {
             Err(wrong(given, Code::ConfigInvalid, message))
         }
     }
+}
+
+/// Where a restore puts tablespaces: each in a folder of its own.
+fn tablespaces(node: &WrittenNode) -> Result<BTreeMap<String, String>, Wrong> {
+    let mut map = BTreeMap::new();
+    for (from, to) in &node.tablespaces {
+        if !is_plain_folder(from) || !is_plain_folder(to.get_ref()) {
+            let message = format!("the tablespace `{from}` = `{}`: both must be absolute, in plain form", to.get_ref());
+            return Err(wrong(to, Code::ConfigInvalid, message));
+        }
+        for folder in [node.data.get_ref(), node.state.get_ref()].into_iter().chain(map.values()) {
+            if lies_in(to.get_ref(), folder) || lies_in(folder, to.get_ref()) {
+                let message = format!("the tablespace's folder {} and {folder} lie in one another", to.get_ref());
+                return Err(wrong(to, Code::DuplicateIdentity, message));
+            }
+        }
+        map.insert(from.clone(), to.get_ref().clone());
+    }
+    Ok(map)
 }
 
 /// No folder that one node writes to may lie in one of another, or of its own: a restore empties and fills `data`.
@@ -294,6 +316,7 @@ drain_ms = 500
             ("/var/lib/sheetanchor/2", "/srv/pg/1/state"),
             ("data = \"/srv/pg/2\"", "data = \"/srv/pg/1\""),
             ("data = \"/srv/pg/2\"", "data = \"/srv/pg/1/2\""),
+            ("data = \"/srv/pg/1\"", "data = \"/srv/pg/1\"\ntablespaces = { \"/a\" = \"/srv/pg/1/a\" }"),
         ] {
             assert_eq!(refused(&replaced(POSTGRES, from, to)).0, Code::DuplicateIdentity, "{from} -> {to}");
         }
@@ -317,6 +340,7 @@ drain_ms = 500
             ("engine = \"postgres\"", "wal = \"carrier pigeon\"\nengine = \"postgres\"", 8),
             ("engine = \"postgres\"", "rpo_s = 0\nengine = \"postgres\"", 8),
             ("engine = \"postgres\"", "rpo_s = 5\nwal = \"folder\"\nengine = \"postgres\"", 9),
+            ("engine = \"postgres\"", "tablespaces = { \"/a\" = \"b\" }\nengine = \"postgres\"", 8),
             ("file:///srv/sheetanchor", "s3://srv/sheetanchor", 3),
             ("file:///srv/sheetanchor", "file://srv/sheetanchor", 3),
             ("file:///srv/sheetanchor", "file:///srv/../sheetanchor", 3),

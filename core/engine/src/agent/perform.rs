@@ -408,7 +408,7 @@ impl Agent {
             }
         }
         self.database.stop().await?;
-        self.clear_folder().await?;
+        self.clear_staged(&plan).await?;
         state::unmark(&self.env, &self.config).await?;
         Ok(Answer::Done)
     }

@@ -112,6 +112,7 @@ impl Agent {
         let folder = self.database.data_folder();
         progress.send_modify(|progress| progress.total = unit.bytes);
         let entries = entries(&self.repository, unit).await?;
+        let targets = self.link_targets(&entries)?;
         self.env.disk.create_folder(folder).await?;
         let (control, others): (Vec<Staged>, Vec<Staged>) =
             entries.into_iter().partition(|staged| staged.entry.name == self.database.control_file());
@@ -120,8 +121,13 @@ impl Agent {
                 Refusal::new(Code::Damaged, format!("the backup has no {}", self.database.control_file())).into()
             );
         }
+        let others = others.into_iter().filter(|staged| !matches!(staged.entry.content, FileContent::Link(_)));
         let (folders, files): (Vec<Staged>, Vec<Staged>) =
-            others.into_iter().partition(|staged| staged.entry.content == FileContent::Folder);
+            others.partition(|staged| staged.entry.content == FileContent::Folder);
+        // What lies behind a link is reached through it.
+        for (name, target) in &targets {
+            self.stage_link(&format!("{folder}/{name}"), target).await?;
+        }
         for staged in &folders {
             self.env.disk.create_folder(&format!("{folder}/{}", staged.entry.name)).await?;
         }
@@ -135,6 +141,8 @@ impl Agent {
             folders.iter().map(|staged| format!("{folder}/{}", staged.entry.name)).collect();
         synced.extend(files.iter().map(|staged| String::from(parent(&format!("{folder}/{}", staged.entry.name)))));
         synced.insert(String::from(folder));
+        synced.extend(targets.iter().map(|(name, _)| String::from(parent(&format!("{folder}/{name}")))));
+        synced.extend(targets.iter().flat_map(|(_, target)| [target.clone(), String::from(parent(target))]));
         for path in synced.iter().rev() {
             self.env.disk.sync_dir(path).await?;
         }
@@ -169,6 +177,34 @@ impl Agent {
         self.check_empty(self.database.data_folder()).await?;
         self.mark(plan, hash, MarkerPhase::Staging).await?;
         Ok(true)
+    }
+
+    /// Each link of a unit and where it is to lead.
+    fn link_targets(&self, entries: &[Staged]) -> Result<Vec<(String, String)>> {
+        let mut targets = Vec::new();
+        for staged in entries {
+            if let FileContent::Link(target) = &staged.entry.content {
+                let name = staged.entry.name.clone();
+                let target = self.database.link_target(&name, target)?;
+                targets.push((name, target));
+            }
+        }
+        Ok(targets)
+    }
+
+    /// Makes a link and the folder that it leads to, which must be empty. A link that is there durably says that it was: what
+    /// lies behind it is this restore's.
+    async fn stage_link(&self, path: &str, target: &str) -> Result<()> {
+        if self.env.disk.metadata(path).await?.is_some_and(|metadata| metadata.kind == EntryKind::Link)
+            && self.env.disk.read_link(path).await? == target
+        {
+            return Ok(());
+        }
+        self.check_empty(target).await?;
+        self.env.disk.create_folder(target).await?;
+        self.env.disk.create_folder(parent(path)).await?;
+        self.env.disk.symlink(target, path).await?;
+        Ok(self.env.disk.sync_dir(parent(path)).await?)
     }
 
     /// Whether the incarnation of a plan is its restore's already.
@@ -217,13 +253,7 @@ impl Agent {
         }
         let path = format!("{folder}/{}", staged.entry.name);
         match &staged.entry.content {
-            FileContent::Folder => {}
-            FileContent::Link(target) => {
-                if self.env.disk.metadata(&path).await?.is_some() {
-                    self.env.disk.remove(&path).await?;
-                }
-                self.env.disk.symlink(target, &path).await?;
-            }
+            FileContent::Folder | FileContent::Link(_) => {}
             FileContent::File(chunks) => {
                 let length = chunks.iter().map(|chunk| chunk.length.get()).sum();
                 if !self.is_staged(&path, chunks, length).await? {
@@ -273,11 +303,27 @@ impl Agent {
         Ok(file.sync().await?)
     }
 
-    /// Removes everything below the data folder.
-    pub(super) async fn clear_folder(&self) -> Result<()> {
+    /// Removes what a restore has staged: everything below the data folder, and what lies behind the links that it has made.
+    pub(super) async fn clear_staged(&self, plan: &Plan) -> Result<()> {
         let root = String::from(self.database.data_folder());
-        if self.env.disk.metadata(&root).await?.is_none() {
+        let found = self.clear_folder(root.clone()).await?;
+        if found.is_empty() {
             return Ok(());
+        }
+        let Some(unit) = plan.units.get(&self.config.node) else { return Ok(()) };
+        for (name, target) in self.link_targets(&entries(&self.repository, unit).await?)? {
+            if found.contains(&(format!("{root}/{name}"), target.clone())) {
+                self.clear_folder(target).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Removes everything below a folder; answers the links that were there, and where they led.
+    async fn clear_folder(&self, root: String) -> Result<Vec<(String, String)>> {
+        let mut links = Vec::new();
+        if self.env.disk.metadata(&root).await?.is_none() {
+            return Ok(links);
         }
         let mut folders = Vec::from([root.clone()]);
         let mut found = Vec::new();
@@ -286,7 +332,11 @@ impl Agent {
                 let path = format!("{folder}/{}", entry.name);
                 match entry.kind {
                     EntryKind::Folder => folders.push(path),
-                    EntryKind::File | EntryKind::Link | EntryKind::Other => self.env.disk.remove(&path).await?,
+                    EntryKind::Link => {
+                        links.push((path.clone(), self.env.disk.read_link(&path).await?));
+                        self.env.disk.remove(&path).await?;
+                    }
+                    EntryKind::File | EntryKind::Other => self.env.disk.remove(&path).await?,
                 }
             }
             found.push(folder);
@@ -294,7 +344,8 @@ impl Agent {
         for folder in found.iter().skip(1).rev() {
             self.env.disk.remove_folder(folder).await?;
         }
-        Ok(self.env.disk.sync_dir(&root).await?)
+        self.env.disk.sync_dir(&root).await?;
+        Ok(links)
     }
 }
 

@@ -66,6 +66,8 @@ pub struct PostgresConfig {
     pub log: String,
     /// How its WAL comes into the archive.
     pub wal: WalRoad,
+    /// Where a restore puts a tablespace that was elsewhere: its folder then, and now, both absolute.
+    pub tablespaces: BTreeMap<String, String>,
 }
 
 /// The port to one PostgreSQL server.
@@ -446,10 +448,8 @@ impl Database for PostgresDatabase {
         let timeline = begun.map_or_else(TimelineId::default, |begun| begun.start.timeline);
         self.backups
             .end(label, |_, said| {
-                let mut files = vec![("backup_label".to_owned(), said.text(1)?.into_bytes())];
-                if let Some(map) = said.maybe(2)?.filter(|map| !map.is_empty()) {
-                    files.push(("tablespace_map".to_owned(), map.into_bytes()));
-                }
+                // Not the map of tablespaces: a server that finds one leads its links to where they led before.
+                let files = vec![("backup_label".to_owned(), said.text(1)?.into_bytes())];
                 Ok(Ended { stop: self.position(timeline, said.lsn(0)?), scn: self.scn_seen(), files })
             })
             .await
@@ -463,9 +463,23 @@ impl Database for PostgresDatabase {
     async fn files(&self) -> Result<Vec<SourceFile>> {
         // It must run, and learning whether its pages carry checksums is the other half of this call.
         self.session().await?;
-        let data = self.data().to_owned();
+        let (data, major) = (self.data().to_owned(), self.major()?.unwrap_or_default());
         // A refusal passes through a call that knows faults only.
-        blocking(move || Ok(files::list(&data))).await?
+        blocking(move || Ok(files::list(&data, &major))).await?
+    }
+
+    fn link_target(&self, name: &str, target: &str) -> Result<String> {
+        let mapped = self.config.tablespaces.get(target).map_or(target, String::as_str);
+        let inside = |outer: &str, inner: &str| inner.strip_prefix(outer).is_some_and(|rest| rest.starts_with('/'));
+        if !mapped.starts_with('/')
+            || mapped == self.data()
+            || inside(self.data(), mapped)
+            || inside(mapped, self.data())
+        {
+            let message = format!("{name} cannot lead to {mapped}: a folder apart from {} is needed", self.data());
+            return Err(Refusal::new(Code::UnsafePath, message).into());
+        }
+        Ok(mapped.to_owned())
     }
 
     fn may_shrink(&self, name: &str) -> bool {
@@ -594,6 +608,7 @@ mod tests {
                 run_as: None,
                 log: "/dev/null".to_owned(),
                 wal: WalRoad::default(),
+                tablespaces: BTreeMap::new(),
             };
             let error = PostgresDatabase::new(config).err().unwrap();
             assert_eq!(error.refusal().unwrap().code, Code::ConfigInvalid, "{data} {connection}");

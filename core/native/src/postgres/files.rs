@@ -35,15 +35,23 @@ const LEFT_OUT: [&str; 11] = [
 /// What this crate leaves at the top of a data folder while it restores starts so.
 pub(super) const OWN_PREFIX: &str = "sheetanchor.";
 
-/// Everything to capture, sorted by name.
+/// Where each tablespace has its link.
+const TABLESPACES: &str = "pg_tblspc";
+
+/// Everything to capture, sorted by name. Tablespaces are links, and what a server of version `major` has in them follows
+/// under their names.
 ///
 /// # Errors
-/// `SA407` for a symbolic link other than `pg_wal`, a tablespace's among them; faults.
-pub(super) fn list(data: &str) -> Result<Vec<SourceFile>> {
+/// `SA407` for a symbolic link other than `pg_wal` and the tablespaces', and for a tablespace in the data folder; faults.
+pub(super) fn list(data: &str, major: &str) -> Result<Vec<SourceFile>> {
     let mut found = Vec::new();
     let mut folders = vec![String::new()];
     while let Some(folder) = folders.pop() {
-        let entries = entries(data, &folder)?;
+        let mut entries = entries(data, &folder)?;
+        if is_tablespace(&folder) {
+            // Servers of several versions may share a tablespace's folder.
+            entries.retain(|entry| entry.starts_with(&format!("PG_{major}_")));
+        }
         let unlogged: BTreeSet<u32> = if is_database(&folder) {
             let relations = entries.iter().filter_map(|entry| Relation::parse(entry));
             relations.filter(|relation| relation.fork == Fork::Init).map(|relation| relation.number).collect()
@@ -56,7 +64,12 @@ pub(super) fn list(data: &str) -> Result<Vec<SourceFile>> {
                 continue;
             }
             if let Some(file) = look(data, &name)? {
-                if file.kind == SourceKind::Folder && !EMPTIED.contains(&name.as_str()) {
+                let leads_on = match file.kind {
+                    SourceKind::Folder => !EMPTIED.contains(&name.as_str()),
+                    SourceKind::Link { .. } => true,
+                    SourceKind::File { .. } => false,
+                };
+                if leads_on {
                     folders.push(name);
                 }
                 found.push(file);
@@ -115,9 +128,18 @@ fn digits(text: &str) -> Option<u32> {
     text.parse().ok().filter(|_| plain)
 }
 
-/// Whether a folder holds a database's relations: `base/<oid>`.
+/// Whether a folder holds a database's relations: `base/<oid>`, or `pg_tblspc/<oid>/PG_<version>/<oid>`.
 fn is_database(folder: &str) -> bool {
-    folder.strip_prefix("base/").is_some_and(|oid| digits(oid).is_some())
+    folder.rsplit_once('/').is_some_and(|(above, oid)| {
+        let holds_databases = above == "base"
+            || above.rsplit_once('/').is_some_and(|(link, version)| is_tablespace(link) && version.starts_with("PG_"));
+        holds_databases && digits(oid).is_some()
+    })
+}
+
+/// Whether this is the link of a tablespace: `pg_tblspc/<oid>`.
+fn is_tablespace(name: &str) -> bool {
+    name.split_once('/').is_some_and(|(folder, oid)| folder == TABLESPACES && digits(oid).is_some())
 }
 
 /// Unlogged relations start from their init fork after a crash; temporary ones (`t<backend>_<number>`) are gone.
@@ -172,6 +194,9 @@ fn look(data: &str, name: &str) -> Result<Option<SourceFile>> {
         Err(error) => return Err(fault(format!("look at {path}"), &error).into()),
     };
     if metadata.is_symlink() {
+        if is_tablespace(name) {
+            return tablespace(data, &path, name).map(Some);
+        }
         if name != "pg_wal" {
             return Err(leads_out(&path, name));
         }
@@ -188,11 +213,21 @@ fn look(data: &str, name: &str) -> Result<Option<SourceFile>> {
     Ok(Some(SourceFile { name: name.to_owned(), kind, mode: metadata.mode() & 0o7777 }))
 }
 
+/// A tablespace: a link out of the data folder, whose target is captured under its name.
+fn tablespace(data: &str, path: &str, name: &str) -> Result<SourceFile> {
+    let look = |error: io::Error| Error::from(fault(format!("look at {path}"), &error));
+    let target = fs::read_link(path).map_err(look)?;
+    let (data, real) = (fs::canonicalize(data).map_err(look)?, fs::canonicalize(path).map_err(look)?);
+    let Some(target) = target.to_str().filter(|target| target.starts_with('/') && !real.starts_with(&data)) else {
+        let message = format!("{name} is a tablespace in the data folder, at {}: move it elsewhere", target.display());
+        return Err(Refusal::new(Code::UnsafePath, message).into());
+    };
+    Ok(SourceFile { name: name.to_owned(), kind: SourceKind::Link { target: target.to_owned() }, mode: 0o777 })
+}
+
 fn leads_out(path: &str, name: &str) -> Error {
     let target = fs::read_link(path).map_or_else(|_| "somewhere".to_owned(), |target| target.display().to_string());
-    let what =
-        if name.starts_with("pg_tblspc/") { "a tablespace, which cannot be captured yet" } else { "a symbolic link" };
-    Refusal::new(Code::UnsafePath, format!("{name} is {what}: it leads to {target}")).into()
+    Refusal::new(Code::UnsafePath, format!("{name} is a symbolic link: it leads to {target}")).into()
 }
 
 #[cfg(test)]
@@ -215,7 +250,7 @@ mod tests {
         }
 
         fn listed(&self) -> Vec<String> {
-            list(self.0.to_str().unwrap()).unwrap().into_iter().map(|file| file.name).collect()
+            list(self.0.to_str().unwrap(), "15").unwrap().into_iter().map(|file| file.name).collect()
         }
     }
 
@@ -297,16 +332,56 @@ mod tests {
     }
 
     #[test]
-    fn a_link_is_refused_unless_it_is_where_wal_lies() {
+    fn a_link_is_refused_unless_it_is_where_wal_or_a_tablespace_lies() {
         let folder = Folder::with("links", &["PG_VERSION", "elsewhere/000000010000000000000001"]);
         let target = folder.0.join("elsewhere");
         std::os::unix::fs::symlink(&target, folder.0.join("pg_wal")).unwrap();
         assert_eq!(folder.listed(), ["PG_VERSION", "elsewhere", "elsewhere/000000010000000000000001", "pg_wal"]);
         fs::create_dir(folder.0.join("pg_tblspc")).unwrap();
-        std::os::unix::fs::symlink("/srv/fast", folder.0.join("pg_tblspc/16400")).unwrap();
-        let refused = list(folder.0.to_str().unwrap()).unwrap_err();
-        assert_eq!(refused.refusal().unwrap().code, Code::UnsafePath);
-        assert!(refused.to_string().contains("/srv/fast"), "{refused}");
+        for (name, target) in
+            [("elsewhere.link", "/"), ("pg_tblspc/apart", "/"), ("pg_tblspc/16400", target.to_str().unwrap())]
+        {
+            std::os::unix::fs::symlink(target, folder.0.join(name)).unwrap();
+            let refused = list(folder.0.to_str().unwrap(), "15").unwrap_err();
+            assert_eq!(refused.refusal().unwrap().code, Code::UnsafePath);
+            assert!(refused.to_string().contains(target), "{refused}");
+            fs::remove_file(folder.0.join(name)).unwrap();
+        }
+    }
+
+    #[test]
+    fn a_tablespace_is_listed_under_its_link_without_what_other_versions_have_there() {
+        let apart = Folder::with(
+            "apart",
+            &[
+                "PG_15_202209061/5/16384",
+                "PG_15_202209061/5/16385",
+                "PG_15_202209061/5/16385_init",
+                "PG_15_202209061/5/t3_16386",
+                "PG_15_202209061/pgsql_tmp/x",
+                "PG_14_202107181/5/16384",
+                "notes",
+            ],
+        );
+        let folder = Folder::with("tblspc", &["PG_VERSION", "pg_tblspc/.keep"]);
+        fs::remove_file(folder.0.join("pg_tblspc/.keep")).unwrap();
+        std::os::unix::fs::symlink(&apart.0, folder.0.join("pg_tblspc/16400")).unwrap();
+        assert_eq!(
+            folder.listed(),
+            [
+                "PG_VERSION",
+                "pg_tblspc",
+                "pg_tblspc/16400",
+                "pg_tblspc/16400/PG_15_202209061",
+                "pg_tblspc/16400/PG_15_202209061/5",
+                "pg_tblspc/16400/PG_15_202209061/5/16384",
+                "pg_tblspc/16400/PG_15_202209061/5/16385_init",
+            ]
+        );
+        let listed = list(folder.0.to_str().unwrap(), "15").unwrap();
+        let link = listed.iter().find(|file| file.name == "pg_tblspc/16400").unwrap();
+        assert_eq!(link.kind, SourceKind::Link { target: apart.0.to_str().unwrap().to_owned() });
+        assert!(Relation::of_path("pg_tblspc/16400/PG_15_202209061/5/16384").is_some(), "its pages are checked");
     }
 
     #[test]

@@ -306,10 +306,16 @@ fn hand_over(folder: &Path, account: Account) -> io::Result<()> {
     let mut folders = vec![folder.to_path_buf()];
     lchown(folder, Some(account.uid), Some(account.gid))?;
     while let Some(folder) = folders.pop() {
-        for entry in fs::read_dir(folder)? {
+        for entry in fs::read_dir(&folder)? {
             let entry = entry?;
             lchown(entry.path(), Some(account.uid), Some(account.gid))?;
-            if entry.file_type()?.is_dir() {
+            let is_tablespace = folder.ends_with("pg_tblspc") && entry.file_type()?.is_symlink();
+            if is_tablespace {
+                let target = fs::canonicalize(entry.path())?;
+                lchown(&target, Some(account.uid), Some(account.gid))?;
+                fs::set_permissions(&target, fs::Permissions::from_mode(0o700))?;
+            }
+            if is_tablespace || entry.file_type()?.is_dir() {
                 folders.push(entry.path());
             }
         }

@@ -158,7 +158,7 @@ impl PostgresDatabase {
         let mut tries = 0;
         loop {
             let link = Replication::connect(self.target()).await?;
-            match WalStream::open(link, &slot, place, from.lsn, reader.clone()).await {
+            match WalStream::open(link, &slot, place, reader.clone()).await {
                 Err(error) if error.is(FaultKind::Exists) && tries < TRIES_MAX => {
                     tries += 1;
                     tokio::time::sleep(POLL).await;

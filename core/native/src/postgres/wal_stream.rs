@@ -86,7 +86,7 @@ struct State {
     waiting: Vec<u8>,
     /// The end of what has come.
     next: Lsn,
-    /// The end of what the archive holds.
+    /// The end of what the archive holds; zero until that was said.
     archived: Lsn,
     over: Option<Error>,
 }
@@ -98,18 +98,11 @@ impl Shared {
 }
 
 impl WalStream {
-    /// Streams from the start of the segment `place` on, of which only what lies from `from` on is handed on. `reader` stands
-    /// at that start.
+    /// Streams from the start of the segment `place` on, where `reader` stands.
     ///
     /// # Errors
     /// `SA501` if the server has it no more, `SA210` if the slot is gone or lost, `SA101`, `SA112`; faults.
-    pub(super) async fn open(
-        mut link: Replication,
-        slot: &str,
-        place: Place,
-        from: Lsn,
-        reader: Reader,
-    ) -> Result<Self> {
+    pub(super) async fn open(mut link: Replication, slot: &str, place: Place, reader: Reader) -> Result<Self> {
         let system = link.system().await?;
         if system != place.system {
             let message = format!("the server that streams has the system identifier {system}, not {}", place.system);
@@ -117,7 +110,8 @@ impl WalStream {
         }
         // At an explicit address only: where a slot stands says nothing of what was lost.
         link.start(slot, place.timeline, place.start).await?;
-        let state = State { waiting: Vec::new(), next: place.start, archived: from, over: None };
+        // Zero says nothing: a slot would go back to whatever else it is told, past WAL that may be gone.
+        let state = State { waiting: Vec::new(), next: place.start, archived: Lsn::new(0), over: None };
         let shared = Arc::new(Shared { state: Mutex::new(state), came: Notify::new(), told: Notify::new() });
         let own = shared.clone();
         let driver = tokio::spawn(async move {

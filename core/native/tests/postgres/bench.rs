@@ -25,6 +25,8 @@ const PORT: u16 = 5432;
 
 pub struct Bench {
     folder: PathBuf,
+    /// Where restored nodes have tablespaces that were elsewhere.
+    pub tablespaces: BTreeMap<String, String>,
 }
 
 impl Bench {
@@ -33,7 +35,7 @@ impl Bench {
         fs::create_dir_all(&folder).unwrap();
         // The account that servers run under must get through.
         fs::set_permissions(&folder, fs::Permissions::from_mode(0o755)).unwrap();
-        Self { folder }
+        Self { folder, tablespaces: BTreeMap::new() }
     }
 
     pub fn path(&self, name: &str) -> String {
@@ -94,6 +96,7 @@ impl Bench {
             run_as: None,
             log: self.path(&format!("{name}.log")),
             wal: WalRoad::default(),
+            tablespaces: self.tablespaces.clone(),
         }
     }
 
@@ -182,13 +185,6 @@ impl Running {
 
     pub async fn pgbench(&self, arguments: &[&str]) {
         self.client.program("pgbench", &[arguments, &["postgres"]].concat()).await;
-    }
-
-    /// What pgbench says at its end.
-    pub async fn pgbench_says(&self, arguments: &[&str]) -> String {
-        let said = self.client.command("pgbench", &[arguments, &["postgres"]].concat()).await.output().unwrap();
-        assert!(said.status.success(), "pgbench: {}", String::from_utf8_lossy(&said.stderr));
-        String::from_utf8(said.stdout).unwrap()
     }
 
     /// Transfers on two connections until it is stopped.

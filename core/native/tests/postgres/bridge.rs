@@ -239,7 +239,7 @@ async fn pins_move_forward_only_and_say_when_they_lost_their_wal() {
 #[tokio::test]
 async fn what_cannot_be_done_is_refused() {
     let bench = Bench::new("cannot");
-    let source = bench.server("source", &[("fsync", "off"), ("wal_level", "minimal"), ("max_wal_senders", "0")]).await;
+    let _source = bench.server("source", &[("fsync", "off"), ("wal_level", "minimal"), ("max_wal_senders", "0")]).await;
     let node = bench.node("source", NodeId::new(1));
     let hold = sheetanchor_core::identity::HoldId::new(1);
     assert_eq!(code(node.close(hold, Duration::from_secs(2)).await), Code::NotSupported);
@@ -266,9 +266,8 @@ async fn what_cannot_be_done_is_refused() {
     assert_eq!(bench.node("nothing", NodeId::new(1)).identity().await.unwrap().system, "");
     assert_eq!(code(bench.node("nothing", NodeId::new(1)).join(&crate::bench::joining()).await), Code::DatabaseDown);
 
-    // A tablespace leads out of the data folder.
-    let tablespace = bench.own_folder("tablespace").await;
-    source.sql(&format!("CREATE TABLESPACE fast LOCATION '{tablespace}'")).await;
+    // A link that nobody knows leads out of the data folder.
+    std::os::unix::fs::symlink("/etc", bench.path("source/elsewhere")).unwrap();
     assert_eq!(code(node.files().await), Code::UnsafePath);
 }
 

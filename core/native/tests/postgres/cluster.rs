@@ -29,16 +29,16 @@ pub struct Cluster {
 impl Cluster {
     /// Servers without the commit fence.
     async fn new(test: &str) -> Self {
-        Self::of(test, false).await
+        Self::of(Bench::new(test), false).await
     }
 
     /// Servers with it.
     pub async fn fenced(test: &str) -> Self {
-        Self::of(test, true).await
+        Self::of(Bench::new(test), true).await
     }
 
-    async fn of(test: &str, fenced: bool) -> Self {
-        let bench = Bench::new(test);
+    /// Servers on a bench of one's own.
+    pub async fn of(bench: Bench, fenced: bool) -> Self {
         let env = native_env(bench.path("repository"));
         let (mut servers, mut agents, mut addresses) = (Vec::new(), Vec::new(), BTreeMap::new());
         for node in NODES {

@@ -17,4 +17,5 @@ mod fence;
 mod identity;
 mod refused;
 mod stream;
+mod tablespaces;
 mod wal;
