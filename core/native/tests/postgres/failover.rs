@@ -169,13 +169,13 @@ async fn a_point_that_the_standby_never_had_is_not_waited_for() {
     cluster.servers[1].sql("SELECT pg_logical_emit_message(true, 'fill', repeat('x', 3000000))").await;
     make_point(&cluster, "newest").await;
     standby.takes_over(&cluster).await;
+    make_point(&cluster, "next").await;
     let decided = async || {
         let (state, reason) = state_of(&cluster, "newest").await;
         (state != PointState::Pending).then_some((state, reason))
     };
     let (state, reason) = eventually(decided).await;
     assert!(state == PointState::Reachable || reason.contains("left timeline 1"), "{state:?} {reason}");
-    make_point(&cluster, "next").await;
     coordinator.backup(None, Method::Fence).await.unwrap();
 
     // The old primary comes back in its place: its timeline is over, and so is what it writes.
@@ -214,9 +214,10 @@ async fn a_failover_in_the_middle_of_a_backup_ends_it_and_leaves_nothing() {
     };
     let (backup, ()) = tokio::join!(coordinator.backup(None, Method::Fence), failover);
     let said = backup.expect_err("its session on node 2 is gone");
-    let seen = said.refusal().map(|refusal| refusal.code);
     let expected = [Code::LifeChanged, Code::DatabaseDown, Code::PinLost];
-    assert!(seen.is_some_and(|seen| expected.contains(&seen)), "{said}");
+    let refused = said.refusal().is_some_and(|refusal| expected.contains(&refusal.code));
+    // Or the server was heard to end in the midst of a call.
+    assert!(refused || said.to_string().contains("57P01"), "{said}");
     assert_eq!(coordinator.status().await.unwrap().unfinished, [], "failure is its outcome");
     eventually(async || coordinator.backup(None, Method::Fence).await.ok()).await;
     let only_the_archives = async || {
