@@ -156,45 +156,6 @@ async fn the_archive_goes_on_over_a_failover_and_both_sides_of_it_are_restored()
     lose_and_restore(&cluster, backup, &["one", "two"]).await;
 }
 
-/// The standby had not received the newest point: it is lost, or the archive has it; nobody waits for it.
-#[tokio::test]
-async fn a_point_that_the_standby_never_had_is_not_waited_for() {
-    let cluster = Cluster::fenced("lagging").await;
-    let (bench, coordinator) = (&cluster.bench, &cluster.coordinator);
-    coordinator.init().await.unwrap();
-    coordinator.backup(None, Method::Fence).await.unwrap();
-    let standby = Standby::of_n2(bench).await;
-    standby.stop().await;
-    // Far ahead of what the new timeline will be at.
-    cluster.servers[1].sql("SELECT pg_logical_emit_message(true, 'fill', repeat('x', 3000000))").await;
-    make_point(&cluster, "newest").await;
-    standby.takes_over(&cluster).await;
-    make_point(&cluster, "next").await;
-    let decided = async || {
-        let (state, reason) = state_of(&cluster, "newest").await;
-        (state != PointState::Pending).then_some((state, reason))
-    };
-    let (state, reason) = eventually(decided).await;
-    assert!(state == PointState::Reachable || reason.contains("left timeline 1"), "{state:?} {reason}");
-    coordinator.backup(None, Method::Fence).await.unwrap();
-
-    // The old primary comes back in its place: its timeline is over, and so is what it writes.
-    cluster.servers[1].server.stop(StopMode::Kill).await.unwrap();
-    fs::rename(bench.path("n2"), bench.path("n2.new")).unwrap();
-    fs::rename(bench.path("n2.dead"), bench.path("n2")).unwrap();
-    cluster.servers[1].start().await;
-    let refused = async || {
-        let refused = coordinator.create_point("zombie".parse().unwrap()).await.err()?;
-        refused.refusal().filter(|refusal| refusal.code == Code::NotMonotonic).map(|_| ())
-    };
-    eventually(refused).await;
-    let trouble = async || {
-        let status = coordinator.status().await.unwrap();
-        status.nodes[1].description.as_ref().ok()?.archive_trouble.clone().filter(|trouble| trouble.contains("SA502"))
-    };
-    eventually(trouble).await;
-}
-
 #[tokio::test]
 async fn a_failover_in_the_middle_of_a_backup_ends_it_and_leaves_nothing() {
     let cluster = Cluster::fenced("midst").await;
