@@ -147,7 +147,7 @@ pub fn new_host(node: u16) -> String {
 /// A node's process on its new host: it shares nothing with any other.
 pub async fn run_moved_node(env: Env, node: u16) {
     let served = async {
-        let mut config = database_config(node, Storage::PerNode, Pace::Brisk);
+        let mut config = database_config(node, Storage::PerNode, Pace::Brisk, false);
         config.listen = format!("m{node}:7100");
         let database = Node::start(env.clone(), config).await?;
         let config = agent::Config { listen: format!("m{node}:7000"), ..agent_config(node, Pace::Brisk) };
@@ -198,7 +198,7 @@ pub async fn run_clone_node(env: Env, node: u16, mistaken: bool) {
 async fn serve_clone(env: Env, node: u16, mistaken: bool) -> Result<()> {
     let source = ReadOnly::new(env.bucket.clone());
     let own = if mistaken { env.clone() } else { clone_env(&env) };
-    let mut config = database_config(node, Storage::Shared, Pace::Brisk);
+    let mut config = database_config(node, Storage::Shared, Pace::Brisk, false);
     config.listen = clone_database_address(node);
     config.data = CLONE_DATA.into();
     let peers = NODES.iter().filter(|peer| **peer != node);

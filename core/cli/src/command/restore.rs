@@ -80,7 +80,7 @@ pub fn describe(restored: &Restored) -> String {
         ("stands at its cut", format!("is closed\n`restore --resume {id}` opens it, `abort {id}` removes it"))
     };
     format!(
-        "{} {done}: {} nodes restored to {}, at SCN {} of incarnation {}; incarnation {} {state}\n{}\n{}{}",
+        "{} {done}: {} nodes restored to {}, at SCN {} of incarnation {}; incarnation {} {state}\n{}\n{}{}{}",
         restored.operation,
         plan.nodes.len(),
         plan.target,
