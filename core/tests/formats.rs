@@ -211,7 +211,7 @@ fn the_catalog_has_one_spelling() {
     let origin = Origin { backup: id(OperationKind::Backup), cluster: ClusterId::new(0xFEED), cut: cut(), incarnation };
     let state = IncarnationState::Opened(Opened { branch: None, origin: Some(origin), ..opened.clone() });
     check("clone", &IncarnationObject { incarnation, nonce, restore, state });
-    let result = Ending::Cloned(ClusterId::new(0xC0FFEE));
+    let result = Ending::Cloned(ClusterId::new(12_648_430));
     check("cloned", &Outcome { nonce, operation: id(OperationKind::Clone), result });
     check("opened", &NodeOpened { node: NodeId::new(2), nonce, operation: id(OperationKind::Restore) });
     let state = IncarnationState::Aborted(abort);
