@@ -34,6 +34,19 @@ fn every_command_explains_itself() {
 }
 
 #[test]
+fn the_readme_lists_every_command() {
+    let readme = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../../README.md")).unwrap();
+    let help = said(program().arg("-h")).done();
+    let listed = help.lines().skip_while(|line| *line != "Commands:").skip(1);
+    let names: Vec<&str> = listed.map_while(|line| line.split_whitespace().next()).collect();
+    assert!(names.contains(&"backup") && names.len() > 10, "{names:?}");
+    for name in names.into_iter().filter(|name| *name != "help") {
+        let told = [format!("| `sheetanchor {name}"), format!("`, `{name}`")];
+        assert!(told.iter().any(|told| readme.contains(told.as_str())), "the table of README.md lacks `{name}`");
+    }
+}
+
+#[test]
 fn wrong_usage_ends_with_two() {
     for wrong in [
         &[][..],

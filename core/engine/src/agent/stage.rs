@@ -28,6 +28,9 @@ use crate::env::{DiskFile, EntryKind, Env, OpenMode, run_work};
 use crate::repository::Repository;
 use crate::zstd;
 
+/// The control file is written beside its place, under its name and this.
+const BESIDE: &str = ".staged";
+
 /// Files that are written at once.
 const FILES_AT_ONCE: usize = 4;
 
@@ -147,9 +150,8 @@ impl Agent {
         for path in synced.iter().rev() {
             self.env.disk.sync_dir(path).await?;
         }
-        for staged in &control {
-            self.stage_one(origin, folder, staged, progress).await?;
-            self.env.disk.sync_dir(parent(&format!("{folder}/{}", staged.entry.name))).await?;
+        for staged in control {
+            self.stage_control(origin, folder, staged, progress).await?;
         }
         self.env.disk.sync_dir(parent(folder)).await?;
         self.mark(plan, hash, MarkerPhase::Staged).await
@@ -286,6 +288,22 @@ impl Agent {
             }
         }
         Ok(())
+    }
+
+    /// Puts the file in its place that makes the folder a database: all of it or nothing, since a process that starts after
+    /// a crash looks at it before anybody can stage it again. (Found by the sweep: a node did not start for half of it.)
+    async fn stage_control(
+        &self,
+        origin: &Repository,
+        folder: &str,
+        mut staged: Staged,
+        progress: &watch::Sender<Progress>,
+    ) -> Result<()> {
+        let path = format!("{folder}/{}", staged.entry.name);
+        staged.entry.name.push_str(BESIDE);
+        self.stage_one(origin, folder, &staged, progress).await?;
+        self.env.disk.rename(&format!("{path}{BESIDE}"), &path).await?;
+        Ok(self.env.disk.sync_dir(parent(&path)).await?)
     }
 
     /// Whether an earlier attempt has put the whole file there. It is read and hashed, not believed.

@@ -442,8 +442,8 @@ impl Database for PostgresDatabase {
         if !session.facts().checksums {
             tracing::warn!(node = %self.config.node, "page checksums are off: a page that the disk has damaged is captured as it is");
         }
-        let start = backup::start(&session, label).await?.lsn(0)?;
-        let (timeline, _) = end_of_wal(&session).await?;
+        let start = backup::start(&session, label).await.map_err(over_is_down)?.lsn(0)?;
+        let (timeline, _) = end_of_wal(&session).await.map_err(over_is_down)?;
         // A server reads the head of a segment before anything in it.
         let start = segment_size(&session)?.start(start);
         let begun = Begun { start: self.position(timeline, start), scn: self.scn_seen() };

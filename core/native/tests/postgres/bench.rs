@@ -166,7 +166,7 @@ impl Drop for Bench {
 
 pub struct Running {
     pub server: Server,
-    client: Client,
+    pub client: Client,
 }
 
 impl Running {

@@ -287,6 +287,9 @@ async fn the_last_wal_of_a_server_that_is_stopped_is_archived_and_nobody_holds_i
     let mut archive = Archive::of(&node).await;
     source.sql("CREATE TABLE t AS SELECT 1 AS n").await;
     assert_eq!(archive.take(&node).await, None);
+    // A server waits for those who stream when it is told to stop, and for nobody who comes later.
+    let streaming = "SELECT state FROM pg_stat_replication";
+    eventually(async || (source.client.column(streaming).await == ["streaming"]).then_some(())).await;
     let took = stopped(&source, &node, Some(&mut archive)).await;
     assert!(took < Duration::from_secs(4), "{took:?}");
     archive.compare(&bench, "source");
