@@ -95,6 +95,8 @@ async fn repeat(file: &dyn DiskFile, scan: &Scan) -> Result<usize> {
             Entry::Vacant(unknown) => unknown.insert(Recovered::read(file, page).await?),
         };
         recovered.take(page, record, Scn::new(u64::MAX))?;
+        // Written in any case: a sync that failed may have given up what is still to be seen there, and the next one succeeds.
+        recovered.changed = true;
     }
     let changed = write_changed(file, &mut pages).await?;
     file.sync().await?;

@@ -559,7 +559,7 @@ impl Database for PostgresDatabase {
     }
 
     async fn durable_wal(&self, from: Position, _bytes_max: ByteCount) -> Result<Option<WalPiece>> {
-        self.wal_from(from).await
+        self.wal_from(from).await.map_err(over_is_down)
     }
 
     async fn recover(&self, recovery: &Recovery, wal: &dyn WalSource) -> Result<()> {
