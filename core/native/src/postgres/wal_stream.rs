@@ -91,6 +91,14 @@ struct State {
     over: Option<Error>,
 }
 
+impl State {
+    /// What the server is told that we have received, and hold for good. A server that shuts down goes by the first as
+    /// long as the second is zero, so nothing is received before something is archived.
+    fn kept(&self) -> (Lsn, Lsn) {
+        if self.archived == Lsn::new(0) { (self.archived, self.archived) } else { (self.next, self.archived) }
+    }
+}
+
 impl Shared {
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
@@ -182,6 +190,8 @@ impl WalStream {
         let wanted = haste.wanted.min(segment_end);
         let until = Instant::now() + ARRIVAL_WAIT;
         loop {
+            // What ended it is seen before what came ahead of that is taken: nothing stays behind.
+            let over = self.shared.lock().over.clone();
             self.take(from)?;
             let ready = self.reader.next().min(segment_end);
             let length = usize::try_from(ready.get().saturating_sub(from.get())).unwrap_or(0).min(PIECE_BYTES_MAX);
@@ -193,7 +203,7 @@ impl WalStream {
                 let end = from.get().saturating_add(u64::try_from(length).unwrap_or(u64::MAX));
                 return Ok(Some((Lsn::new(end), bytes)));
             }
-            if let Some(over) = self.shared.lock().over.take() {
+            if let Some(over) = over {
                 return Err(over);
             }
             let waits = wanted > from && haste.durable.is_some_and(|durable| durable >= wanted);
@@ -265,10 +275,7 @@ async fn drive(mut link: Replication, shared: &Shared) -> Error {
                 // Whoever is answered at once asks again at once.
                 tokio::time::sleep(ANSWER_AFTER).await;
             }
-            let (received, archived) = {
-                let state = shared.lock();
-                (state.next, state.archived)
-            };
+            let (received, archived) = shared.lock().kept();
             if let Err(error) = link.confirm(received, archived).await {
                 return error;
             }
@@ -337,6 +344,13 @@ mod tests {
         shared.accept(Lsn::new(110), b"x").unwrap();
         let state = shared.lock();
         assert_eq!((state.next, state.waiting.len()), (Lsn::new(111), 11));
+    }
+
+    #[test]
+    fn nothing_is_received_for_a_server_until_something_is_archived() {
+        let state = State { waiting: Vec::new(), next: Lsn::new(100), archived: Lsn::new(0), over: None };
+        assert_eq!(state.kept(), (Lsn::new(0), Lsn::new(0)));
+        assert_eq!(State { archived: Lsn::new(40), ..state }.kept(), (Lsn::new(100), Lsn::new(40)));
     }
 
     #[test]
