@@ -4,6 +4,7 @@ mod choose;
 mod replay;
 mod target;
 
+use alloc::collections::BTreeSet;
 use alloc::string::String;
 use alloc::vec::Vec;
 
@@ -12,7 +13,7 @@ pub(crate) use choose::start_of;
 pub use replay::{Archive, Reach, Replay, is_stamped, replay};
 pub use target::{Aim, Target};
 
-use crate::format::catalog::{Cut, Guarantee, Point, Seal};
+use crate::format::catalog::{Cut, Ending, Guarantee, Outcome, Point, Seal};
 use crate::identity::{Incarnation, OperationId};
 use crate::scn::Scn;
 
@@ -23,6 +24,31 @@ pub struct Catalog {
     pub backups: Vec<(OperationId, Seal)>,
     /// Published restore points, the stop cuts of backups among them.
     pub points: Vec<(OperationId, Point)>,
+}
+
+impl Catalog {
+    /// What is usable of what operations came to: sealed backups that are not condemned, and published points, in the order
+    /// in which they are given.
+    pub fn of(outcomes: impl IntoIterator<Item = Outcome>, condemned: &BTreeSet<OperationId>) -> Self {
+        let mut catalog = Self::default();
+        for outcome in outcomes {
+            match outcome.result {
+                Ending::Sealed(seal) if !condemned.contains(&outcome.operation) => {
+                    catalog.backups.push((outcome.operation, seal));
+                }
+                Ending::Published(point) => catalog.points.push((outcome.operation, point)),
+                Ending::Sealed(_) | Ending::Cloned(_) | Ending::Aborted(_) => {}
+            }
+        }
+        catalog
+    }
+
+    /// The part of it that was made in an incarnation.
+    pub fn within(mut self, incarnation: Incarnation) -> Self {
+        self.backups.retain(|(_, seal)| seal.incarnation == incarnation);
+        self.points.retain(|(_, point)| point.incarnation == incarnation);
+        self
+    }
 }
 
 /// A cut that can be restored to, and the backup to start from.

@@ -373,16 +373,22 @@ pub struct Description {
 }
 
 impl Description {
+    /// That the cluster was opened without the node, in words.
+    pub fn missed_change(&self) -> Option<String> {
+        self.missed.map(|newest| goes_on(self.incarnation.unwrap_or_default(), newest))
+    }
+
     /// What an operator has to look at, in words.
     pub fn trouble(&self) -> Option<String> {
-        let own = self.incarnation.unwrap_or_default();
-        let missed = self.missed.map(|newest| {
-            let code = Code::OtherIncarnation;
-            alloc::format!("it goes on in incarnation {own}, the cluster was opened in {newest} ({code})")
-        });
+        let missed = self.missed_change().map(|why| alloc::format!("the node {why} ({})", Code::OtherIncarnation));
         let stuck = self.archive_trouble.as_ref().map(|why| alloc::format!("the archive does not move on: {why}"));
         missed.or(stuck)
     }
+}
+
+/// What to say of a node that has missed a change of incarnation, after its name.
+pub fn goes_on(own: Incarnation, newest: Incarnation) -> String {
+    alloc::format!("goes on in incarnation {own}, the cluster was opened in {newest}")
 }
 
 /// Whether a node can hold commits back.

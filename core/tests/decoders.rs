@@ -4,7 +4,9 @@
 
 use proptest::prelude::*;
 use serde_json::{Value, json};
-use sheetanchor_core::format::catalog::{Cluster, IncarnationObject, Members, NameClaim, Outcome, Registered, Term};
+use sheetanchor_core::format::catalog::{
+    Cluster, Condemned, IncarnationObject, Members, NameClaim, NodeOpened, Outcome, Registered, Resolutions, Term,
+};
 use sheetanchor_core::format::digest;
 use sheetanchor_core::format::files::FileList;
 use sheetanchor_core::format::manifest::{Manifest, Plan};
@@ -40,7 +42,10 @@ fn refused_as_any_kind(bytes: &[u8]) -> Result<(), TestCaseError> {
     refused::<Members>(bytes)?;
     refused::<Registered>(bytes)?;
     refused::<Term>(bytes)?;
+    refused::<Condemned>(bytes)?;
     refused::<NameClaim>(bytes)?;
+    refused::<NodeOpened>(bytes)?;
+    refused::<Resolutions>(bytes)?;
     refused::<Outcome>(bytes)?;
     refused::<IncarnationObject>(bytes)?;
     refused::<Manifest>(bytes)?;
@@ -87,6 +92,7 @@ fn bodies() -> impl Strategy<Value = Value> {
         "nonce",
         "operation",
         "packs",
+        "resolved",
         "result",
         "state",
         "stored",
@@ -111,7 +117,10 @@ fn kinds() -> impl Strategy<Value = &'static str> {
         Members::KIND,
         Registered::KIND,
         Term::KIND,
+        Condemned::KIND,
         NameClaim::KIND,
+        NodeOpened::KIND,
+        Resolutions::KIND,
         Outcome::KIND,
         IncarnationObject::KIND,
         Manifest::KIND,

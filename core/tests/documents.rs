@@ -83,6 +83,7 @@ fn every_name_in_the_repository_is_shown() {
         keys::epoch(backup, Epoch::new(2)),
         keys::plan(restore, hash),
         keys::in_doubt(restore),
+        keys::opened(restore, NodeId::new(2)),
         keys::outcome(point),
         keys::incarnation(Incarnation::new(2)),
         keys::name(&"before-migration".parse().unwrap(), 0),

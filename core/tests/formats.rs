@@ -222,6 +222,41 @@ fn the_catalog_has_one_spelling() {
 fn the_manifest_and_the_plan_have_one_spelling() {
     check("manifest", &manifest());
     check("plan", &plan());
+    check("plan-of-a-clone", &Plan { source: Some(ClusterId::new(0xFEED)), ..plan() });
+}
+
+#[test]
+fn a_cut_lies_after_another_if_every_thread_of_both_goes_on() {
+    let (one, two) = (ThreadId::new(1), ThreadId::new(2));
+    let later = |breaks: &dyn Fn(&mut Cut)| {
+        let mut later = cut();
+        later.scn = Scn::new(later.scn.get() + 1);
+        for thread in later.threads.values_mut() {
+            thread.until = Lsn::new(thread.until.get() + 1);
+        }
+        breaks(&mut later);
+        later.is_after(&cut())
+    };
+    let moved = |cut: &mut Cut, timeline: u32, until: u64| {
+        let thread = ThreadCut { timeline: TimelineId::new(timeline), until: Lsn::new(until), proof: Lsn::new(until) };
+        cut.threads.insert(one, thread);
+    };
+    assert!(later(&|_| {}));
+    assert!(!later(&|later| later.scn = cut().scn), "at the same SCN");
+    assert!(!later(&|later| later.scn = Scn::ZERO), "without one");
+    assert!(!later(&|later| moved(later, 1, 0x1_0000_2000)), "a thread stands still");
+    assert!(!later(&|later| moved(later, 0, u64::MAX)), "a thread is back on an earlier timeline");
+    assert!(later(&|later| moved(later, 2, 0)), "a later timeline may begin at any place");
+    assert!(later(&|later| later.threads.retain(|thread, _| *thread == one)), "a node has left");
+    assert!(!cut().is_after(&cut()));
+    // Databases without SCNs have only their places.
+    let unstamped = |until| {
+        let mut cut = Cut { scn: Scn::ZERO, ..cut() };
+        moved(&mut cut, 1, until);
+        cut.threads.remove(&two);
+        cut
+    };
+    assert!(unstamped(2).is_after(&unstamped(1)) && !unstamped(1).is_after(&unstamped(1)));
 }
 
 #[test]

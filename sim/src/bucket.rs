@@ -10,7 +10,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use sheetanchor_core::error::{Fault, FaultKind};
 use sheetanchor_core::identity::ByteCount;
-use sheetanchor_engine::env::{Bucket, Clock, Put};
+use sheetanchor_engine::env::{Bucket, Clock, Put, folders_in};
 
 use crate::chance::Chance;
 use crate::gate::{Cost, Kind, Life, Met, Operation, Said, Volume};
@@ -131,6 +131,10 @@ impl Bucket for SimBucket {
             Ok(objects.keys().filter(|key| key.starts_with(prefix)).cloned().collect())
         })
         .await
+    }
+
+    async fn folders(&self, prefix: &str) -> Result<Vec<String>, Fault> {
+        Ok(folders_in(prefix, &self.list(prefix).await?))
     }
 
     async fn delete(&self, key: &str) -> Result<(), Fault> {

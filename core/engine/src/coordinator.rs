@@ -284,9 +284,11 @@ impl Coordinator {
         let request = match operation.kind() {
             OperationKind::Restore => {
                 self.bury(&registered, term, &why).await?;
-                // One that came to no plan has staged nothing, and holds nothing.
-                if let Ok((_, plan)) = self.repository.newest_plan(operation).await {
-                    self.settle_source(&plan, false).await?;
+                match self.repository.newest_plan(operation).await {
+                    Ok((_, plan)) => self.settle_source(&plan, false).await?,
+                    // One that came to no plan has staged nothing, and holds nothing.
+                    Err(error) if error.refusal().is_some_and(|why| why.code == Code::OutOfOrder) => {}
+                    Err(error) => return Err(error),
                 }
                 Request::Discard
             }

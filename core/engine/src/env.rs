@@ -11,7 +11,7 @@ pub mod whole;
 use alloc::sync::Arc;
 use core::fmt;
 
-pub use bucket::{Bucket, Put};
+pub use bucket::{Bucket, Put, folders_in};
 pub use clock::{Clock, Entropy};
 pub use disk::{Disk, DiskFile, DiskLock, Entry, EntryKind, Metadata, OpenMode, Published};
 pub use net::{Listener, Net, Stream};

@@ -111,6 +111,15 @@ impl FolderBucket {
         Err(Fault::new(FaultKind::SyncFailed, format!("sync {}", parent(path)), "it failed again and again"))
     }
 
+    /// Makes the name of an object that was there already durable.
+    async fn settle_found(&self, path: &str) -> Result<(), Fault> {
+        let (anew, failures) = {
+            let doubted = self.doubted.lock().await;
+            (doubted.0.contains(path), doubted.1)
+        };
+        self.settle(path, failures, anew).await
+    }
+
     async fn name_anew(&self, path: &str) -> Result<(), Fault> {
         let body = self.disk.read(path).await?;
         let temporary = self.temporary();
@@ -168,11 +177,7 @@ impl Bucket for FolderBucket {
         let folder = parent(&path);
         if self.disk.metadata(&path).await?.is_some() {
             self.assure(folder).await?;
-            let (doubts, failures) = {
-                let doubted = self.doubted.lock().await;
-                (doubted.0.contains(&path), doubted.1)
-            };
-            self.settle(&path, failures, doubts).await?;
+            self.settle_found(&path).await?;
             return Ok(Put::Exists);
         }
         let temporary_folder = format!("{}/{TEMPORARY}", self.root);
@@ -210,7 +215,7 @@ impl Bucket for FolderBucket {
         // Its writer may not have come to sync the name: whoever acts on what was read must find it again.
         if !planted::is(Bug::NoFsyncBeforeSeal) {
             self.assure(parent(&path)).await?;
-            self.sync_names(parent(&path)).await?;
+            self.settle_found(&path).await?;
         }
         Ok(body)
     }
@@ -242,7 +247,7 @@ impl Bucket for FolderBucket {
             Err(fault) => return Err(fault),
         };
         self.assure(&path).await?;
-        self.disk.sync_dir(&path).await?;
+        self.sync_names(&path).await?;
         let folders = entries.into_iter().filter(|entry| entry.kind == EntryKind::Folder);
         let mut folders: Vec<String> = folders.map(|entry| format!("{prefix}{}", entry.name)).collect();
         folders.sort_unstable();

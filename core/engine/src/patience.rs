@@ -134,6 +134,10 @@ impl Bucket for PatientBucket {
         self.again(passes, || self.inner.list(prefix)).await
     }
 
+    async fn folders(&self, prefix: &str) -> Result<Vec<String>, Fault> {
+        self.again(passes, || self.inner.folders(prefix)).await
+    }
+
     async fn delete(&self, key: &str) -> Result<(), Fault> {
         self.again(passes, || self.inner.delete(key)).await
     }

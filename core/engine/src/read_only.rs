@@ -57,6 +57,10 @@ impl Bucket for ReadOnly {
         self.bucket.list(prefix).await
     }
 
+    async fn folders(&self, prefix: &str) -> Result<Vec<String>, Fault> {
+        self.bucket.folders(prefix).await
+    }
+
     async fn delete(&self, key: &str) -> Result<(), Fault> {
         Err(refused("remove", key))
     }

@@ -29,7 +29,6 @@ use crate::env::{Bucket, Env, Put};
 use crate::patience::PatientBucket;
 use crate::read_only::ReadOnly;
 
-pub(crate) use digest::DIGESTS_FROM;
 pub use digest::Ended;
 
 /// How many objects are read at once.
@@ -323,10 +322,7 @@ impl Repository {
     /// # Errors
     /// `SA002`.
     pub async fn catalog(&self, incarnation: Incarnation) -> Result<Catalog> {
-        let mut catalog = self.whole_catalog().await?;
-        catalog.backups.retain(|(_, seal)| seal.incarnation == incarnation);
-        catalog.points.retain(|(_, point)| point.incarnation == incarnation);
-        Ok(catalog)
+        Ok(self.whole_catalog().await?.within(incarnation))
     }
 
     /// Sealed backups and published points of all incarnations, in order of time. Condemned backups are left out.
@@ -335,20 +331,8 @@ impl Repository {
     /// `SA002`.
     pub async fn whole_catalog(&self) -> Result<Catalog> {
         let condemned = self.condemned().await?;
-        let mut catalog = Catalog::default();
-        for outcome in self.outcomes(OperationKind::Backup).await? {
-            if let Ending::Sealed(seal) = outcome.result
-                && !condemned.contains(&outcome.operation)
-            {
-                catalog.backups.push((outcome.operation, seal));
-            }
-        }
-        for outcome in self.outcomes(OperationKind::Point).await? {
-            if let Ending::Published(point) = outcome.result {
-                catalog.points.push((outcome.operation, point));
-            }
-        }
-        Ok(catalog)
+        let backups = self.outcomes(OperationKind::Backup).await?;
+        Ok(Catalog::of(backups.into_iter().chain(self.outcomes(OperationKind::Point).await?), &condemned))
     }
 
     /// The newest published point of an incarnation.

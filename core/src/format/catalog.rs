@@ -293,6 +293,13 @@ pub struct Opened {
     pub scn_offset_ms: u64,
 }
 
+impl Opened {
+    /// Where its WAL begins: the cut at which it branched off, or that a clone was made from. None of a cluster's first one.
+    pub fn begins(&self) -> Option<&Cut> {
+        self.branch.as_ref().map(|branch| &branch.cut).or(self.origin.as_ref().map(|origin| &origin.cut))
+    }
+}
+
 /// That a node is about to be opened by a restore, written before it is: whatever it holds from then on is in no backup
 /// and in no plan. A node without one has taken no writes, and may be staged again.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

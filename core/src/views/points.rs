@@ -91,27 +91,24 @@ pub fn restore_points(scene: &Scene) -> Vec<PointRow> {
 fn point_row(scene: &Scene, id: OperationId, point: &Point) -> PointRow {
     let way = scene.lineage.way_to(point.incarnation).unwrap_or_else(|_| Way::within(point.incarnation));
     let start = start_of(scene.sealed(), &way, point, scene.stamped());
-    let threads: Vec<PointThreadRow> = point
-        .cut
-        .threads
-        .iter()
-        .map(|(thread, cut)| PointThreadRow {
-            thread: *thread,
-            timeline: cut.timeline,
-            until: cut.until,
-            proof: cut.proof,
-            archived: match start {
-                Some((_, seal)) => reach(scene, &way, point, seal, *thread).is_ok(),
-                None => run_at(runs(scene, point.incarnation, *thread), cut.timeline, cut.proof).is_some(),
-            },
-        })
-        .collect();
-    let (state, reason) = match start {
-        None => (PointState::Lost, Some("no backup that is kept lies before it".to_string())),
-        Some((_, seal)) => {
-            let behind = point.cut.threads.keys().find_map(|thread| reach(scene, &way, point, seal, *thread).err());
-            behind.map_or((PointState::Reachable, None), |(state, why)| (state, Some(why)))
-        }
+    let mut behind = None;
+    let mut threads = Vec::with_capacity(point.cut.threads.len());
+    for (thread, cut) in &point.cut.threads {
+        let archived = match start.map(|(_, seal)| reach(scene, &way, point, seal, *thread)) {
+            Some(Ok(())) => true,
+            Some(Err(why)) => {
+                behind.get_or_insert(why);
+                false
+            }
+            None => run_at(runs(scene, point.incarnation, *thread), cut.timeline, cut.proof).is_some(),
+        };
+        let (timeline, until, proof) = (cut.timeline, cut.until, cut.proof);
+        threads.push(PointThreadRow { thread: *thread, timeline, until, proof, archived });
+    }
+    let (state, reason) = match (start, behind) {
+        (None, _) => (PointState::Lost, Some("no backup that is kept lies before it".to_string())),
+        (Some(_), None) => (PointState::Reachable, None),
+        (Some(_), Some((state, why))) => (state, Some(why)),
     };
     PointRow {
         name: point.name.clone(),

@@ -112,6 +112,11 @@ impl Bucket for UnsureBucket {
         self.inner.list(prefix).await
     }
 
+    async fn folders(&self, prefix: &str) -> Result<Vec<String>, Fault> {
+        self.may_pass(Request::Other, prefix).await?;
+        self.inner.folders(prefix).await
+    }
+
     async fn delete(&self, key: &str) -> Result<(), Fault> {
         self.may_pass(Request::Other, key).await?;
         self.inner.delete(key).await

@@ -59,5 +59,10 @@ async fn listing(bucket: &dyn Bucket) -> Result<(), Breach> {
     same(bucket.list("list/").await?, keys(&["list/a.b", "list/a/x", "list/b"]), "a listed folder, sorted")?;
     same(bucket.list("list/a").await?, keys(&["list/a.b", "list/a/x"]), "a prefix need not end a part")?;
     same(bucket.list("list").await?, keys(&["list/a.b", "list/a/x", "list/b", "listed"]), "a shorter prefix")?;
-    same(bucket.list("nothing").await?, Vec::new(), "a prefix of nothing")
+    same(bucket.list("nothing").await?, Vec::new(), "a prefix of nothing")?;
+    for key in ["parts/x/y/1", "parts/x/2", "parts/x-y/3", "parts/z"] {
+        same(bucket.put_new(key, b"x".to_vec()).await?, Put::Created, key)?;
+    }
+    same(bucket.folders("parts/").await?, keys(&["parts/x", "parts/x-y"]), "folders, sorted and each once")?;
+    same(bucket.folders("nothing/").await?, Vec::new(), "folders of nothing")
 }

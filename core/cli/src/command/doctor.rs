@@ -54,10 +54,8 @@ fn value(node: NodeId, description: &Outcome<Description>) -> Value {
 
 fn fit(node: NodeId, seen: &Description) -> std::result::Result<(), Refusal> {
     let refuse = |code, message| Err(Refusal::new(code, message));
-    if let Some(newest) = seen.missed {
-        let own = seen.incarnation.unwrap_or_default();
-        let message = format!("node {node} goes on in incarnation {own}, the cluster was opened in {newest}");
-        return refuse(Code::OtherIncarnation, message);
+    if let Some(why) = seen.missed_change() {
+        return refuse(Code::OtherIncarnation, format!("node {node} {why}"));
     }
     match (seen.state.as_str(), &seen.fence) {
         ("open", FenceSeen::Ready) => Ok(()),

@@ -4,6 +4,7 @@
 use alloc::format;
 use alloc::string::ToString;
 use alloc::vec::Vec;
+use core::time::Duration;
 
 use sheetanchor_core::agent::Belonging;
 use sheetanchor_core::error::{Error, FaultKind, Result};
@@ -21,6 +22,9 @@ use crate::zstd;
 
 /// The name of the pin that keeps WAL until it is archived.
 pub const ARCHIVE_PIN: &str = "archive";
+
+/// How soon whoever waits for the archive has it look for more.
+const LOOK_AGAIN_AFTER: Duration = Duration::from_millis(20);
 
 /// How far the archive of this node's thread has come.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -50,7 +54,7 @@ impl Agent {
                 Ok(more) => more,
                 Err(error) => {
                     tracing::warn!(target: "sheetanchor::archive", node = %self.config.node, %error, "the archive does not move on");
-                    self.archive.modify(|state| state.trouble = Some(error));
+                    self.show(ArchiveState { trouble: Some(error), ..self.archive.get() });
                     // Its life is remembered: whoever answers next is looked at.
                     shipping = shipping.map(|known| Shipping { from: None, ..known });
                     false
@@ -73,8 +77,8 @@ impl Agent {
         if status.state != State::Open || status.incarnation.is_some_and(|known| known != belonging.incarnation) {
             return Ok(false);
         }
-        if shipping.is_some_and(|known| known.life != status.life) {
-            // In another life it may be another database.
+        if shipping.is_none_or(|known| known.life != status.life) {
+            // In another life it may be another database, and nobody saw the one before an agent's start.
             let members = self.repository.membership(belonging.membership).await?;
             members.check_identity(self.config.node, &self.database.identity().await?.system)?;
         }
@@ -84,17 +88,17 @@ impl Agent {
             None => self.archive_start(belonging, status.end).await?,
         };
         *shipping = Some(known(from));
-        self.archive.modify(|state| state.until = Some(from));
+        self.show(ArchiveState { until: Some(from), ..self.archive.get() });
         let mut piece = self.durable_wal(from, status.end).await;
         if from.timeline < status.end.timeline && is_gap(&piece) {
             tracing::warn!(target: "sheetanchor::archive", node = %self.config.node, left = %from, now = %status.end, "the database has left its timeline");
             from = self.timeline_start(status.end).await?;
             *shipping = Some(known(from));
-            self.archive.modify(|state| state.until = Some(from));
+            self.show(ArchiveState { until: Some(from), ..self.archive.get() });
             piece = self.durable_wal(from, status.end).await;
         }
         let Some(piece) = piece? else {
-            self.archive.modify(|state| state.trouble = None);
+            self.show(ArchiveState { until: Some(from), trouble: None });
             return Ok(false);
         };
         if piece.from != from || piece.until <= from.lsn {
@@ -103,9 +107,16 @@ impl Agent {
         let until = Position { lsn: self.store(belonging, piece).await?, ..from };
         self.database.advance_pin(ARCHIVE_PIN, until.lsn).await?;
         *shipping = Some(known(until));
-        self.archive.set(ArchiveState { until: Some(until), trouble: None });
+        self.show(ArchiveState { until: Some(until), trouble: None });
         tracing::debug!(target: "sheetanchor::archive", node = %self.config.node, %until, "archived");
         Ok(true)
+    }
+
+    /// Tells whoever waits, if it is news: they look at every change, and have more shipped.
+    fn show(&self, state: ArchiveState) {
+        if self.archive.get() != state {
+            self.archive.set(state);
+        }
     }
 
     /// Durable WAL from `from` on, of the timeline that the database writes or of one that it has left.
@@ -236,7 +247,12 @@ impl Agent {
             if let Some(error @ (Error::Refusal(_) | Error::Bug(_))) = state.trouble {
                 return Err(error);
             }
-            states.changed().await;
+            tokio::select! {
+                biased;
+                () = states.changed() => {}
+                // It may not have been durable yet when it was looked for.
+                () = self.env.clock.sleep(LOOK_AGAIN_AFTER) => {}
+            }
         }
     }
 }

@@ -19,7 +19,7 @@ use sheetanchor_core::refusal::{Code, Refusal};
 use sheetanchor_core::request::Answer;
 
 use super::Agent;
-use super::perform::ArchivedWal;
+use super::perform::{ArchivedWal, state_word};
 use crate::database::{Search, Span, State};
 
 impl Agent {
@@ -69,9 +69,14 @@ impl Agent {
         self.plan(operation, hash).await?;
         let _folder = self.folder.lock().await;
         self.check_folder(operation).await?;
-        if self.database.status().await?.state != State::Reached {
+        match self.database.status().await?.state {
+            State::Reached => {}
             // It was resolved, and has opened since.
-            return Ok(Answer::Done);
+            State::Open => return Ok(Answer::Done),
+            state @ (State::Empty | State::Down) => {
+                let message = format!("node {} is `{}`, and stands at no cut", self.config.node, state_word(state));
+                return Err(Refusal::new(Code::CutMissed, message).into());
+            }
         }
         // Not what a coordinator says, but what was stored once and for all: two of them may be at work.
         let decided: Resolutions = self.repository.load(&keys::in_doubt(operation)).await?;

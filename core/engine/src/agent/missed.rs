@@ -9,6 +9,7 @@ use sheetanchor_core::format::keys;
 use sheetanchor_core::identity::Incarnation;
 use sheetanchor_core::planted::{self, Bug};
 use sheetanchor_core::refusal::{Code, Refusal};
+use sheetanchor_core::request::goes_on;
 
 use super::{Agent, state};
 
@@ -24,7 +25,8 @@ impl Agent {
                 Ok(missed) => {
                     self.missed.set(missed);
                     if let Some(newest) = missed.filter(|_| missed != known) {
-                        let error = Refusal::new(Code::OtherIncarnation, goes_on(belonging.incarnation, newest));
+                        let why = alloc::format!("the node {}", goes_on(belonging.incarnation, newest));
+                        let error = Refusal::new(Code::OtherIncarnation, why);
                         tracing::warn!(target: "sheetanchor::agent", node = %self.config.node, %error, "missed an incarnation");
                     }
                     known = missed;
@@ -54,8 +56,4 @@ impl Agent {
         }
         Ok(None)
     }
-}
-
-fn goes_on(own: Incarnation, newest: Incarnation) -> alloc::string::String {
-    alloc::format!("the node goes on in incarnation {own}, the cluster was opened in {newest}")
 }

@@ -343,49 +343,55 @@ impl Agent {
         Ok(file.sync().await?)
     }
 
-    /// Removes what a restore has staged: everything below the data folder, and what lies behind the links that it has made.
+    /// Removes what a restore has staged: what lies behind the links that it has made, then everything below the data folder.
+    /// In this order, since the links say what is left to whoever goes on after a crash.
     pub(super) async fn clear_staged(&self, plan: &Plan) -> Result<()> {
-        let root = String::from(self.database.data_folder());
-        let found = self.clear_folder(root.clone()).await?;
+        let root = self.database.data_folder();
+        let found = self.below(root).await?;
+        if let Some(unit) = plan.units.get(&self.config.node)
+            && found.iter().any(|(_, kind)| *kind == EntryKind::Link)
+        {
+            for (name, target) in self.link_targets(&entries(self.origin(plan).await?, unit).await?)? {
+                let link = (format!("{root}/{name}"), EntryKind::Link);
+                if found.contains(&link) && self.env.disk.read_link(&link.0).await? == target {
+                    self.clear(&target, self.below(&target).await?).await?;
+                }
+            }
+        }
+        self.clear(root, found).await
+    }
+
+    /// Removes what was found below a folder.
+    async fn clear(&self, root: &str, found: Vec<(String, EntryKind)>) -> Result<()> {
+        for (path, kind) in found.iter().rev() {
+            match kind {
+                EntryKind::Folder => self.env.disk.remove_folder(path).await?,
+                EntryKind::File | EntryKind::Link | EntryKind::Other => self.env.disk.remove(path).await?,
+            }
+        }
         if found.is_empty() {
             return Ok(());
         }
-        let Some(unit) = plan.units.get(&self.config.node) else { return Ok(()) };
-        for (name, target) in self.link_targets(&entries(self.origin(plan).await?, unit).await?)? {
-            if found.contains(&(format!("{root}/{name}"), target.clone())) {
-                self.clear_folder(target).await?;
-            }
-        }
-        Ok(())
+        Ok(self.env.disk.sync_dir(root).await?)
     }
 
-    /// Removes everything below a folder; answers the links that were there, and where they led.
-    async fn clear_folder(&self, root: String) -> Result<Vec<(String, String)>> {
-        let mut links = Vec::new();
-        if self.env.disk.metadata(&root).await?.is_none() {
-            return Ok(links);
-        }
-        let mut folders = Vec::from([root.clone()]);
+    /// Everything below a folder, if it is there, each folder before what it holds. Links are not followed.
+    async fn below(&self, root: &str) -> Result<Vec<(String, EntryKind)>> {
         let mut found = Vec::new();
+        if self.env.disk.metadata(root).await?.is_none() {
+            return Ok(found);
+        }
+        let mut folders = Vec::from([String::from(root)]);
         while let Some(folder) = folders.pop() {
             for entry in self.env.disk.list(&folder).await? {
                 let path = format!("{folder}/{}", entry.name);
-                match entry.kind {
-                    EntryKind::Folder => folders.push(path),
-                    EntryKind::Link => {
-                        links.push((path.clone(), self.env.disk.read_link(&path).await?));
-                        self.env.disk.remove(&path).await?;
-                    }
-                    EntryKind::File | EntryKind::Other => self.env.disk.remove(&path).await?,
+                if entry.kind == EntryKind::Folder {
+                    folders.push(path.clone());
                 }
+                found.push((path, entry.kind));
             }
-            found.push(folder);
         }
-        for folder in found.iter().skip(1).rev() {
-            self.env.disk.remove_folder(folder).await?;
-        }
-        self.env.disk.sync_dir(&root).await?;
-        Ok(links)
+        Ok(found)
     }
 }
 

@@ -16,12 +16,11 @@ use sheetanchor_core::format::catalog::{Condemned, Ending, IncarnationObject, Po
 use sheetanchor_core::format::{keys, manifest::Manifest};
 use sheetanchor_core::identity::{OperationId, OperationKind, ThreadId};
 use sheetanchor_core::lineage::Lineage;
-use sheetanchor_core::plan::Catalog;
 use sheetanchor_core::planted::{self, Bug};
 use sheetanchor_core::refusal::{Code, Refusal};
 
 use super::{Coordinator, Footing};
-use crate::repository::{Created, DIGESTS_FROM};
+use crate::repository::Created;
 
 /// How often to look whether operations have ended.
 const LOOK_AGAIN_AFTER: Duration = Duration::from_millis(500);
@@ -50,7 +49,7 @@ impl Coordinator {
     /// the backups are condemned, and nothing has been removed; `SA002`, `SA003` if the repository is damaged.
     pub async fn expire(&self, keep: Keep, dry_run: bool) -> Result<Expired> {
         let footing = self.footing().await?;
-        let Catalog { backups, points } = self.repository.whole_catalog().await?;
+        let backups = self.repository.whole_catalog().await?.backups;
         let mut going = choose(&backups, keep)?;
         if let Some(held) = self.held(&footing, &backups).await? {
             going.retain(|backup| *backup != held);
@@ -67,9 +66,7 @@ impl Coordinator {
         }
         tracing::info!(target: "sheetanchor::phase", objects = expired.objects.len(), wal = expired.wal.len(), phase = "expired");
         expired.condemned = going;
-        if backups.len().max(points.len()) >= DIGESTS_FROM {
-            self.fold_catalog().await;
-        }
+        self.fold_catalog().await;
         Ok(expired)
     }
 
@@ -129,7 +126,8 @@ impl Coordinator {
             });
             let Some(first) = waiting.first() else { return Ok(()) };
             if self.env.clock.now() >= until {
-                // Never registered: it relies on nothing, and can never begin.
+                // Never registered: it relies on nothing. If its registration is still on its way, it will find what is
+                // condemned, and rely on none of that.
                 if !self.repository.is_registered(*first).await? {
                     strays.insert(*first);
                     continue;

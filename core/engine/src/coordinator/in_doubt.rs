@@ -73,7 +73,7 @@ impl RestorePerformer<'_> {
         let (repository, plan) = (self.coordinator.repository_of(self.plan)?, self.plan);
         let own: IncarnationObject = repository.load(&keys::incarnation(plan.incarnation)).await?;
         let begins = match own.state {
-            IncarnationState::Opened(opened) => opened.branch.map(|branch| places(&branch.cut)),
+            IncarnationState::Opened(opened) => opened.begins().map(places),
             IncarnationState::Aborted(_) => None,
         };
         // A thread that is archived from its very first byte has nothing before it.

@@ -53,7 +53,7 @@ impl Coordinator {
                 }
                 Err(refusal) => return Err(refusal.into()),
             };
-            let scn_floor = self.high_water(footing).await?;
+            let scn_floor = self.high_water(&catalog).await?;
             let resolved = self.resolved(&way, &choice, is_stamped(&archive));
             let words = resolved.words.clone();
             let plan = plan_of(footing, aim, operation, manifest, &choice, replay, resolved, scn_floor);
@@ -103,8 +103,8 @@ impl Coordinator {
     }
 
     /// Above every SCN that any incarnation has used, as far as anything of it is left.
-    async fn high_water(&self, footing: &Footing) -> Result<Scn> {
-        let mut used = Vec::from([footing.opened.scn_floor]);
+    async fn high_water(&self, catalog: &Catalog) -> Result<Scn> {
+        let mut used = Vec::new();
         for object in self.repository.incarnations().await? {
             let IncarnationState::Opened(opened) = object.state else { continue };
             let members = self.repository.membership(opened.membership).await?;
@@ -112,7 +112,7 @@ impl Coordinator {
             used.push(opened.scn_floor);
             used.extend(ends.values().filter_map(|header| header.scn_last));
         }
-        Ok(high_water(&self.repository.whole_catalog().await?, used))
+        Ok(high_water(catalog, used))
     }
 }
 

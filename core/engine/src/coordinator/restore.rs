@@ -141,8 +141,7 @@ impl Coordinator {
             None => None,
             Some(object) => {
                 let opened = check_own(&object, operation)?;
-                let cut = opened.branch.as_ref().map(|branch| &branch.cut);
-                let cut = cut.or(opened.origin.as_ref().map(|origin| &origin.cut)).cloned();
+                let cut = opened.begins().cloned();
                 if footing.incarnation != plan.opens {
                     let (opens, now) = (plan.opens, footing.incarnation);
                     let message = format!("{operation} has opened incarnation {opens}; the cluster lives in {now}");
@@ -181,8 +180,9 @@ impl Coordinator {
         let performer = RestorePerformer { coordinator: self, footing, term, plan: &plan, hash };
         let outcome: Result<()> =
             pump::run(&self.env, term.operation, &mut machine, &performer, &self.cancel, self.watcher.as_deref()).await;
-        self.settle_source(performer.plan, outcome.is_ok() && !stop).await?;
+        let settled = self.settle_source(performer.plan, outcome.is_ok() && !stop).await;
         outcome?;
+        settled?;
         let phase = if stop { "stopped" } else { "opened" };
         tracing::info!(target: "sheetanchor::phase", operation = %term.operation, incarnation = %plan.opens, phase);
         let in_doubt = resolutions(&self.repository, term.operation).await?;

@@ -6,8 +6,8 @@ use alloc::vec::Vec;
 
 use futures_util::future::join_all;
 use sheetanchor_core::error::Result;
-use sheetanchor_core::format::catalog::{IncarnationState, Outcome, Registered};
-use sheetanchor_core::identity::{Epoch, NodeId, OperationKind, ThreadId};
+use sheetanchor_core::format::catalog::{IncarnationState, Registered};
+use sheetanchor_core::identity::{Epoch, NodeId, OperationId, OperationKind, ThreadId};
 use sheetanchor_core::lineage::Lineage;
 use sheetanchor_core::refusal::Code;
 use sheetanchor_core::request::{Answer, PinSeen, Request};
@@ -16,7 +16,6 @@ use sheetanchor_core::views::archive::runs_of;
 use sheetanchor_core::views::points::{PointRow, restore_points};
 
 use super::{Coordinator, Footing};
-use crate::repository::DIGESTS_FROM;
 
 impl Coordinator {
     /// What the views of [`sheetanchor_core::views`] are made of. A node that does not answer leaves its columns empty.
@@ -47,7 +46,9 @@ impl Coordinator {
     /// The part of a scene that lies in the repository.
     async fn stored(&self, footing: &Footing) -> Result<Scene> {
         let incarnations = self.repository.incarnations().await?;
-        let begun = self.begun().await?;
+        let backups = self.repository.ended_as_listed(OperationKind::Backup).await?;
+        let points = self.repository.ended_as_listed(OperationKind::Point).await?;
+        let begun = self.begun(backups.registered).await?;
         let mut archive = BTreeMap::new();
         for object in &incarnations {
             if let IncarnationState::Opened(opened) = &object.state {
@@ -65,28 +66,19 @@ impl Coordinator {
             lineage: Lineage::of(&incarnations)?,
             incarnations,
             begun,
-            backups: self.listed(OperationKind::Backup).await?,
-            points: self.listed(OperationKind::Point).await?,
+            backups: backups.outcomes.into_values().collect(),
+            points: points.outcomes.into_values().collect(),
             condemned: self.repository.condemned().await?,
             archive,
             ..Scene::default()
         })
     }
 
-    /// What operations of a kind came to, in order of time.
-    async fn listed(&self, kind: OperationKind) -> Result<Vec<Outcome>> {
-        Ok(self.repository.ended_as_listed(kind).await?.outcomes.into_values().collect())
-    }
-
-    /// Every backup that was begun, with its term; that of one that a digest holds is not looked up, since it has ended.
-    async fn begun(&self) -> Result<Vec<(Registered, Epoch)>> {
-        let operations = self.repository.operations(OperationKind::Backup).await?;
-        let mut known = BTreeMap::new();
-        if operations.len() >= DIGESTS_FROM {
-            known = self.repository.ended_as_listed(OperationKind::Backup).await?.registered;
-        }
+    /// Every backup that was begun, with its term; that of one that a digest has as `known` is not looked up, since it has
+    /// ended.
+    async fn begun(&self, mut known: BTreeMap<OperationId, Registered>) -> Result<Vec<(Registered, Epoch)>> {
         let mut begun = Vec::new();
-        for operation in operations {
+        for operation in self.repository.operations(OperationKind::Backup).await? {
             if let Some(registered) = known.remove(&operation) {
                 begun.push((registered, Epoch::default()));
                 continue;

@@ -1,6 +1,7 @@
 //! The repository as the engine sees it.
 
 use alloc::boxed::Box;
+use alloc::collections::BTreeSet;
 use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
@@ -61,17 +62,18 @@ pub trait Bucket: Send + Sync {
     ///
     /// # Errors
     /// Any [`Fault`].
-    async fn folders(&self, prefix: &str) -> Result<Vec<String>, Fault> {
-        let keys = self.list(prefix).await?;
-        let inner = keys.iter().filter_map(|key| key.strip_prefix(prefix)?.split_once('/'));
-        let mut folders: Vec<String> = inner.map(|(folder, _)| format!("{prefix}{folder}")).collect();
-        folders.dedup();
-        Ok(folders)
-    }
+    async fn folders(&self, prefix: &str) -> Result<Vec<String>, Fault>;
 
     /// Removes an object; one that is not there is no error.
     ///
     /// # Errors
     /// Any [`Fault`].
     async fn delete(&self, key: &str) -> Result<(), Fault>;
+}
+
+/// What [`Bucket::folders`] answers, by the keys that a bucket without folders has listed under `prefix`.
+pub fn folders_in(prefix: &str, keys: &[String]) -> Vec<String> {
+    let inner = keys.iter().filter_map(|key| key.strip_prefix(prefix)?.split_once('/'));
+    let folders: BTreeSet<String> = inner.map(|(folder, _)| format!("{prefix}{folder}")).collect();
+    folders.into_iter().collect()
 }

@@ -11,7 +11,7 @@ use alloc::vec::Vec;
 
 use futures_util::future::join_all;
 use sheetanchor_core::error::Result;
-use sheetanchor_core::format::catalog::{Ending, Outcome, Registered, operations_in};
+use sheetanchor_core::format::catalog::{Outcome, Registered, operations_in};
 use sheetanchor_core::format::digest::{self, Digest};
 use sheetanchor_core::format::keys;
 use sheetanchor_core::identity::{ContentHash, Incarnation, OperationId, OperationKind};
@@ -27,7 +27,7 @@ use crate::zstd;
 const DIGEST_BYTES_MAX: u64 = 64 << 20;
 
 /// A catalog with fewer operations of a kind is read as it is.
-pub(crate) const DIGESTS_FROM: usize = 64;
+const DIGESTS_FROM: usize = 64;
 
 /// Operations in the largest digest: it is not written anew when more come.
 const OPERATIONS_MAX: usize = 1 << 16;
@@ -69,24 +69,9 @@ impl Repository {
     /// `SA002`.
     pub async fn catalog_as_listed(&self, incarnation: Incarnation) -> Result<Catalog> {
         let condemned = self.condemned().await?;
-        let mut catalog = Catalog::default();
-        for (operation, outcome) in self.ended_as_listed(OperationKind::Backup).await?.outcomes {
-            match outcome.result {
-                Ending::Sealed(seal) if seal.incarnation == incarnation && !condemned.contains(&operation) => {
-                    catalog.backups.push((operation, seal));
-                }
-                Ending::Sealed(_) | Ending::Published(_) | Ending::Cloned(_) | Ending::Aborted(_) => {}
-            }
-        }
-        for (operation, outcome) in self.ended_as_listed(OperationKind::Point).await?.outcomes {
-            match outcome.result {
-                Ending::Published(point) if point.incarnation == incarnation => {
-                    catalog.points.push((operation, point));
-                }
-                Ending::Published(_) | Ending::Sealed(_) | Ending::Cloned(_) | Ending::Aborted(_) => {}
-            }
-        }
-        Ok(catalog)
+        let mut outcomes = self.ended_as_listed(OperationKind::Backup).await?.outcomes;
+        outcomes.append(&mut self.ended_as_listed(OperationKind::Point).await?.outcomes);
+        Ok(Catalog::of(outcomes.into_values(), &condemned).within(incarnation))
     }
 
     /// Folds what no digest holds, if it is `least` operations or more, together with every digest that is no larger: so
@@ -100,6 +85,7 @@ impl Repository {
         if ended.unfolded.is_empty() || ended.unfolded.len() < least {
             return Ok(0);
         }
+        ended.unfolded.truncate(OPERATIONS_MAX);
         let mut held: BTreeSet<OperationId> = ended.unfolded.iter().copied().collect();
         if kind == OperationKind::Backup {
             for operation in &ended.unfolded {

@@ -158,6 +158,9 @@ impl Bucket for NoBucket {
     async fn list(&self, _prefix: &str) -> Result<Vec<String>, Fault> {
         unreachable!("the database has no bucket")
     }
+    async fn folders(&self, _prefix: &str) -> Result<Vec<String>, Fault> {
+        unreachable!("the database has no bucket")
+    }
     async fn delete(&self, _key: &str) -> Result<(), Fault> {
         unreachable!("the database has no bucket")
     }
