@@ -44,6 +44,7 @@ impl Catalog {
     }
 
     /// The part of it that was made in an incarnation.
+    #[must_use]
     pub fn within(mut self, incarnation: Incarnation) -> Self {
         self.backups.retain(|(_, seal)| seal.incarnation == incarnation);
         self.points.retain(|(_, point)| point.incarnation == incarnation);
