@@ -108,6 +108,8 @@ pub enum Bug {
     CutBeforeEnd,
     /// A backup is sealed without a look at what it has stored.
     SealedUnread,
+    /// Whoever reads a list of archived WAL is refused for a damaged piece that it does not need.
+    AnyDamageHinders,
     /// Symbolic links in the data folder are left out of a backup without a word.
     LinksDropped,
     /// A file that is shorter than it was listed is captured as it is, whatever its engine says.
@@ -183,6 +185,7 @@ impl Bug {
         ("retry-unbounded", Self::RetryUnbounded),
         ("cut-before-end", Self::CutBeforeEnd),
         ("sealed-unread", Self::SealedUnread),
+        ("any-damage-hinders", Self::AnyDamageHinders),
         ("links-dropped", Self::LinksDropped),
         ("shrunk-file-accepted", Self::ShrunkFileAccepted),
         ("other-restore-ignored", Self::OtherRestoreIgnored),

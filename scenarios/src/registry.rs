@@ -74,6 +74,7 @@ macro_rules! each_story {
             "disks-that-fail-lose-nothing-acknowledged" disks_that_fail_lose_nothing_acknowledged: disks::lose_nothing_acknowledged, sees [ShortReadIgnored, ShortWriteIgnored, WriteFailureSwallowed];
             "the-cut-of-a-backup-lies-at-or-after-its-end" the_cut_of_a_backup_lies_at_or_after_its_end: capture::cuts_at_or_after_its_end, sees [CutBeforeEnd];
             "nothing-is-sealed-that-was-not-read-again" nothing_is_sealed_that_was_not_read_again: capture::reads_again_what_it_seals, sees [SealedUnread];
+            "damaged-wal-hinders-only-what-needs-it" damaged_wal_hinders_only_what_needs_it: capture::goes_on_beside_damaged_wal, sees [AnyDamageHinders];
             "a-link-out-of-the-folder-is-refused" a_link_out_of_the_folder_is_refused: capture::refuses_links_that_lead_out, sees [LinksDropped];
             "a-file-that-shrinks-while-it-is-copied-is-refused" a_file_that_shrinks_while_it_is_copied_is_refused: capture::refuses_a_file_that_shrank, sees [ShrunkFileAccepted];
             "digests-never-say-what-is-not-so" digests_never_say_what_is_not_so: digest::never_say_what_is_not_so, sees [DigestTrusted];

@@ -4,8 +4,11 @@ use std::time::Duration;
 
 use sheetanchor_core::format::catalog::Method;
 use sheetanchor_core::format::files::check_name;
+use sheetanchor_core::format::keys;
+use sheetanchor_core::identity::ThreadId;
 use sheetanchor_core::plan::Target;
 use sheetanchor_core::refusal::Code;
+use sheetanchor_core::views::points::PointState;
 use sheetanchor_engine::agent::stage::entries;
 use sheetanchor_engine::coordinator::{ReadBack, Sealed};
 use sheetanchor_engine::env::{DiskFile, Env, Fault, OpenMode};
@@ -74,6 +77,7 @@ enum Harm {
     Gone,
     Flipped,
     Short,
+    Header,
 }
 
 /// When: somebody harms an object of the repository, which no well-behaved writer does; answers what it was.
@@ -89,6 +93,7 @@ fn is_harmed(stage: &mut Stage, key: &str, harm: Harm) -> Result<Vec<u8>, Failur
     match harm {
         Harm::Gone => {}
         Harm::Short => body.truncate(middle),
+        Harm::Header => body.iter_mut().skip(60).take(1).for_each(|byte| *byte ^= 1),
         Harm::Flipped => body.iter_mut().skip(middle).take(1).for_each(|byte| *byte ^= 1),
     }
     is_replaced(stage, key, Some(body).filter(|_| harm != Harm::Gone))?;
@@ -160,6 +165,30 @@ pub fn reads_again_what_it_seals(stage: &mut Stage) -> Result<(), Failure> {
     stage.holds(none, Violation::new("what was refused does not exist", format!("{:?}", status.backups)))?;
     let backup = stage.begin_backup();
     all_names_are_relative(stage, &backup)?;
+    the_next_one_is_good(stage)
+}
+
+/// A piece of archived WAL that is damaged is in nobody's way who does not need it: backups that begin behind it are taken,
+/// shown, verified and restored. What lies beyond it, seen from an earlier backup, is refused for the damage.
+pub fn goes_on_beside_damaged_wal(stage: &mut Stage) -> Result<(), Failure> {
+    given_clients_at_work(stage)?;
+    let first = stage.a_backup_is_taken()?;
+    stage.meanwhile(300, 900)?;
+    let point = stage.a_point_is_taken("between")?;
+    stage.the_point_becomes_reachable("between")?;
+    let thread = ThreadId::new(1);
+    let end = first.seal.cut.threads.get(&thread).map(|cut| cut.proof);
+    let pieces = keys_under(stage, "wal/0000000001/00001/")?;
+    let behind = pieces.iter().find(|key| keys::parse_wal(key).map(|(_, from)| from) >= end);
+    let Some(behind) = behind else {
+        return stage.holds(false, Violation::new("WAL is archived behind a backup", format!("{pieces:?}, {end:?}")));
+    };
+    is_harmed(stage, behind, Harm::Header)?;
+    let state = stage.point_is_listed_as("between")?;
+    let shown = Violation::new("what lies behind damage is not shown as reachable", format!("{state:?}"));
+    stage.holds(state.is_some_and(|state| state != PointState::Reachable), shown)?;
+    let plan = stage.begin_plan(point.name.map_or(Target::Latest, Target::Name));
+    stage.is_refused("a plan that needs damaged WAL", &plan, &[Code::WalDamaged])?;
     the_next_one_is_good(stage)
 }
 

@@ -21,6 +21,7 @@ use sheetanchor_core::request::Answer;
 use super::Agent;
 use super::perform::{ArchivedWal, state_word};
 use crate::database::{Search, Span, State};
+use crate::repository::WalHeaders;
 
 impl Agent {
     /// Looks through this node's archived WAL, from `from` in the cut's incarnation up to the cut.
@@ -39,10 +40,13 @@ impl Agent {
             return Ok(Answer::Searched(Searched { traces: Vec::new(), whole: true }));
         }
         let repository = self.origin(&plan).await?;
-        let mut headers = repository.wal_headers(plan.incarnation, thread).await?;
+        let WalHeaders { sound: mut headers, damaged } = repository.wal_headers(plan.incarnation, thread).await?;
         headers.retain(|(_, header)| header.timeline == cut.timeline);
         let reach = Reach::from(from, headers);
         if reach.until().is_none_or(|until| until < cut.until) {
+            if let Some(damaged) = damaged {
+                return Err(damaged.into());
+            }
             return Ok(Answer::Searched(Searched { traces: Vec::new(), whole: false }));
         }
         let span = WalSpan {

@@ -16,6 +16,7 @@ use sheetanchor_core::planted::{self, Bug};
 use sheetanchor_core::refusal::{Code, Refusal};
 use sheetanchor_core::scn::Scn;
 
+use super::plan::{Archived, or_damage};
 use super::{Coordinator, Footing, Term, point};
 use crate::pump::{self, Perform, Performed};
 
@@ -129,7 +130,7 @@ impl BackupPerformer<'_> {
         if planted::is(Bug::SealedUnread) {
             return Ok(Scn::ZERO);
         }
-        let archive = self.coordinator.archive_of(manifest).await?;
+        let Archived { archive, damaged } = self.coordinator.archive_of(manifest).await?;
         let choice = Choice {
             backup: manifest.operation,
             cut: manifest.cut.clone(),
@@ -138,7 +139,8 @@ impl BackupPerformer<'_> {
             resolved: format!("{}", manifest.operation),
             sought: false,
         };
-        let replay = replay(manifest, &Way::within(manifest.incarnation), &choice, &archive)?;
+        let replay = replay(manifest, &Way::within(manifest.incarnation), &choice, &archive)
+            .map_err(|refusal| or_damage(refusal, damaged.as_ref()))?;
         self.coordinator.read_back(manifest, &replay, self.coordinator.read_back, &|_, _| ()).await?;
         let last = |thread, start| {
             let pieces = archive.get(&(manifest.incarnation, thread)).cloned().unwrap_or_default();

@@ -14,6 +14,7 @@ use sheetanchor_core::refusal::{Code, Refusal};
 use sheetanchor_core::request::{Answer, Description, PinSeen, Progress, Request};
 
 use super::Coordinator;
+use super::plan::{Archived, or_damage};
 use super::proof::{ReadBack, Verified};
 
 /// The cluster at a glance.
@@ -152,14 +153,16 @@ impl Coordinator {
         let footing = self.footing().await?;
         let catalog = self.repository.catalog(footing.incarnation).await?;
         let manifest = self.manifest_of(&catalog, backup).await?;
-        let (way, archive) = (Way::within(manifest.incarnation), self.archive_of(&manifest).await?);
+        let way = Way::within(manifest.incarnation);
+        let Archived { archive, damaged } = self.archive_of(&manifest).await?;
         let lineage = Lineage::of(&self.repository.incarnations().await?)?;
         let aim = Aim::from(&Target::Backup(backup));
         let choice = choices(&catalog, &lineage, &way, &aim, is_stamped(&archive))?.into_iter().next();
         let Some(choice) = choice else {
             return Err(Refusal::new(Code::NoSuchTarget, format!("{backup} is no sealed backup")).into());
         };
-        let replay = replay(&manifest, &way, &choice, &archive)?;
+        let replay =
+            replay(&manifest, &way, &choice, &archive).map_err(|refusal| or_damage(refusal, damaged.as_ref()))?;
         self.read_back(&manifest, &replay, ReadBack::Contents, progress).await
     }
 }

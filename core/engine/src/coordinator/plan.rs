@@ -6,7 +6,7 @@ use alloc::vec::Vec;
 use sheetanchor_core::error::Result;
 use sheetanchor_core::format::catalog::IncarnationState;
 use sheetanchor_core::format::manifest::{Manifest, Plan, Resolved};
-use sheetanchor_core::identity::{OperationId, OperationKind};
+use sheetanchor_core::identity::{Incarnation, OperationId, OperationKind, ThreadId};
 use sheetanchor_core::lineage::{Lineage, Way};
 use sheetanchor_core::plan::{Aim, Archive, Catalog, Choice, Replay, choices, high_water, is_stamped, replay};
 use sheetanchor_core::refusal::{Code, Refusal};
@@ -14,6 +14,7 @@ use sheetanchor_core::scn::Scn;
 use sheetanchor_core::time::WallMillis;
 
 use super::{Coordinator, Footing};
+use crate::repository::{Repository, WalHeaders};
 
 /// What a restore would do.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -24,6 +25,32 @@ pub struct Planned {
     pub resolved: String,
     /// Newer cuts that were passed over because the archive does not reach them, and why.
     pub passed_over: Vec<Refusal>,
+}
+
+/// What is archived, and what of that is damaged.
+#[derive(Default)]
+pub(super) struct Archived {
+    /// Every piece whose header is sound.
+    pub archive: Archive,
+    /// Why one is not among them.
+    pub damaged: Option<Refusal>,
+}
+
+impl Archived {
+    async fn add(&mut self, incarnation: Incarnation, thread: ThreadId, repository: &Repository) -> Result<()> {
+        let WalHeaders { sound, damaged } = repository.wal_headers(incarnation, thread).await?;
+        self.archive.insert((incarnation, thread), sound);
+        self.damaged = self.damaged.take().or(damaged);
+        Ok(())
+    }
+}
+
+/// A damaged piece is in nobody's way who does not need it. To whoever misses one it is said that it is damaged, not gone.
+pub(super) fn or_damage(refusal: Refusal, damaged: Option<&Refusal>) -> Refusal {
+    match damaged {
+        Some(damaged) if matches!(refusal.code, Code::NotReachable | Code::WalGap) => damaged.clone(),
+        _ => refusal,
+    }
 }
 
 impl Coordinator {
@@ -41,17 +68,19 @@ impl Coordinator {
         let lineage = Lineage::of(&self.repository.incarnations().await?)?;
         let way = lineage.way_to(aim.incarnation.unwrap_or(footing.incarnation))?;
         let catalog = self.repository.whole_catalog().await?;
-        let archive = self.archive_along(footing, &way).await?;
+        let Archived { archive, damaged } = self.archive_along(footing, &way).await?;
         let mut passed_over = Vec::new();
         for choice in choices(&catalog, &lineage, &way, aim, is_stamped(&archive))? {
             let manifest = self.manifest_of(&catalog, choice.backup).await?;
             let replay = match replay(&manifest, &way, &choice, &archive) {
                 Ok(replay) => replay,
-                Err(refusal) if matches!(refusal.code, Code::NotReachable | Code::WalGap) => {
-                    passed_over.push(refusal);
-                    continue;
-                }
-                Err(refusal) => return Err(refusal.into()),
+                Err(refusal) => match or_damage(refusal, damaged.as_ref()) {
+                    refusal if matches!(refusal.code, Code::NotReachable | Code::WalGap) => {
+                        passed_over.push(refusal);
+                        continue;
+                    }
+                    refusal => return Err(refusal.into()),
+                },
             };
             let scn_floor = self.high_water(&catalog).await?;
             let resolved = self.resolved(&way, &choice, is_stamped(&archive));
@@ -70,25 +99,23 @@ impl Coordinator {
     }
 
     /// What is archived of every incarnation on a way.
-    pub(super) async fn archive_along(&self, footing: &Footing, way: &Way) -> Result<Archive> {
-        let mut archive = Archive::new();
+    async fn archive_along(&self, footing: &Footing, way: &Way) -> Result<Archived> {
+        let mut archived = Archived::default();
         for stretch in way.stretches() {
-            for thread in footing.members.nodes.keys().copied().map(sheetanchor_core::identity::ThreadId::of) {
-                let headers = self.repository.wal_headers(stretch.incarnation, thread).await?;
-                archive.insert((stretch.incarnation, thread), headers);
+            for thread in footing.members.nodes.keys().copied().map(ThreadId::of) {
+                archived.add(stretch.incarnation, thread, &self.repository).await?;
             }
         }
-        Ok(archive)
+        Ok(archived)
     }
 
     /// What a manifest's own WAL needs.
-    pub(super) async fn archive_of(&self, manifest: &Manifest) -> Result<Archive> {
-        let mut archive = Archive::new();
+    pub(super) async fn archive_of(&self, manifest: &Manifest) -> Result<Archived> {
+        let mut archived = Archived::default();
         for thread in manifest.threads.keys() {
-            let headers = self.repository.wal_headers(manifest.incarnation, *thread).await?;
-            archive.insert((manifest.incarnation, *thread), headers);
+            archived.add(manifest.incarnation, *thread, &self.repository).await?;
         }
-        Ok(archive)
+        Ok(archived)
     }
 
     fn resolved(&self, way: &Way, choice: &Choice, stamped: bool) -> Resolved {

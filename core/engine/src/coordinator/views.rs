@@ -54,8 +54,9 @@ impl Coordinator {
             if let IncarnationState::Opened(opened) = &object.state {
                 let members = self.repository.membership(opened.membership).await?;
                 for thread in members.nodes.keys().copied().map(ThreadId::of) {
+                    // A damaged piece is shown as a gap; `verify` says what is wrong with it.
                     let headers = self.repository.wal_headers(object.incarnation, thread).await?;
-                    let pieces = headers.into_iter().map(|(_, header)| header);
+                    let pieces = headers.sound.into_iter().map(|(_, header)| header);
                     archive.insert((object.incarnation, thread), runs_of(pieces.collect()));
                 }
             }
