@@ -4,6 +4,7 @@
 use alloc::boxed::Box;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
+use core::fmt;
 
 use serde::{Deserialize, Serialize};
 
@@ -378,11 +379,16 @@ impl Description {
         let own = self.incarnation.unwrap_or_default();
         let missed = self.missed.map(|newest| {
             let code = Code::OtherIncarnation;
-            alloc::format!("it goes on in incarnation {own}, the cluster was opened in {newest} ({code})")
+            alloc::format!("{} ({code})", goes_on("it", own, newest))
         });
         let stuck = self.archive_trouble.as_ref().map(|why| alloc::format!("the archive does not move on: {why}"));
         missed.or(stuck)
     }
+}
+
+/// Says that `who` has missed a change of incarnation.
+pub fn goes_on(who: impl fmt::Display, own: Incarnation, newest: Incarnation) -> String {
+    alloc::format!("{who} goes on in incarnation {own}, the cluster was opened in {newest}")
 }
 
 /// Whether a node can hold commits back.

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use sheetanchor_core::error::Result as Outcome;
 use sheetanchor_core::identity::NodeId;
 use sheetanchor_core::refusal::{Code, Refusal};
-use sheetanchor_core::request::{Description, FenceSeen};
+use sheetanchor_core::request::{Description, FenceSeen, goes_on};
 
 use crate::connect::Connected;
 use crate::report::Result;
@@ -56,8 +56,7 @@ fn fit(node: NodeId, seen: &Description) -> std::result::Result<(), Refusal> {
     let refuse = |code, message| Err(Refusal::new(code, message));
     if let Some(newest) = seen.missed {
         let own = seen.incarnation.unwrap_or_default();
-        let message = format!("node {node} goes on in incarnation {own}, the cluster was opened in {newest}");
-        return refuse(Code::OtherIncarnation, message);
+        return refuse(Code::OtherIncarnation, goes_on(format_args!("node {node}"), own, newest));
     }
     match (seen.state.as_str(), &seen.fence) {
         ("open", FenceSeen::Ready) => Ok(()),
