@@ -60,6 +60,7 @@ catalogue! {
     NotLoopback "SA111" "an address is not on the loopback interface" "until transport security lands, agents may only be reached on 127.0.0.1 or ::1";
     DatabaseDown "SA112" "the node's database is not open" "start the database, or restore it";
     OtherNode "SA113" "a folder or agent belongs to another node" "check `state`, `data` and `agent` of the node in the cluster file";
+    ServerUntrusted "SA114" "a database server is not as safe to speak to as it must be" "see that the server has `ssl = on`, and that `sslrootcert` in the node's `connection` holds the authority of its certificate, made out to the very host that is called";
 
     NodeSilent "SA201" "a node did not answer in time" "see that its agent and its database are running, then try again";
     StaleEpoch "SA202" "another coordinator has taken this operation over" "nothing to do here: the other coordinator decides its outcome";

@@ -1,7 +1,7 @@
 //! The database port for one PostgreSQL server, versions 14 to 18.
 //!
 //! [`PostgresDatabase`] speaks to a server that its operator runs, and starts one only in a folder that was restored.
-//! Reading order: [`install`](mod@install) and [`postmaster`] (programs and processes), `session` (connections), `direct`, `look`,
+//! Reading order: [`install`](mod@install) and [`postmaster`] (programs and processes), `target`, `tls` and `session` (connections), `direct`, `look`,
 //! `pins`, `backup`, `files`, `pages`, `wal`, [`wal_reader`], `wal_chain`, `replication`, `wal_stream`, `wal_road`, `fence`,
 //! `marker` and `recovery`, and [`server`], which makes new servers for demonstrations and tests.
 //!
@@ -25,6 +25,8 @@ mod recovery;
 mod replication;
 pub mod server;
 mod session;
+mod target;
+mod tls;
 mod wal;
 mod wal_chain;
 pub mod wal_reader;

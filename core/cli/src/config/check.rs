@@ -25,7 +25,8 @@ pub(super) fn checked(written: &Written) -> Result<ClusterFile, Wrong> {
     let mut nodes = BTreeMap::new();
     for node in &written.node {
         let (id, setup) = seen.node(node)?;
-        for (what, folder) in [("state", node.get_ref().state.get_ref()), ("data", node.get_ref().data.get_ref())] {
+        for (what, folder) in folders(node.get_ref()) {
+            let folder = folder.get_ref();
             check_apart(&cluster.repository, &own, folder, &format!("repository and {what} folder of node {id}"))?;
             if let Some((given, source)) = &source {
                 check_apart(given, source, folder, &format!("source and {what} folder of node {id}"))?;
@@ -194,7 +195,7 @@ fn wal_road(id: NodeId, node: &WrittenNode) -> Result<WalRoad, Wrong> {
     }
 }
 
-/// Where a restore puts tablespaces: each in a folder of its own.
+/// Where a restore puts tablespaces.
 fn tablespaces(node: &WrittenNode) -> Result<BTreeMap<String, String>, Wrong> {
     let mut map = BTreeMap::new();
     for (from, to) in &node.tablespaces {
@@ -202,18 +203,18 @@ fn tablespaces(node: &WrittenNode) -> Result<BTreeMap<String, String>, Wrong> {
             let message = format!("the tablespace `{from}` = `{}`: both must be absolute, in plain form", to.get_ref());
             return Err(wrong(to, Code::ConfigInvalid, message));
         }
-        for folder in [node.data.get_ref(), node.state.get_ref()].into_iter().chain(map.values()) {
-            if lies_in(to.get_ref(), folder) || lies_in(folder, to.get_ref()) {
-                let message = format!("the tablespace's folder {} and {folder} lie in one another", to.get_ref());
-                return Err(wrong(to, Code::DuplicateIdentity, message));
-            }
-        }
         map.insert(from.clone(), to.get_ref().clone());
     }
     Ok(map)
 }
 
-/// No folder that one node writes to may lie in one of another, or of its own: a restore empties and fills `data`.
+/// What one node writes to: its state, its data, and where a restore puts its tablespaces.
+fn folders(node: &WrittenNode) -> impl Iterator<Item = (&'static str, &Spanned<String>)> {
+    let own = [("state", &node.state), ("data", &node.data)];
+    own.into_iter().chain(node.tablespaces.values().map(|folder| ("tablespace", folder)))
+}
+
+/// No folder that one node writes to may lie in one of another, or of its own: a restore empties and fills them.
 fn check_folders(nodes: &[Spanned<WrittenNode>]) -> Result<(), Wrong> {
     let mut seen: Vec<(String, &Spanned<String>)> = Vec::new();
     for node in nodes {
@@ -221,8 +222,8 @@ fn check_folders(nodes: &[Spanned<WrittenNode>]) -> Result<(), Wrong> {
         let id = node.id.get_ref();
         // One folder for all nodes of an engine on shared storage: that they agree was checked before.
         let shared = node.engine.get_ref() == "refdb" && !seen.is_empty();
-        let data = (!shared).then(|| (format!("data of node {id}"), &node.data));
-        for (what, folder) in [(format!("state of node {id}"), &node.state)].into_iter().chain(data) {
+        for (what, folder) in folders(node).filter(|(what, _)| *what != "data" || !shared) {
+            let what = format!("{what} of node {id}");
             for (other, taken) in &seen {
                 if lies_in(folder.get_ref(), taken.get_ref()) || lies_in(taken.get_ref(), folder.get_ref()) {
                     let message = format!(
@@ -329,9 +330,18 @@ drain_ms = 500
             ("data = \"/srv/pg/2\"", "data = \"/srv/pg/1\""),
             ("data = \"/srv/pg/2\"", "data = \"/srv/pg/1/2\""),
             ("data = \"/srv/pg/1\"", "data = \"/srv/pg/1\"\ntablespaces = { \"/a\" = \"/srv/pg/1/a\" }"),
+            ("data = \"/srv/pg/1\"", "data = \"/srv/pg/1\"\ntablespaces = { \"/a\" = \"/srv/pg/2/a\" }"),
+            ("data = \"/srv/pg/1\"", "data = \"/srv/pg/1\"\ntablespaces = { \"/a\" = \"/var/lib/sheetanchor\" }"),
+            ("data = \"/srv/pg/1\"", "data = \"/srv/pg/1\"\ntablespaces = { \"/a\" = \"/t\", \"/b\" = \"/t/b\" }"),
         ] {
             assert_eq!(refused(&replaced(POSTGRES, from, to)).0, Code::DuplicateIdentity, "{from} -> {to}");
         }
+        let both = ["1", "2"].iter().fold(POSTGRES.to_owned(), |text, id| {
+            let data = format!("data = \"/srv/pg/{id}\"");
+            replaced(&text, &data, &format!("{data}\ntablespaces = {{ \"/a\" = \"/t/{id}\" }}"))
+        });
+        ClusterFile::parse("cluster.toml", &both).unwrap();
+        assert_eq!(refused(&replaced(&both, "/t/2", "/t/1")).0, Code::DuplicateIdentity);
         for (from, to) in [
             ("connection = \"127.0.0.1:7102\"", "connection = \"127.0.0.1:7101\""),
             ("connection = \"127.0.0.1:7102\"", "connection = \"127.0.0.1:7001\""),
@@ -357,6 +367,11 @@ drain_ms = 500
             ("file:///srv/sheetanchor", "file://srv/sheetanchor", 3),
             ("file:///srv/sheetanchor", "file:///srv/../sheetanchor", 3),
             ("file:///srv/sheetanchor", "file:///srv/pg", 3),
+            (
+                "file:///srv/sheetanchor\"\n[[node]]",
+                "file:///srv/sheetanchor\"\n[[node]]\ntablespaces = { \"/a\" = \"/srv/sheetanchor/a\" }",
+                3,
+            ),
             ("/var/lib/sheetanchor/1", "var/lib/sheetanchor/1", 7),
             ("127.0.0.1:7001", "127.0.0.1", 6),
             ("127.0.0.1:7001", "127.0.0.1:0", 6),

@@ -9,8 +9,8 @@ use sheetanchor_native::postgres::postmaster::StopMode;
 use tokio::task::JoinSet;
 
 use super::chance::Chance;
-use super::links::Cut;
-use super::town::{NODES, Town, signal, signal_folder};
+use super::links::Severed;
+use super::town::{NODES, Town, serves, signal, signal_folder};
 
 /// One deed. Processes are killed by SIGKILL and paused by SIGSTOP.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,7 +22,7 @@ pub enum Deed {
     PauseAgent(u16),
     KillCoordinator,
     PauseCoordinator,
-    CutLink(u16, Cut),
+    SeverLink(u16, Severed),
     RepositoryReadOnly,
     RepositoryFull,
     DiskFull,
@@ -85,8 +85,8 @@ impl Deck {
             Deed::KillCoordinator,
             Deed::PauseCoordinator,
         ];
-        for cut in [Cut::Requests, Cut::Answers, Cut::Both] {
-            deeds.push(Deed::CutLink(node(), cut));
+        for severed in [Severed::Requests, Severed::Answers, Severed::Both] {
+            deeds.push(Deed::SeverLink(node(), severed));
         }
         if self.own_file_systems {
             deeds.extend([Deed::RepositoryReadOnly, Deed::RepositoryFull, Deed::DiskFull]);
@@ -99,89 +99,104 @@ impl Deck {
 /// Processes of coordinators that run, by what they do.
 pub type Coordinators = Arc<Mutex<BTreeMap<&'static str, u32>>>;
 
-/// Does what is planned, all beside each other; returns once everything is undone.
-pub async fn strike(town: &Arc<Town>, coordinators: &Coordinators, plan: &[Planned]) {
+/// Does what is planned, all beside each other; returns once everything is undone. Says what came of each deed.
+pub async fn strike(town: &Arc<Town>, coordinators: &Coordinators, plan: &[Planned]) -> Vec<String> {
     let mut deeds = JoinSet::new();
-    for planned in plan.iter().copied() {
+    for (number, planned) in plan.iter().copied().enumerate() {
         let (town, coordinators) = (town.clone(), coordinators.clone());
         deeds.spawn(async move {
             tokio::time::sleep(planned.at).await;
-            do_and_undo(&town, &coordinators, planned).await;
+            (number, do_and_undo(&town, &coordinators, planned).await)
         });
     }
-    deeds.join_all().await;
+    let done: BTreeMap<usize, bool> = deeds.join_all().await.into_iter().collect();
+    let told = |(number, planned): (usize, &Planned)| {
+        if done[&number] { planned.to_string() } else { format!("{planned}, which struck nobody") }
+    };
+    plan.iter().enumerate().map(told).collect()
 }
 
-async fn do_and_undo(town: &Town, coordinators: &Coordinators, Planned { deed, lasts, .. }: Planned) {
+/// Whether there was anybody to do it to.
+async fn do_and_undo(town: &Town, coordinators: &Coordinators, Planned { deed, lasts, .. }: Planned) -> bool {
     let wait = tokio::time::sleep(lasts);
     match deed {
         Deed::KillServer(node) => {
-            town.servers[&node].stop(StopMode::Kill).await.ok();
+            let server = &town.servers[&node];
+            let struck = serves(&server.plan().data) && server.stop(StopMode::Kill).await.is_ok();
             wait.await;
             start_server(town, node).await;
+            struck
         }
         Deed::KillBackend(node) => {
             let dialled = tokio_postgres::connect(&town.servers[&node].connection(), tokio_postgres::NoTls).await;
-            let Ok((client, connection)) = dialled else { return };
+            let Ok((client, connection)) = dialled else { return false };
             let mut driver = JoinSet::new();
             driver.spawn(connection);
-            if let Ok(row) = client.query_one("SELECT pg_backend_pid()", &[]).await {
-                signal("-KILL", u32::try_from(row.get::<_, i32>(0)).unwrap());
-            }
+            let Ok(row) = client.query_one("SELECT pg_backend_pid()", &[]).await else { return false };
+            signal("-KILL", u32::try_from(row.get::<_, i32>(0)).unwrap());
+            true
         }
         Deed::PauseServer(node) => {
             let data = &town.servers[&node].plan().data;
+            let struck = serves(data);
             signal_folder("-STOP", data);
             wait.await;
             signal_folder("-CONT", data);
+            struck
         }
         Deed::KillAgent(node) => {
-            town.kill_agent(node);
+            let struck = town.kill_agent(node);
             wait.await;
             town.start_agent(node);
+            struck
         }
         Deed::PauseAgent(node) => {
-            town.signal_agent(node, "-STOP");
+            let struck = town.signal_agent(node, "-STOP");
             wait.await;
             town.signal_agent(node, "-CONT");
+            struck
         }
-        Deed::KillCoordinator => {
-            each_coordinator(coordinators, |process| signal("-KILL", process));
-        }
+        Deed::KillCoordinator => !each_coordinator(coordinators, |process| signal("-KILL", process)).is_empty(),
         Deed::PauseCoordinator => {
             let paused = each_coordinator(coordinators, |process| signal("-STOP", process));
             wait.await;
-            for process in paused {
-                signal("-CONT", process);
+            for process in &paused {
+                signal("-CONT", *process);
             }
+            !paused.is_empty()
         }
-        Deed::CutLink(node, cut) => {
-            town.links[&node].cut(cut);
+        Deed::SeverLink(node, severed) => {
+            town.links[&node].sever(severed);
             wait.await;
             town.links[&node].heal();
+            true
         }
         Deed::RepositoryReadOnly | Deed::RepositoryFull | Deed::DiskFull => fail_storage(town, deed, lasts).await,
     }
 }
 
-async fn fail_storage(town: &Town, deed: Deed, lasts: Duration) {
-    let (Some(repository), Some(third)) = (&town.repository, &town.third_disk) else { return };
+async fn fail_storage(town: &Town, deed: Deed, lasts: Duration) -> bool {
+    let (Some(repository), Some(third)) = (&town.repository, &town.third_disk) else { return false };
     let _broken = if deed == Deed::DiskFull { &third.broken } else { &repository.broken }.lock().await;
     match deed {
         Deed::RepositoryReadOnly => {
+            let mut struck = false;
             for _ in 0..20 {
-                if repository.read_only(true) {
+                struck = repository.read_only(true);
+                if struck {
                     break;
                 }
                 tokio::time::sleep(Duration::from_millis(20)).await;
             }
             tokio::time::sleep(lasts).await;
             assert!(repository.read_only(false));
+            struck
         }
         Deed::RepositoryFull => {
             repository.fill();
             tokio::time::sleep(lasts).await;
             repository.make_room();
+            true
         }
         _ => {
             third.fill();
@@ -189,6 +204,7 @@ async fn fail_storage(town: &Town, deed: Deed, lasts: Duration) {
             third.make_room();
             // A server that cannot write WAL ends.
             start_server(town, 3).await;
+            true
         }
     }
 }

@@ -1,4 +1,4 @@
-//! The way from coordinators to an agent, which can be cut. Agents listen on the loopback interface only, so hosts with
+//! The way from coordinators to an agent, which can be severed. Agents listen on the loopback interface only, so hosts with
 //! addresses of their own cannot be had: what lies between is a process that stops passing bytes on.
 
 use std::sync::Arc;
@@ -17,9 +17,9 @@ struct Silent {
     answers: Arc<AtomicBool>,
 }
 
-/// What a cut does.
+/// What does not come through a severed link.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Cut {
+pub enum Severed {
     Requests,
     Answers,
     Both,
@@ -42,9 +42,9 @@ impl Link {
         Self { address, silent, _serving: serving }
     }
 
-    pub fn cut(&self, cut: Cut) {
-        self.silent.requests.store(cut != Cut::Answers, Ordering::SeqCst);
-        self.silent.answers.store(cut != Cut::Requests, Ordering::SeqCst);
+    pub fn sever(&self, severed: Severed) {
+        self.silent.requests.store(severed != Severed::Answers, Ordering::SeqCst);
+        self.silent.answers.store(severed != Severed::Requests, Ordering::SeqCst);
     }
 
     pub fn heal(&self) {
@@ -72,7 +72,7 @@ async fn serve(listener: TcpListener, agent: String, silent: Silent) {
     }
 }
 
-/// What is said while the link is cut arrives when it is whole again, as with TCP.
+/// What is said while the link is severed arrives when it is whole again, as with TCP.
 async fn pass(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, silent: Arc<AtomicBool>) {
     let mut bytes = vec![0; 1 << 16];
     loop {

@@ -87,8 +87,8 @@ impl Run {
         let begun = Instant::now();
         self.row = Row { round: number, ..Row::default() };
         let plan = self.deck.deal(DEEDS, STRIFE);
-        self.row.deeds = plan.iter().map(ToString::to_string).collect();
-        eprintln!("round {number}: {}", self.row.deeds.join("; "));
+        let planned: Vec<String> = plan.iter().map(ToString::to_string).collect();
+        eprintln!("round {number}: {}", planned.join("; "));
         let clients = Clients::start(&self.journal, &self.town.connections(), &mut self.chance, CLIENTS);
         let over = Arc::new(AtomicBool::new(false));
         let ends = Ends(over.clone());
@@ -97,7 +97,7 @@ impl Run {
         let delay = self.chance.millis(100, 4_000);
         makers.spawn_blocking(move || points.points());
         makers.spawn_blocking(move || backups.backup(delay));
-        strike(&self.town, &self.coordinators, &plan).await;
+        self.row.deeds = strike(&self.town, &self.coordinators, &plan).await;
         drop(ends);
         let made = tokio::time::timeout(PEACE, makers.join_all()).await;
         let Ok(made) = made else { self.fail("a backup or a restore point has not ended in peace") };

@@ -119,18 +119,22 @@ impl Town {
         }
     }
 
-    pub fn kill_agent(&self, node: u16) {
-        if let Some(mut agent) = self.agents[&node].lock().unwrap().take() {
-            agent.kill().ok();
-            agent.wait().ok();
-        }
+    /// Kills an agent; whether there was one.
+    pub fn kill_agent(&self, node: u16) -> bool {
+        let Some(mut agent) = self.agents[&node].lock().unwrap().take() else { return false };
+        let ran = agent.try_wait().unwrap().is_none();
+        agent.kill().ok();
+        agent.wait().ok();
+        ran
     }
 
-    /// Sends a signal to an agent that runs.
-    pub fn signal_agent(&self, node: u16, name: &str) {
-        if let Some(agent) = self.agents[&node].lock().unwrap().as_ref() {
+    /// Sends a signal to an agent; whether there was one.
+    pub fn signal_agent(&self, node: u16, name: &str) -> bool {
+        let agent = self.agents[&node].lock().unwrap();
+        if let Some(agent) = agent.as_ref() {
             signal(name, agent.id());
         }
+        agent.is_some()
     }
 
     /// Runs a command as an operator whose way to the agents may be cut.
@@ -181,12 +185,15 @@ impl Drop for Town {
     }
 }
 
+/// Whether a server runs in a folder.
+pub fn serves(data: &str) -> bool {
+    matches!(Postmaster::of(data), Ok(Some(_)))
+}
+
 /// Waits until nobody serves any of the folders.
 pub fn await_gone(data: &[String]) {
     let begun = Instant::now();
-    while begun.elapsed() < Duration::from_secs(20)
-        && data.iter().any(|data| matches!(Postmaster::of(data), Ok(Some(_))))
-    {
+    while begun.elapsed() < Duration::from_secs(20) && data.iter().any(|data| serves(data)) {
         std::thread::sleep(Duration::from_millis(20));
     }
 }

@@ -207,6 +207,7 @@ impl Agent {
                 targets.push((name, target));
             }
         }
+        check_apart(&targets)?;
         Ok(targets)
     }
 
@@ -397,4 +398,37 @@ impl Agent {
 
 pub(super) fn other_restore(marker: &Marker) -> Error {
     Refusal::new(Code::OtherRestore, format!("the folder is being restored by {}", marker.operation)).into()
+}
+
+/// No link may lead to, or into, where another one leads: two would fill one folder.
+fn check_apart(targets: &[(String, String)]) -> Result<()> {
+    let within = |inner: &str, outer: &str| {
+        inner.strip_prefix(outer).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+    };
+    for (index, (name, target)) in targets.iter().enumerate() {
+        let others = targets.iter().skip(index.saturating_add(1));
+        for (other, taken) in others.filter(|(_, taken)| within(target, taken) || within(taken, target)) {
+            let message =
+                format!("{name} would lead to {target}, and {other} to {taken}: each needs a folder of its own");
+            return Err(Refusal::new(Code::UnsafePath, message).into());
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_two_links_lead_to_one_folder() {
+        let links = |targets: &[&str]| -> Vec<(String, String)> {
+            targets.iter().map(|target| (format!("link to {target}"), String::from(*target))).collect()
+        };
+        check_apart(&links(&["/srv/a", "/srv/ab", "/srv/b"])).unwrap();
+        for targets in [["/srv/a", "/srv/b", "/srv/a"], ["/srv/b", "/srv/a/b", "/srv/a"], ["/a", "/b", "/b/c/d"]] {
+            let refused = check_apart(&links(&targets)).unwrap_err();
+            assert_eq!(refused.refusal().unwrap().code, Code::UnsafePath, "{targets:?}");
+        }
+    }
 }

@@ -12,12 +12,12 @@ use sheetanchor_core::identity::{ByteCount, HoldId, LifeId, NodeId, ThreadId, Ti
 use sheetanchor_core::position::{Lsn, Position};
 use sheetanchor_core::refusal::{Code, Refusal};
 use sheetanchor_core::scn::Scn;
+use sheetanchor_engine::agent::archive::ARCHIVE_PIN;
 use sheetanchor_engine::database::{
     Begun, Capabilities, CutMade, Database, Ended, Identity, Joining, Opening, PageVerdict, Pin, Recovery, SourceFile,
     State, Status, Storage, WalPiece, WalSource,
 };
 use tokio::sync::Mutex;
-use tokio_postgres::Config;
 
 use super::backup::{self, Backups};
 use super::control::{CONTROL_FILE, system_identifier};
@@ -28,16 +28,14 @@ use super::look::{end_of_wal, flush, look, segment_size};
 use super::marker::Restored;
 use super::postmaster::{Postmaster, StopMode};
 use super::recovery::{self, is_private, private_target};
-use super::session::{Session, down, over_is_down};
+use super::session::{Session, down, is_down, over_is_down};
+use super::target::Target;
 use super::wal::Place;
 use super::wal_chain::{Chain, prove_record};
-use super::wal_road::WalRoad;
+use super::wal_road::{WalRoad, Wanted};
 use super::wal_stream::WalStream;
 use super::{files, pages, pins};
 use crate::faults::{blocking, fault};
-
-/// The pin under which the archiver keeps WAL.
-pub(super) const ARCHIVE_PIN: &str = "archive";
 
 /// Bytes in the longest name of a restore point record.
 const RECORD_NAME_MAX: usize = 63;
@@ -73,7 +71,7 @@ pub struct PostgresConfig {
 /// The port to one PostgreSQL server.
 pub struct PostgresDatabase {
     config: PostgresConfig,
-    target: Config,
+    target: Target,
     session: Mutex<Option<Arc<Session>>>,
     backups: Backups,
     fence: Fence,
@@ -83,8 +81,7 @@ pub struct PostgresDatabase {
     let_go: Mutex<BTreeSet<String>>,
     chain: Arc<Chain>,
     stream: Mutex<Option<WalStream>>,
-    /// Somebody waits until WAL up to here is archived.
-    wanted: AtomicU64,
+    wanted: Wanted,
     scn: AtomicU64,
     checksums: AtomicBool,
 }
@@ -93,16 +90,12 @@ impl PostgresDatabase {
     /// The port to the server that `config` describes. Nothing is connected or started yet.
     ///
     /// # Errors
-    /// `SA101` if the connection string is none or names no host, or the data folder's path is not absolute.
+    /// `SA101` if the connection string is none, names no host or says what cannot be held to, or the data folder's path is
+    /// not absolute.
     pub fn new(config: PostgresConfig) -> Result<Self> {
         let invalid = |message: String| Refusal::new(Code::ConfigInvalid, message);
-        let target: Config = config.connection.parse().map_err(|error| {
-            // Its cause, not the string: that may hold a password.
-            invalid(format!("the connection of node {} is not valid: {error}", config.node))
-        })?;
-        if target.get_hosts().is_empty() {
-            return Err(invalid(format!("the connection of node {} names no host", config.node)).into());
-        }
+        let target = Target::parse(&config.connection)
+            .map_err(|refusal| invalid(format!("the connection of node {}: {}", config.node, refusal.message)))?;
         if !config.data.starts_with('/') || config.data.len() < 2 || config.data.ends_with('/') {
             return Err(invalid(format!(
                 "the data folder `{}` must be an absolute path without a `/` at its end",
@@ -120,7 +113,7 @@ impl PostgresDatabase {
             let_go: Mutex::new(BTreeSet::new()),
             chain: Arc::default(),
             stream: Mutex::new(None),
-            wanted: AtomicU64::new(0),
+            wanted: Wanted::default(),
             scn: AtomicU64::new(0),
             checksums: AtomicBool::new(false),
         })
@@ -134,7 +127,7 @@ impl PostgresDatabase {
         &self.config.log
     }
 
-    pub(super) fn target(&self) -> &Config {
+    pub(super) fn target(&self) -> &Target {
         &self.target
     }
 
@@ -146,7 +139,7 @@ impl PostgresDatabase {
         &self.stream
     }
 
-    pub(super) fn wanted(&self) -> &AtomicU64 {
+    pub(super) fn wanted(&self) -> &Wanted {
         &self.wanted
     }
 
@@ -286,12 +279,10 @@ impl PostgresDatabase {
         status
     }
 
-    async fn open_status(&self) -> Result<Status> {
+    async fn open_status(&self, postmaster: &Postmaster) -> Result<Status> {
         let session = match self.session().await {
             Ok(session) => session,
-            Err(error) if error.refusal().is_some_and(|refusal| refusal.code == Code::DatabaseDown) => {
-                return Ok(self.ending_status(&error));
-            }
+            Err(error) if is_down(&error) => return Ok(self.ending_status(postmaster)),
             Err(error) => return Err(error),
         };
         let seen = match look(&session).await {
@@ -352,7 +343,7 @@ impl Database for PostgresDatabase {
     async fn status(&self) -> Result<Status> {
         match Postmaster::of(self.data())? {
             Some(postmaster) if is_private(&postmaster, self.data())? => self.private_status().await,
-            Some(_) => self.open_status().await,
+            Some(postmaster) => self.open_status(&postmaster).await,
             None if self.major()?.is_none() => Ok(self.status_of(State::Empty, Lsn::new(0))),
             None => {
                 // It stood at its cut, and was cut off before it was opened.
@@ -409,9 +400,7 @@ impl Database for PostgresDatabase {
         };
         match dropped {
             // A database that does not run keeps its slots on disk.
-            Err(error) if error.refusal().is_some_and(|refusal| refusal.code == Code::DatabaseDown) => {
-                self.let_go_later(name).await
-            }
+            Err(error) if is_down(&error) => self.let_go_later(name).await,
             dropped => dropped,
         }
     }
@@ -419,12 +408,10 @@ impl Database for PostgresDatabase {
     async fn pins(&self) -> Result<Vec<Pin>> {
         let session = self.session().await?;
         let (timeline, _) = end_of_wal(&session).await.map_err(over_is_down)?;
-        let mut pins = Vec::new();
-        for (name, kept) in pins::all(&session).await? {
-            let from = self.archive_from(&session, kept, timeline).await?;
-            pins.push(Pin { name, from: self.position(timeline, from) });
-        }
-        Ok(pins)
+        let (size, began) = (segment_size(&session)?, self.began(timeline).await?);
+        let pin =
+            |(name, kept): (String, Lsn)| Pin { name, from: self.position(timeline, size.start(kept.max(began))) };
+        Ok(pins::all(&session).await?.into_iter().map(pin).collect())
     }
 
     async fn advance_pin(&self, name: &str, from: Lsn) -> Result<()> {
@@ -470,10 +457,10 @@ impl Database for PostgresDatabase {
 
     async fn files(&self) -> Result<Vec<SourceFile>> {
         // It must run, and learning whether its pages carry checksums is the other half of this call.
-        self.session().await?;
-        let (data, major) = (self.data().to_owned(), self.major()?.unwrap_or_default());
+        let session = self.session().await?;
+        let (data, major) = (self.data().to_owned(), session.facts().major());
         // A refusal passes through a call that knows faults only.
-        blocking(move || Ok(files::list(&data, &major))).await?
+        blocking(move || Ok(files::list(&data, major))).await?
     }
 
     fn link_target(&self, name: &str, target: &str) -> Result<String> {
@@ -563,6 +550,7 @@ impl Database for PostgresDatabase {
     }
 
     async fn recover(&self, recovery: &Recovery, wal: &dyn WalSource) -> Result<()> {
+        self.wanted.forget();
         recovery::recover(self, recovery, wal).await
     }
 

@@ -4,24 +4,21 @@
 use sheetanchor_core::error::Result;
 use sheetanchor_core::identity::NodeId;
 use sheetanchor_core::refusal::{Code, Refusal};
-use tokio_postgres::Config;
 use tokio_postgres::config::Host;
 
 use super::database::same_folder;
 use super::session::Facts;
+use super::target::{Called, Target};
 
 /// The major versions whose functions and WAL are known.
 const MAJORS: std::ops::RangeInclusive<u32> = 14..=18;
-
-/// The port where a connection names none.
-const USUAL_PORT: u16 = 5432;
 
 /// Refuses a release that is not known.
 ///
 /// # Errors
 /// `0A000`.
 pub(super) fn check_release(facts: &Facts) -> Result<()> {
-    if MAJORS.contains(&(facts.version_number / 10_000)) {
+    if MAJORS.contains(&facts.major()) {
         return Ok(());
     }
     let (first, last) = (MAJORS.start(), MAJORS.end());
@@ -29,24 +26,23 @@ pub(super) fn check_release(facts: &Facts) -> Result<()> {
     Err(Refusal::new(Code::NotSupported, message).into())
 }
 
-/// Refuses a connection that is not to the server itself: what the server says of the place where it was reached must be
-/// the place that was called.
+/// Refuses a connection that is not to the server itself: the port at which the server was reached, or the folder and port
+/// of its Unix socket, must be what was called. Addresses are not compared: a name has several, and a host may translate
+/// them.
 ///
 /// # Errors
 /// `SA101`.
-pub(super) fn check(node: NodeId, target: &Config, facts: &Facts) -> Result<()> {
-    let ports = target.get_ports();
-    let port_of = |index: usize| ports.get(index).or(ports.first()).copied().unwrap_or(USUAL_PORT);
-    let is_there = |(index, host): (usize, &Host)| match host {
-        Host::Tcp(_) => facts.reached_at == Some(port_of(index)),
+pub(super) fn check(node: NodeId, target: &Target, facts: &Facts) -> Result<()> {
+    let is_there = |place: Called<'_>| match place.host {
+        Host::Tcp(_) => facts.reached_at == Some(place.port),
         Host::Unix(folder) => {
             let folders = facts.socket_folders.split(',').map(|folder| folder.trim().trim_matches('"'));
             facts.reached_at.is_none()
-                && facts.port == port_of(index)
+                && facts.port == place.port
                 && folder.to_str().is_some_and(|called| folders.into_iter().any(|folder| same_folder(folder, called)))
         }
     };
-    if target.get_hosts().iter().enumerate().any(is_there) {
+    if target.places().any(is_there) {
         return Ok(());
     }
     let reached = match facts.reached_at {
@@ -85,7 +81,7 @@ mod tests {
 
     #[test]
     fn what_is_not_the_place_that_was_called_is_refused() {
-        let checked = |target: &str, facts: &Facts| code(check(NodeId::new(1), &target.parse().unwrap(), facts));
+        let checked = |target: &str, facts: &Facts| code(check(NodeId::new(1), &Target::parse(target).unwrap(), facts));
         for (target, port, reached_at) in [
             ("host=127.0.0.1", 5432, Some(5432)),
             ("host=localhost port=6000", 6000, Some(6000)),

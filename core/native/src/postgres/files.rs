@@ -36,14 +36,14 @@ const LEFT_OUT: [&str; 11] = [
 pub(super) const OWN_PREFIX: &str = "sheetanchor.";
 
 /// Where each tablespace has its link.
-const TABLESPACES: &str = "pg_tblspc";
+pub(super) const TABLESPACES: &str = "pg_tblspc";
 
 /// Everything to capture, sorted by name. Tablespaces are links, and what a server of version `major` has in them follows
 /// under their names.
 ///
 /// # Errors
 /// `SA407` for a symbolic link other than `pg_wal` and the tablespaces', and for a tablespace in the data folder; faults.
-pub(super) fn list(data: &str, major: &str) -> Result<Vec<SourceFile>> {
+pub(super) fn list(data: &str, major: u32) -> Result<Vec<SourceFile>> {
     let mut found = Vec::new();
     let mut folders = vec![String::new()];
     while let Some(folder) = folders.pop() {
@@ -250,7 +250,7 @@ mod tests {
         }
 
         fn listed(&self) -> Vec<String> {
-            list(self.0.to_str().unwrap(), "15").unwrap().into_iter().map(|file| file.name).collect()
+            list(self.0.to_str().unwrap(), 15).unwrap().into_iter().map(|file| file.name).collect()
         }
     }
 
@@ -342,7 +342,7 @@ mod tests {
             [("elsewhere.link", "/"), ("pg_tblspc/apart", "/"), ("pg_tblspc/16400", target.to_str().unwrap())]
         {
             std::os::unix::fs::symlink(target, folder.0.join(name)).unwrap();
-            let refused = list(folder.0.to_str().unwrap(), "15").unwrap_err();
+            let refused = list(folder.0.to_str().unwrap(), 15).unwrap_err();
             assert_eq!(refused.refusal().unwrap().code, Code::UnsafePath);
             assert!(refused.to_string().contains(target), "{refused}");
             fs::remove_file(folder.0.join(name)).unwrap();
@@ -378,7 +378,7 @@ mod tests {
                 "pg_tblspc/16400/PG_15_202209061/5/16385_init",
             ]
         );
-        let listed = list(folder.0.to_str().unwrap(), "15").unwrap();
+        let listed = list(folder.0.to_str().unwrap(), 15).unwrap();
         let link = listed.iter().find(|file| file.name == "pg_tblspc/16400").unwrap();
         assert_eq!(link.kind, SourceKind::Link { target: apart.0.to_str().unwrap().to_owned() });
         assert!(Relation::of_path("pg_tblspc/16400/PG_15_202209061/5/16384").is_some(), "its pages are checked");

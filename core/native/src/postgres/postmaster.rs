@@ -45,6 +45,7 @@ pub struct Postmaster {
     data: String,
     port: Option<u16>,
     socket_folder: Option<String>,
+    stopping: bool,
 }
 
 impl Postmaster {
@@ -69,7 +70,8 @@ impl Postmaster {
         let mut lines = lines.skip(2);
         let port = lines.next().and_then(|line| line.parse().ok());
         let socket_folder = lines.next().filter(|line| !line.is_empty()).map(str::to_owned);
-        let found = Self { pid, data: data.to_owned(), port, socket_folder };
+        let stopping = lines.nth(2) == Some("stopping");
+        let found = Self { pid, data: data.to_owned(), port, socket_folder, stopping };
         Ok(found.is_running().then_some(found))
     }
 
@@ -86,6 +88,11 @@ impl Postmaster {
     /// The port that it was told to use, once it listens.
     pub fn port(&self) -> Option<u16> {
         self.port
+    }
+
+    /// Whether it was told to stop, by its own word.
+    pub fn is_stopping(&self) -> bool {
+        self.stopping
     }
 
     /// Whether the process is there and works in the data folder. A number that the kernel gave to another process since

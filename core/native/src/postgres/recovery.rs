@@ -21,10 +21,12 @@ use tokio_postgres::config::Host;
 
 use super::control::Control;
 use super::database::{PostgresDatabase, same_folder};
+use super::files::TABLESPACES;
 use super::install::Account;
 use super::marker::{MARKER, Restored, write_synced};
 use super::postmaster::{Launch, POLL, Postmaster, Started, StopMode, last_words};
 use super::session::Session;
+use super::target::Target;
 use super::wal::{Place, SegmentSize};
 use super::wal_chain::Sought;
 use super::wal_reader::Reader;
@@ -65,16 +67,16 @@ pub(super) fn is_private(postmaster: &Postmaster, data: &str) -> Result<bool> {
 }
 
 /// How to connect to the server in `data` before it is opened: as `target` says, but for the place.
-pub(super) fn private_target(target: &Config, data: &str) -> Config {
+pub(super) fn private_target(target: &Target, data: &str) -> Target {
     let mut private = Config::new();
     private.host_path(data).port(PRIVATE_PORT);
-    if let Some(user) = target.get_user() {
+    if let Some(user) = target.config().get_user() {
         private.user(user);
     }
-    if let Some(name) = target.get_dbname() {
+    if let Some(name) = target.config().get_dbname() {
         private.dbname(name);
     }
-    private
+    Target::over_socket(private)
 }
 
 /// Recovers the files staged in the data folder of `database`.
@@ -231,7 +233,7 @@ async fn place_wal(
         // A segment that was archived while it was open lies there in several pieces.
         let bytes = piece.until.bytes_since(next).filter(|_| piece.until <= size.end(place.start));
         let fits = piece.from == Position { thread, timeline: range.timeline, lsn: next }
-            && bytes.is_some_and(|bytes| u64::try_from(piece.bytes.len()) == Ok(bytes));
+            && bytes.is_some_and(|bytes| bytes > 0 && u64::try_from(piece.bytes.len()) == Ok(bytes));
         if !fits {
             let message = format!("{piece:?} does not go on at {next} of timeline {}", range.timeline);
             return Err(Refusal::new(Code::WalDamaged, message).into());
@@ -309,7 +311,7 @@ fn hand_over(folder: &Path, account: Account) -> io::Result<()> {
         for entry in fs::read_dir(&folder)? {
             let entry = entry?;
             lchown(entry.path(), Some(account.uid), Some(account.gid))?;
-            let is_tablespace = folder.ends_with("pg_tblspc") && entry.file_type()?.is_symlink();
+            let is_tablespace = folder.ends_with(TABLESPACES) && entry.file_type()?.is_symlink();
             if is_tablespace {
                 let target = fs::canonicalize(entry.path())?;
                 lchown(&target, Some(account.uid), Some(account.gid))?;
@@ -504,10 +506,10 @@ async fn promote(database: &PostgresDatabase, restored: &Restored) -> Result<()>
 async fn start_open(database: &PostgresDatabase) -> Result<Started> {
     let (install, account) = (database.install().await?, database.account().await?);
     let mut settings = vec![("data_directory", database.data().to_owned())];
-    if let Some(Host::Unix(folder)) = database.target().get_hosts().first() {
+    if let Some(Host::Unix(folder)) = database.target().config().get_hosts().first() {
         settings.push(("unix_socket_directories", quoted_folder(&folder.display().to_string())));
     }
-    if let Some(port) = database.target().get_ports().first() {
+    if let Some(port) = database.target().config().get_ports().first() {
         settings.push(("port", port.to_string()));
     }
     let launch = Launch { install: &install, account, data: database.data(), log: database.log(), settings: &settings };

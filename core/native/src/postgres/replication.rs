@@ -1,11 +1,12 @@
 //! A connection in replication mode, to one server: PostgreSQL's manual, "Streaming Replication Protocol". The crates that
 //! speak SQL do not speak this.
 
+mod log_in;
+
 use std::io;
 use std::time::{Duration, SystemTime};
 
 use bytes::{Buf, Bytes, BytesMut};
-use postgres_protocol::authentication::{md5_hash, sasl};
 use postgres_protocol::message::frontend;
 use sheetanchor_core::error::{Error, Fault, FaultKind, Result};
 use sheetanchor_core::identity::TimelineId;
@@ -13,10 +14,11 @@ use sheetanchor_core::position::Lsn;
 use sheetanchor_core::refusal::{Code, Refusal};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpStream, UnixStream};
-use tokio_postgres::Config;
 use tokio_postgres::config::Host;
 
-use super::session::{Said, down};
+use super::session::{Said, down, is_down};
+use super::target::{Called, Target};
+use super::tls::{Broken, Connector, NO_TLS, Safety, untrusted};
 
 /// How long a connection may take to be made, and an ordinary answer to come.
 const ANSWER_WAIT: Duration = Duration::from_secs(10);
@@ -33,9 +35,6 @@ const HEAD_BYTES: usize = 5;
 /// Where PostgreSQL's count of microseconds begins, in seconds of Unix.
 const EPOCH_S: u64 = 946_684_800;
 
-/// The port where none is said.
-const PORT: u16 = 5432;
-
 trait Socket: AsyncRead + AsyncWrite + Send + Unpin {}
 
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Socket for T {}
@@ -44,6 +43,8 @@ impl<T: AsyncRead + AsyncWrite + Send + Unpin> Socket for T {}
 pub(super) struct Replication {
     socket: Box<dyn Socket>,
     input: BytesMut,
+    /// What a proof of who we are can be bound to; only under TLS.
+    end_point: Option<Vec<u8>>,
 }
 
 /// What a stream brings.
@@ -58,96 +59,70 @@ pub(super) enum Streamed {
 }
 
 impl Replication {
-    /// Connects to the first server of `config` that answers.
+    /// Connects to the first server of `target` that lets us in.
     ///
     /// # Errors
-    /// `SA112` if none does, `SA101` if it does not let us replicate; faults.
-    pub(super) async fn connect(config: &Config) -> Result<Self> {
-        let connecting = tokio::time::timeout(ANSWER_WAIT, Self::dial(config)).await;
+    /// `SA112` if none answers, `SA114` if it is not as safe as it must be, `SA101` if it does not let us replicate; faults.
+    pub(super) async fn connect(target: &Target) -> Result<Self> {
+        let connecting = tokio::time::timeout(ANSWER_WAIT, Self::dial(target)).await;
         connecting.map_err(|_| down(format!("no answer within {} s", ANSWER_WAIT.as_secs())))?
     }
 
-    async fn dial(config: &Config) -> Result<Self> {
+    async fn dial(target: &Target) -> Result<Self> {
+        let connector = target.tls().connector()?;
         let mut seen = down("the connection names no host");
-        for (index, host) in config.get_hosts().iter().enumerate() {
-            let ports = config.get_ports();
-            let port = ports.get(index).or(ports.first()).copied().unwrap_or(PORT);
-            match connect_to(host, port).await {
-                Ok(socket) => {
-                    let mut link = Self { socket, input: BytesMut::new() };
-                    link.log_in(config).await?;
-                    return Ok(link);
+        for place in target.places() {
+            let tried = match Self::begin(target, place, connector.as_ref()).await {
+                // Its handshake failed, or pg_hba.conf has no line for TLS.
+                Err(error) if target.tls().safety() == Safety::Prefer && !is_down(&error) => {
+                    Self::begin(target, place, None).await
                 }
-                Err(error) => seen = down(error),
+                tried => tried,
+            };
+            match tried {
+                Ok(link) => return Ok(link),
+                Err(error) => seen = error,
             }
         }
         Err(seen)
     }
 
-    async fn log_in(&mut self, config: &Config) -> Result<()> {
-        let Some(user) = config.get_user() else {
-            let message = "the connection names no user, which a connection for replication needs";
-            return Err(Refusal::new(Code::ConfigInvalid, message).into());
-        };
-        let parameters = [("user", user), ("replication", "true"), ("application_name", "sheetanchor_archive")];
-        self.send(|out| frontend::startup_message(parameters, out)).await?;
-        let password = config.get_password().unwrap_or_default();
-        let mut scram: Option<sasl::ScramSha256> = None;
-        loop {
-            let (tag, mut body) = self.answer().await?;
-            match tag {
-                b'R' => self.authenticate(user, password, &mut scram, &mut body).await?,
-                b'E' => return Err(log_in_error(user, &said(&body))),
-                b'Z' => return Ok(()),
-                // What the server says of itself: parameters, the key to cancel with, notices.
-                b'S' | b'K' | b'N' => {}
-                other => return Err(unexpected("log in", other)),
-            }
-        }
+    async fn begin(target: &Target, place: Called<'_>, connector: Option<&Connector>) -> Result<Self> {
+        let mut link = Self::reach(place, connector, target.tls().safety()).await?;
+        link.log_in(target.config()).await?;
+        Ok(link)
     }
 
-    /// One step of proving who we are: trust, a password in clear or as MD5, SCRAM-SHA-256.
-    async fn authenticate(
-        &mut self,
-        user: &str,
-        password: &[u8],
-        scram: &mut Option<sasl::ScramSha256>,
-        body: &mut Bytes,
-    ) -> Result<()> {
-        const STEP: &str = "prove who we are";
-        let kind = body.try_get_i32().map_err(|_| unexpected(STEP, b'R'))?;
-        let broken = |error: io::Error| {
-            let message = format!("the password of `{user}` does not serve: {error}");
-            Error::from(Refusal::new(Code::ConfigInvalid, message))
+    /// A connection to one place, under TLS if that is asked for and the server has it.
+    async fn reach(place: Called<'_>, connector: Option<&Connector>, safety: Safety) -> Result<Self> {
+        let plain = |socket| Self { socket, input: BytesMut::new(), end_point: None };
+        let name = match place.host {
+            Host::Unix(folder) => {
+                let path = folder.join(format!(".s.PGSQL.{}", place.port));
+                return Ok(plain(Box::new(UnixStream::connect(path).await.map_err(down)?)));
+            }
+            Host::Tcp(name) => name,
         };
-        match (kind, scram.as_mut()) {
-            (0, _) => Ok(()),
-            (3, _) => self.send(|out| frontend::password_message(password, out)).await,
-            (5, _) => {
-                let salt = body.first_chunk::<4>().copied().ok_or_else(|| unexpected(STEP, b'R'))?;
-                let hash = md5_hash(user.as_bytes(), password, salt);
-                self.send(|out| frontend::password_message(hash.as_bytes(), out)).await
+        let called = place.address.map_or_else(|| name.clone(), |address| address.to_string());
+        let mut socket = TcpStream::connect((called, place.port)).await.map_err(down)?;
+        let Some(connector) = connector else { return Ok(plain(Box::new(socket))) };
+        let mut question = BytesMut::new();
+        frontend::ssl_request(&mut question);
+        socket.write_all(&question).await.map_err(down)?;
+        // One byte and no more: what an intruder puts after it must not pass for what is said under TLS.
+        match socket.read_u8().await.map_err(down)? {
+            b'S' => {}
+            b'N' if safety == Safety::Prefer => return Ok(plain(Box::new(socket))),
+            b'N' => return Err(untrusted(safety, NO_TLS)),
+            other => return Err(unexpected("ask for TLS", other)),
+        }
+        match connector.secure(name, socket).await {
+            Ok(secured) => {
+                let end_point = secured.end_point();
+                Ok(Self { socket: Box::new(secured), input: BytesMut::new(), end_point })
             }
-            (10, _) => {
-                if !body.split(|byte| *byte == 0).any(|name| name == sasl::SCRAM_SHA_256.as_bytes()) {
-                    let message = "the server offers no way to prove who we are that is understood (SCRAM-SHA-256)";
-                    return Err(Refusal::new(Code::ConfigInvalid, message).into());
-                }
-                let begun = scram.insert(sasl::ScramSha256::new(password, sasl::ChannelBinding::unsupported()));
-                let first = begun.message().to_vec();
-                self.send(|out| frontend::sasl_initial_response(sasl::SCRAM_SHA_256, &first, out)).await
-            }
-            (11, Some(scram)) => {
-                scram.update(body).map_err(broken)?;
-                let next = scram.message().to_vec();
-                self.send(|out| frontend::sasl_response(&next, out)).await
-            }
-            // The server proves that it knows the password, too.
-            (12, Some(scram)) => scram.finish(body).map_err(broken),
-            (other, _) => {
-                let message = format!("the server asks for a proof of kind {other}, which is not understood");
-                Err(Refusal::new(Code::ConfigInvalid, message).into())
-            }
+            Err(Broken::Untrusted(seen)) => Err(untrusted(safety, seen)),
+            Err(Broken::Io(error)) => Err(down(error)),
         }
     }
 
@@ -231,7 +206,11 @@ impl Replication {
     async fn send(&mut self, write: impl FnOnce(&mut BytesMut) -> io::Result<()>) -> Result<()> {
         let mut out = BytesMut::new();
         write(&mut out).map_err(|error| link_error(&error))?;
-        let written = tokio::time::timeout(WRITE_WAIT, self.socket.write_all(&out)).await;
+        let writing = async {
+            self.socket.write_all(&out).await?;
+            self.socket.flush().await
+        };
+        let written = tokio::time::timeout(WRITE_WAIT, writing).await;
         let late = |_| Fault::new(FaultKind::TimedOut, LINK, "it takes nothing that is written to it");
         Ok(written.map_err(late)?.map_err(|error| link_error(&error))?)
     }
@@ -268,13 +247,6 @@ impl Replication {
 }
 
 const LINK: &str = "speak to the server about its WAL";
-
-async fn connect_to(host: &Host, port: u16) -> io::Result<Box<dyn Socket>> {
-    match host {
-        Host::Unix(folder) => Ok(Box::new(UnixStream::connect(folder.join(format!(".s.PGSQL.{port}"))).await?)),
-        Host::Tcp(name) => Ok(Box::new(TcpStream::connect((name.as_str(), port)).await?)),
-    }
-}
 
 fn copy_data(body: &mut Bytes) -> Result<Streamed> {
     let broken = |_| unexpected("stream WAL", b'd');
@@ -313,25 +285,13 @@ fn said(body: &Bytes) -> Said {
     Said { state: field(b'C'), message: field(b'M') }
 }
 
-fn log_in_error(user: &str, said: &Said) -> Error {
-    match said.state.as_str() {
-        // Starting, stopping, or full for the moment.
-        "57P01" | "57P02" | "57P03" => down(said),
-        "28000" | "28P01" => {
-            let message = format!("`{user}` may not replicate: {said}; pg_hba.conf needs a line for `replication`");
-            Refusal::new(Code::ConfigInvalid, message).into()
-        }
-        _ => Fault::new(FaultKind::Other, "connect for replication", said.to_string()).into(),
-    }
-}
-
 fn stream_error(said: &Said) -> Error {
     match said.state.as_str() {
         // The file is gone, and does not come back: a gap for ever.
         "58P01" => Refusal::new(Code::WalGap, format!("the server has the WAL no more: {said}")).into(),
         // No such slot, or one that was invalidated.
         "42704" | "55000" => Refusal::new(Code::PinLost, format!("the archive's slot does not serve: {said}")).into(),
-        "57P01" | "57P02" | "57P03" => {
+        _ if said.is_going() => {
             Fault::new(FaultKind::Unreachable, "stream WAL", format!("the server ends: {said}")).into()
         }
         // Another connection has it, perhaps one that has just been given up.
@@ -361,14 +321,6 @@ mod tests {
         }
         assert!(stream_error(&said(&body("57P01"))).is(FaultKind::Unreachable));
         assert!(stream_error(&said(&body("55006"))).refusal().is_none(), "in use: it may come free");
-        assert_eq!(
-            log_in_error("a", &said(&body("28000"))).refusal().map(|refusal| refusal.code),
-            Some(Code::ConfigInvalid)
-        );
-        assert_eq!(
-            log_in_error("a", &said(&body("57P03"))).refusal().map(|refusal| refusal.code),
-            Some(Code::DatabaseDown)
-        );
     }
 
     #[test]

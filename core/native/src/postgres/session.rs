@@ -6,9 +6,13 @@ use sheetanchor_core::error::{Error, Fault, FaultKind, Result};
 use sheetanchor_core::position::Lsn;
 use sheetanchor_core::refusal::{Code, Refusal};
 use tokio::task::AbortHandle;
+use tokio_postgres::config::SslMode;
 use tokio_postgres::error::SqlState;
 use tokio_postgres::types::ToSql;
 use tokio_postgres::{Client, Config, NoTls, Row};
+
+use super::target::Target;
+use super::tls::{Broken, NO_TLS, Safety, untrusted};
 
 /// How long a connection may take to be made.
 const CONNECT_WAIT: Duration = Duration::from_secs(10);
@@ -41,6 +45,13 @@ pub(super) struct Facts {
     pub socket_folders: String,
 }
 
+impl Facts {
+    /// The major version: 15 for 15.18.
+    pub(super) fn major(&self) -> u32 {
+        self.version_number / 10_000
+    }
+}
+
 /// One connection, and the task that drives its socket, which ends with it.
 pub(super) struct Session {
     client: Client,
@@ -58,19 +69,12 @@ impl Session {
     /// Connects and learns what the server is.
     ///
     /// # Errors
-    /// `SA112` if no server answers or it is starting or stopping; faults for what it answers otherwise.
-    pub(super) async fn open(config: &Config) -> Result<Self> {
-        let connecting = tokio::time::timeout(CONNECT_WAIT, config.connect(NoTls)).await;
-        let (client, connection) = connecting
-            .map_err(|_| down(format!("no answer within {} s", CONNECT_WAIT.as_secs())))?
-            .map_err(|error| connect_error(&error))?;
-        let driver = tokio::spawn(async move {
-            // Its errors reach the client's callers; here they have nobody to go to.
-            if let Err(error) = connection.await {
-                tracing::debug!(%error, "a connection to PostgreSQL ended");
-            }
-        });
-        let driver = driver.abort_handle();
+    /// `SA112` if no server answers or it is starting or stopping, `SA114` if it is not as safe as it must be; faults for
+    /// what it answers otherwise.
+    pub(super) async fn open(target: &Target) -> Result<Self> {
+        let connecting = tokio::time::timeout(CONNECT_WAIT, connect(target)).await;
+        let (client, driver) =
+            connecting.map_err(|_| down(format!("no answer within {} s", CONNECT_WAIT.as_secs())))??;
         let facts = match facts(&client).await {
             Ok(facts) => facts,
             Err(error) => {
@@ -145,6 +149,54 @@ impl Session {
     }
 }
 
+/// Connects as safely as `target` says.
+async fn connect(target: &Target) -> Result<(Client, AbortHandle)> {
+    let in_clear = async |config: &Config| {
+        let (client, connection) = config.connect(NoTls).await.map_err(|error| connect_error(&error))?;
+        Ok((client, drive(connection)))
+    };
+    let Some(connector) = target.tls().connector()? else { return in_clear(target.config()).await };
+    let safety = target.tls().safety();
+    match target.config().connect(connector.clone()).await {
+        Ok((client, connection)) => Ok((client, drive(connection))),
+        // Its handshake failed, or pg_hba.conf has no line for TLS.
+        Err(error)
+            if safety == Safety::Prefer
+                && (broken(&error).is_some_and(|broken| matches!(broken, Broken::Untrusted(_)))
+                    || error.code() == Some(&SqlState::INVALID_AUTHORIZATION_SPECIFICATION)) =>
+        {
+            in_clear(target.config().clone().ssl_mode(SslMode::Disable)).await
+        }
+        Err(error) => Err(match broken(&error) {
+            Some(Broken::Untrusted(seen)) => untrusted(safety, seen),
+            Some(Broken::Io(seen)) => down(seen),
+            None if connector.was_turned_down() && !is_io(&error) => untrusted(safety, NO_TLS),
+            None => connect_error(&error),
+        }),
+    }
+}
+
+fn drive<T>(connection: tokio_postgres::Connection<tokio_postgres::Socket, T>) -> AbortHandle
+where
+    T: tokio_postgres::tls::TlsStream + Send + Unpin + 'static,
+{
+    let driver = tokio::spawn(async move {
+        // Its errors reach the client's callers; here they have nobody to go to.
+        if let Err(error) = connection.await {
+            tracing::debug!(%error, "a connection to PostgreSQL ended");
+        }
+    });
+    driver.abort_handle()
+}
+
+fn broken(error: &tokio_postgres::Error) -> Option<&Broken> {
+    std::error::Error::source(error)?.downcast_ref()
+}
+
+fn is_io(error: &tokio_postgres::Error) -> bool {
+    std::error::Error::source(error).is_some_and(<dyn std::error::Error>::is::<std::io::Error>)
+}
+
 /// What a server says against a query.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Said {
@@ -152,6 +204,13 @@ pub(super) struct Said {
     pub state: String,
     /// Its words.
     pub message: String,
+}
+
+impl Said {
+    /// Whether the server is starting, stopping or has lost a process.
+    pub(super) fn is_going(&self) -> bool {
+        is_going(&SqlState::from_code(&self.state))
+    }
 }
 
 impl std::fmt::Display for Said {
@@ -190,6 +249,11 @@ impl Fields {
 /// The refusal of a call that needs an open database.
 pub(super) fn down(seen: impl std::fmt::Display) -> Error {
     Refusal::new(Code::DatabaseDown, format!("the database does not answer: {seen}")).into()
+}
+
+/// Whether that is what [`down`] says.
+pub(super) fn is_down(error: &Error) -> bool {
+    error.refusal().is_some_and(|refusal| refusal.code == Code::DatabaseDown)
 }
 
 /// A session that turns out to be over means that nobody answers: until a query fails, a killed server is not noticed.
@@ -267,9 +331,8 @@ fn query_error(sql: &str, error: &tokio_postgres::Error) -> Error {
 
 fn connect_error(error: &tokio_postgres::Error) -> Error {
     // What is wrong with a password or a name is no sign that nobody is there.
-    let nobody = std::error::Error::source(error).is_some_and(<dyn std::error::Error>::is::<std::io::Error>);
     match error.code() {
-        None if nobody || error.is_closed() => down(said(error)),
+        None if is_io(error) || error.is_closed() => down(said(error)),
         Some(code) if is_going(code) => down(said(error)),
         None | Some(_) => Fault::new(FaultKind::Other, "connect to the database", said(error)).into(),
     }

@@ -2,22 +2,22 @@
 //! from its folder, segment by segment, where a server lets nobody replicate. Both hand on proven bytes that go on where
 //! the archive ends, so a node may change roads.
 
-use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use sheetanchor_core::error::{Error, FaultKind, Result};
-use sheetanchor_core::identity::{LifeId, TimelineId};
+use sheetanchor_core::identity::TimelineId;
 use sheetanchor_core::position::{Lsn, Position};
 use sheetanchor_core::refusal::{Code, Refusal};
+use sheetanchor_engine::agent::archive::ARCHIVE_PIN;
 use sheetanchor_engine::database::{State, Status, WalPiece};
 
-use super::database::{ARCHIVE_PIN, PostgresDatabase};
+use super::database::PostgresDatabase;
 use super::look::{end_of_wal, finish_segment, segment_size};
 use super::pins;
-use super::postmaster::POLL;
+use super::postmaster::{POLL, Postmaster};
 use super::replication::Replication;
-use super::session::{Session, over_is_down};
+use super::session::{Session, is_down, over_is_down};
 use super::wal::{Place, ancestors};
 use super::wal_chain::primed;
 use super::wal_stream::{Haste, WalStream};
@@ -62,7 +62,8 @@ impl PostgresDatabase {
     pub(super) async fn hurry(&self, session: &Session, until: Lsn) -> Result<()> {
         match self.road() {
             WalRoad::Stream { .. } => {
-                self.wanted().fetch_max(until.get(), Ordering::SeqCst);
+                let (timeline, _) = end_of_wal(session).await?;
+                self.wanted().raise(timeline, until);
                 Ok(())
             }
             WalRoad::Folder => finish_segment(session, until).await,
@@ -89,22 +90,14 @@ impl PostgresDatabase {
     }
 
     /// What to say of a server that lets nobody in. One that is shutting down streams its last WAL, and ends once the
-    /// archive has it.
-    pub(super) fn ending_status(&self, why: &Error) -> Status {
-        let end = self.stream().try_lock().ok().and_then(|stream| {
-            let stream = stream.as_ref().filter(|stream| !stream.is_over() && why.to_string().contains("(57P03)"))?;
-            Some(stream.end())
-        });
-        match end {
-            Some((timeline, end)) => {
-                let mut status = self.status_of(State::Open, end);
-                status.end.timeline = timeline;
-                // Nothing that was said of its life is confirmed any more.
-                status.life = LifeId::new(0);
-                status
-            }
-            None => self.status_of(State::Down, Lsn::new(0)),
-        }
+    /// archive has it. It has no life that could be asked for: nothing that was said of it is confirmed any more.
+    pub(super) fn ending_status(&self, postmaster: &Postmaster) -> Status {
+        let stream = self.stream().try_lock().ok().filter(|_| postmaster.is_stopping());
+        let end = stream.and_then(|stream| Some(stream.as_ref().filter(|stream| !stream.is_over())?.end()));
+        let Some((timeline, end)) = end else { return self.status_of(State::Down, Lsn::new(0)) };
+        let mut status = self.status_of(State::Open, end);
+        status.end.timeline = timeline;
+        status
     }
 
     async fn streamed_wal(&self, from: Position, every: Duration) -> Result<Option<WalPiece>> {
@@ -132,7 +125,7 @@ impl PostgresDatabase {
         // Nothing is added any more to what a server that ends, or a timeline that was left, holds.
         let left = reach.is_none_or(|reach| reach.left);
         let every = if left { Duration::ZERO } else { every };
-        let wanted = Lsn::new(self.wanted().load(Ordering::SeqCst));
+        let wanted = self.wanted().on(from.timeline);
         let wanted = durable.filter(|_| left).map_or(wanted, |durable| wanted.max(durable));
         let haste = Haste { wanted, every, durable };
         match stream.piece(from.lsn, haste).await {
@@ -148,7 +141,7 @@ impl PostgresDatabase {
     /// A stream that begins with the segment of `from`.
     async fn open_stream(&self, session: &Session, from: Position) -> Result<WalStream> {
         // A slot that has lost its WAL looks sound again once it streams from a later place.
-        pins::standing(session, ARCHIVE_PIN).await?;
+        let stood = pins::standing(session, ARCHIVE_PIN).await?;
         let slot = pins::slot(ARCHIVE_PIN)?;
         let size = segment_size(session)?;
         let start = size.start(from.lsn);
@@ -158,7 +151,7 @@ impl PostgresDatabase {
         let mut tries = 0;
         loop {
             let link = Replication::connect(self.target()).await?;
-            match WalStream::open(link, &slot, place, reader.clone()).await {
+            match WalStream::open(link, &slot, stood, place, reader.clone()).await {
                 Err(error) if error.is(FaultKind::Exists) && tries < TRIES_MAX => {
                     tries += 1;
                     tokio::time::sleep(POLL).await;
@@ -186,10 +179,14 @@ impl PostgresDatabase {
     /// Where the archive of the timeline that the server writes starts, if its pin keeps WAL from `kept` on: the segment in
     /// which the timeline began is the first that has its name.
     pub(super) async fn archive_from(&self, session: &Session, kept: Lsn, writes: TimelineId) -> Result<Lsn> {
+        Ok(segment_size(session)?.start(kept.max(self.began(writes).await?)))
+    }
+
+    /// Where a timeline began, by its history.
+    pub(super) async fn began(&self, timeline: TimelineId) -> Result<Lsn> {
         let data = self.data().to_owned();
-        let ancestors = blocking(move || Ok(ancestors(&data, writes))).await??;
-        let began = ancestors.last().map_or(Lsn::new(0), |(_, at)| *at);
-        Ok(segment_size(session)?.start(kept.max(began)))
+        let ancestors = blocking(move || Ok(ancestors(&data, timeline))).await??;
+        Ok(ancestors.last().map_or(Lsn::new(0), |(_, at)| *at))
     }
 
     async fn folder_wal(&self, from: Position) -> Result<Option<WalPiece>> {
@@ -212,6 +209,28 @@ impl PostgresDatabase {
     }
 }
 
+/// Up to where somebody waits until WAL is archived: on one timeline, the newest that was asked for.
+#[derive(Debug, Default)]
+pub(super) struct Wanted(Mutex<(TimelineId, Lsn)>);
+
+impl Wanted {
+    fn raise(&self, timeline: TimelineId, until: Lsn) {
+        let mut wanted = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = if wanted.0 == timeline { wanted.1 } else { Lsn::new(0) };
+        *wanted = (timeline, until.max(before));
+    }
+
+    fn on(&self, timeline: TimelineId) -> Lsn {
+        let wanted = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if wanted.0 == timeline { wanted.1 } else { Lsn::new(0) }
+    }
+
+    /// Nobody waits: another restore may begin the same timeline again, from an earlier place.
+    pub(super) fn forget(&self) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = <_>::default();
+    }
+}
+
 /// How far a timeline goes on a server.
 #[derive(Clone, Copy)]
 struct ReachOf {
@@ -225,6 +244,21 @@ fn gone(from: Position, seen: impl std::fmt::Display) -> Error {
         .into()
 }
 
-fn is_down(error: &Error) -> bool {
-    error.refusal().is_some_and(|refusal| refusal.code == Code::DatabaseDown)
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_wanted_of_one_timeline_is_not_of_another() {
+        let (wanted, [first, second]) = (Wanted::default(), [1, 2].map(TimelineId::new));
+        assert_eq!(wanted.on(first), Lsn::new(0));
+        wanted.raise(first, Lsn::new(70));
+        wanted.raise(first, Lsn::new(50));
+        assert_eq!((wanted.on(first), wanted.on(second)), (Lsn::new(70), Lsn::new(0)));
+        // A standby takes over that had not come as far.
+        wanted.raise(second, Lsn::new(60));
+        assert_eq!((wanted.on(first), wanted.on(second)), (Lsn::new(0), Lsn::new(60)));
+        wanted.forget();
+        assert_eq!(wanted.on(second), Lsn::new(0));
+    }
 }

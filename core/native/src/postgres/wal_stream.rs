@@ -32,6 +32,9 @@ const PIECE_BYTES_MAX: usize = 16 << 20;
 /// How long WAL that is durable may take to arrive.
 const ARRIVAL_WAIT: Duration = Duration::from_secs(5);
 
+/// How long nothing may come although there is more.
+const SILENCE_MAX: Duration = Duration::from_secs(30);
+
 /// A server that is shutting down asks again and again how far we are, and waits until we have all. It waits in vain where
 /// the archive does not move on: after so long we hang up. Its slot keeps the rest.
 const SHUTDOWN_WAIT: Duration = Duration::from_secs(5);
@@ -53,8 +56,7 @@ pub(super) struct WalStream {
     reader: Reader,
     /// When an open segment was handed on last, or the stream began.
     handed: Instant,
-    /// When something was taken last.
-    moved: Instant,
+    silence: Silence,
 }
 
 impl Drop for WalStream {
@@ -88,10 +90,18 @@ struct State {
     next: Lsn,
     /// The end of what the archive holds; zero until that was said.
     archived: Lsn,
+    /// Where the slot stood when the stream began. A server would move it back there and then if it were told less.
+    stood: Lsn,
     over: Option<Error>,
 }
 
 impl State {
+    fn confirm(&mut self, until: Lsn) {
+        if until >= self.stood {
+            self.archived = self.archived.max(until);
+        }
+    }
+
     /// What the server is told that we have received, and hold for good. A server that shuts down goes by the first as
     /// long as the second is zero, so nothing is received before something is archived.
     fn kept(&self) -> (Lsn, Lsn) {
@@ -106,11 +116,17 @@ impl Shared {
 }
 
 impl WalStream {
-    /// Streams from the start of the segment `place` on, where `reader` stands.
+    /// Streams from the start of the segment `place` on, where `reader` stands; `stood` is where the slot does.
     ///
     /// # Errors
     /// `SA501` if the server has it no more, `SA210` if the slot is gone or lost, `SA101`, `SA112`; faults.
-    pub(super) async fn open(mut link: Replication, slot: &str, place: Place, reader: Reader) -> Result<Self> {
+    pub(super) async fn open(
+        mut link: Replication,
+        slot: &str,
+        stood: Lsn,
+        place: Place,
+        reader: Reader,
+    ) -> Result<Self> {
         let system = link.system().await?;
         if system != place.system {
             let message = format!("the server that streams has the system identifier {system}, not {}", place.system);
@@ -119,7 +135,7 @@ impl WalStream {
         // At an explicit address only: where a slot stands says nothing of what was lost.
         link.start(slot, place.timeline, place.start).await?;
         // Zero says nothing: a slot would go back to whatever else it is told, past WAL that may be gone.
-        let state = State { waiting: Vec::new(), next: place.start, archived: Lsn::new(0), over: None };
+        let state = State { waiting: Vec::new(), next: place.start, archived: Lsn::new(0), stood, over: None };
         let shared = Arc::new(Shared { state: Mutex::new(state), came: Notify::new(), told: Notify::new() });
         let own = shared.clone();
         let driver = tokio::spawn(async move {
@@ -128,9 +144,9 @@ impl WalStream {
             own.lock().over = Some(over);
             own.came.notify_one();
         });
-        let now = Instant::now();
-        let driver = driver.abort_handle();
-        Ok(Self { shared, driver, place, from: place.start, bytes: Vec::new(), reader, handed: now, moved: now })
+        let (driver, handed) = (driver.abort_handle(), Instant::now());
+        let silence = Silence::default();
+        Ok(Self { shared, driver, place, from: place.start, bytes: Vec::new(), reader, handed, silence })
     }
 
     /// Waits for the first word of a stream from a server whose WAL is durable up to `durable`. That the WAL is gone is said
@@ -172,11 +188,9 @@ impl WalStream {
         (self.place.timeline, self.shared.lock().next)
     }
 
-    /// The archive holds everything up to `until`.
+    /// The archive holds everything up to `until`. What lies before the slot is no news.
     pub(super) fn confirm(&self, until: Lsn) {
-        let mut state = self.shared.lock();
-        state.archived = state.archived.max(until);
-        drop(state);
+        self.shared.lock().confirm(until);
         self.shared.told.notify_one();
     }
 
@@ -200,6 +214,10 @@ impl WalStream {
             if length > 0 && (whole || late || (wanted > from && ready >= wanted)) {
                 self.handed = Instant::now();
                 let bytes = self.bytes.get(..length).unwrap_or_default().to_vec();
+                assert!(
+                    self.from == from && bytes.len() == length,
+                    "what was proven up to {ready} from {from} is here"
+                );
                 let end = from.get().saturating_add(u64::try_from(length).unwrap_or(u64::MAX));
                 return Ok(Some((Lsn::new(end), bytes)));
             }
@@ -214,12 +232,13 @@ impl WalStream {
     }
 
     /// Refuses to go on with a stream on which nothing comes although there is more.
-    fn stalled(&self, durable: Option<Lsn>) -> Result<()> {
+    fn stalled(&mut self, durable: Option<Lsn>) -> Result<()> {
         let next = self.shared.lock().next;
-        if durable.is_none_or(|durable| durable <= next) || self.moved.elapsed() < ARRIVAL_WAIT.saturating_mul(6) {
+        let silent = self.silence.look(Instant::now(), durable.is_some_and(|durable| durable > next));
+        if silent < SILENCE_MAX {
             return Ok(());
         }
-        let cause = format!("nothing comes beyond {next} for {} s", self.moved.elapsed().as_secs());
+        let cause = format!("nothing comes beyond {next} for {} s", silent.as_secs());
         Err(Fault::new(FaultKind::TimedOut, "stream WAL", cause).into())
     }
 
@@ -229,7 +248,7 @@ impl WalStream {
             let came = mem::take(&mut self.shared.lock().waiting);
             if !came.is_empty() {
                 self.shared.told.notify_one();
-                self.moved = Instant::now();
+                self.silence = Silence::default();
                 self.prove(&came)?;
                 self.bytes.extend_from_slice(&came);
             }
@@ -244,6 +263,23 @@ impl WalStream {
     fn prove(&mut self, bytes: &[u8]) -> Result<()> {
         let fed = self.reader.feed(bytes, &mut |_| ());
         fed.map_err(|broken| Place { start: self.place.size.start(broken.at), ..self.place }.damaged(&broken))
+    }
+}
+
+/// Since when nothing has come although there is more. An idle server is not silent.
+#[derive(Debug, Default)]
+struct Silence {
+    since: Option<Instant>,
+}
+
+impl Silence {
+    /// How long it has lasted by now.
+    fn look(&mut self, now: Instant, is_more: bool) -> Duration {
+        if !is_more {
+            self.since = None;
+        }
+        self.since = self.since.or(is_more.then_some(now));
+        self.since.map_or(Duration::ZERO, |since| now.saturating_duration_since(since))
     }
 }
 
@@ -333,9 +369,14 @@ impl Asked {
 mod tests {
     use super::*;
 
+    /// A stream that has come as far as 100, over a slot that stood at 30.
+    fn at_100() -> State {
+        State { waiting: Vec::new(), next: Lsn::new(100), archived: Lsn::new(0), stood: Lsn::new(30), over: None }
+    }
+
     #[test]
     fn a_message_that_does_not_go_on_where_the_last_one_ended_is_refused() {
-        let state = State { waiting: Vec::new(), next: Lsn::new(100), archived: Lsn::new(0), over: None };
+        let state = at_100();
         let shared = Shared { state: Mutex::new(state), came: Notify::new(), told: Notify::new() };
         shared.accept(Lsn::new(100), b"ten  bytes").unwrap();
         for start in [100, 109, 111, 0, u64::MAX] {
@@ -348,9 +389,25 @@ mod tests {
 
     #[test]
     fn nothing_is_received_for_a_server_until_something_is_archived() {
-        let state = State { waiting: Vec::new(), next: Lsn::new(100), archived: Lsn::new(0), over: None };
+        let mut state = at_100();
         assert_eq!(state.kept(), (Lsn::new(0), Lsn::new(0)));
-        assert_eq!(State { archived: Lsn::new(40), ..state }.kept(), (Lsn::new(100), Lsn::new(40)));
+        state.confirm(Lsn::new(29));
+        assert_eq!(state.kept(), (Lsn::new(0), Lsn::new(0)), "the slot stands further on already");
+        state.confirm(Lsn::new(40));
+        assert_eq!(state.kept(), (Lsn::new(100), Lsn::new(40)));
+        state.confirm(Lsn::new(30));
+        assert_eq!(state.kept(), (Lsn::new(100), Lsn::new(40)), "never back");
+    }
+
+    #[test]
+    fn an_idle_server_is_not_silent() {
+        let (mut silence, begun) = (Silence::default(), Instant::now());
+        let hour = Duration::from_hours(1);
+        assert_eq!(silence.look(begun, false), Duration::ZERO);
+        assert_eq!(silence.look(begun + hour, true), Duration::ZERO, "the first WAL after an idle hour");
+        assert_eq!(silence.look(begun + hour + SILENCE_MAX, true), SILENCE_MAX);
+        assert_eq!(silence.look(begun + hour * 2, false), Duration::ZERO);
+        assert_eq!(silence.look(begun + hour * 3, true), Duration::ZERO);
     }
 
     #[test]

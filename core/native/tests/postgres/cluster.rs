@@ -3,10 +3,12 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use sheetanchor_core::format::catalog::Method;
 use sheetanchor_core::identity::NodeId;
 use sheetanchor_core::plan::Target;
+use sheetanchor_core::position::Lsn;
 use sheetanchor_core::refusal::Code;
 use sheetanchor_engine::agent::{Agent, Config};
 use sheetanchor_engine::coordinator::{Coordinator, Limits, Setup};
@@ -14,7 +16,7 @@ use sheetanchor_engine::env::{Env, Task};
 use sheetanchor_native::env::native_env;
 use sheetanchor_native::postgres::postmaster::StopMode;
 
-use crate::bench::{Bench, Running, code, number};
+use crate::bench::{Bench, Running, code, eventually, number};
 
 pub const NODES: [u16; 3] = [1, 2, 3];
 
@@ -64,6 +66,40 @@ async fn agent(bench: &Bench, env: &Env, node: NodeId) -> (Box<dyn Task>, String
         agent.serve_on(listener).await.unwrap();
     };
     (env.tasks.spawn("agent", Box::pin(serving)), address)
+}
+
+/// A server that is told to stop waits for its archive: the agent takes what comes last, its shutdown checkpoint included.
+#[tokio::test]
+async fn what_a_server_writes_last_is_archived_by_its_agent() {
+    let cluster = Cluster::new("last-wal").await;
+    let (bench, coordinator) = (&cluster.bench, &cluster.coordinator);
+    coordinator.init().await.unwrap();
+    let archived = async || {
+        let status = coordinator.status().await.unwrap();
+        status.nodes[0]
+            .description
+            .as_ref()
+            .ok()
+            .map(|seen| (seen.state.clone(), seen.archived, seen.archive_trouble.clone()))
+    };
+    let server = &cluster.servers[0];
+    server.sql("CREATE TABLE t AS SELECT 1 AS n").await;
+    let durable: Lsn = server.client.column("SELECT pg_current_wal_flush_lsn()::text").await[0].parse().unwrap();
+    eventually(async || archived().await.filter(|(_, until, _)| *until >= durable)).await;
+    server.sql("INSERT INTO t VALUES (2)").await;
+    let begun = Instant::now();
+    server.server.stop(StopMode::Fast).await.unwrap();
+    assert!(begun.elapsed() < Duration::from_secs(20), "its archive held it up for {:?}", begun.elapsed());
+    let said = crate::bench::said("pg_controldata", &["-D", &bench.path("n1")]).await;
+    let last = said.lines().find_map(|line| line.strip_prefix("Latest checkpoint location:")).unwrap();
+    let last: Lsn = last.trim().parse().unwrap();
+    let (state, until, trouble) = eventually(async || archived().await.filter(|(state, ..)| *state == "down")).await;
+    assert!(until > last, "{until} of {last}, {state}, {trouble:?}");
+    // Whoever answers after that is looked at anew, and goes on.
+    server.start().await;
+    server.sql("INSERT INTO t VALUES (3)").await;
+    let durable: Lsn = server.client.column("SELECT pg_current_wal_flush_lsn()::text").await[0].parse().unwrap();
+    eventually(async || archived().await.filter(|(_, until, _)| *until >= durable)).await;
 }
 
 #[tokio::test]

@@ -18,4 +18,5 @@ mod identity;
 mod refused;
 mod stream;
 mod tablespaces;
+mod tls;
 mod wal;

@@ -1,11 +1,13 @@
 //! What an operator can get wrong, each refused with its code before anything is changed.
 
+use std::time::Duration;
+
 use sheetanchor_core::format::catalog::Method;
 use sheetanchor_core::identity::{NodeId, TimelineId};
 use sheetanchor_core::plan::Target;
 use sheetanchor_core::position::Position;
 use sheetanchor_core::refusal::Code;
-use sheetanchor_engine::database::Database;
+use sheetanchor_engine::database::{Database, WalPiece};
 use tokio::net::{UnixListener, UnixStream};
 
 use crate::bench::{Bench, Copy, Segments, code, recovery};
@@ -75,12 +77,20 @@ async fn a_segment_of_another_timeline_is_not_replayed() {
     piece.from = Position { timeline: TimelineId::new(2), ..piece.from };
     let restored = bench.restored("target", &copy, NODE).await;
     assert_eq!(code(restored.recover(&recovery(&copy, &cut, "cut-1"), &wal).await), Code::WalDamaged);
+    // Nor does a piece of no length lead on for ever.
+    let whole = wal.0.clone();
+    let piece = wal.0.get_mut(&place).unwrap();
+    *piece = WalPiece { until: place, bytes: Vec::new(), from: Position { lsn: place, ..cut.until }, ..piece.clone() };
+    let recovery = recovery(&copy, &cut, "cut-1");
+    let recovered = tokio::time::timeout(Duration::from_secs(20), restored.recover(&recovery, &wal));
+    assert_eq!(code(recovered.await.expect("an end")), Code::WalDamaged);
+    wal.0 = whole;
     // Its bytes say so, too.
     let piece = wal.0.get_mut(&place).unwrap();
     piece.from = Position { timeline: TimelineId::new(1), ..piece.from };
     // The timeline of the first page's head, after magic and flags.
     piece.bytes[4] = 2;
-    assert_eq!(code(restored.recover(&recovery(&copy, &cut, "cut-1"), &wal).await), Code::WalDamaged);
+    assert_eq!(code(restored.recover(&recovery, &wal).await), Code::WalDamaged);
 }
 
 #[tokio::test]

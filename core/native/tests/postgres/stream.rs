@@ -113,6 +113,16 @@ async fn what_is_streamed_is_what_the_server_holds_and_is_let_go_of_only_once_ar
     // What could not be stored is asked for again.
     let last = Position { lsn: half, ..archive.next };
     assert!(eventually(async || wal(&node, last).await).await.until > half);
+    // Nor does a stream that has begun anew lead it back.
+    drop(node);
+    let node = bench.node_by("source", NODE, stream(Duration::ZERO));
+    eventually(async || wal(&node, last).await).await;
+    node.advance_pin("archive", first).await.unwrap();
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert_eq!(restart_lsn(&bench).await, half, "the server was led back");
+    let later = Lsn::new(half.get() + (1 << 20));
+    node.advance_pin("archive", later).await.unwrap();
+    eventually(async || (restart_lsn(&bench).await == later).then_some(())).await;
 }
 
 #[tokio::test]
@@ -203,6 +213,37 @@ async fn a_backup_that_ends_in_an_open_segment_is_restored_and_the_new_timeline_
     archive.reach(&restored, cut.proof).await;
     archive.compare(&bench, "restored");
     restored.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_restore_in_one_process_does_not_wait_for_what_was_wanted_before() {
+    let bench = Bench::new("stream-again");
+    let _source = bench.server("source", &[("fsync", "off")]).await;
+    let node = bench.node_by("source", NODE, patient());
+    node.join(&crate::bench::joining()).await.unwrap();
+    let mut archive = Archive::of(&node).await;
+    let copy = Copy::take(&node, "backup-1").await;
+    let cut = node.cut_alone("cut-1").await.unwrap();
+    archive.reach(&node, cut.proof).await;
+    let segments = Segments::read(&node, copy.begun.start, cut.proof).await;
+    // The second restore begins the timeline of the first one again, from an earlier place than it had come to.
+    for round in 1..=2 {
+        bench.client("source").sql("SELECT pg_logical_emit_message(false, 'fill', repeat('x', 20000000))").await;
+        let far = node.cut_alone(&format!("far-{round}")).await.unwrap();
+        node.stop().await.unwrap();
+        fs::remove_dir_all(bench.path("source")).unwrap();
+        bench.restored("source", &copy, NODE).await;
+        node.recover(&recovery(&copy, &cut, "cut-1"), &segments).await.unwrap();
+        node.open(&opening()).await.unwrap();
+        node.join(&crate::bench::joining()).await.unwrap();
+        let mut archive = Archive::of(&node).await;
+        assert_eq!(archive.next.timeline, TimelineId::new(2));
+        assert_eq!(archive.take(&node).await, None, "nobody waits for it");
+        let near = node.cut_alone(&format!("near-{round}")).await.unwrap();
+        assert!(near.proof < far.proof);
+        archive.reach(&node, near.proof).await;
+    }
+    node.stop().await.unwrap();
 }
 
 #[tokio::test]
@@ -330,6 +371,17 @@ async fn a_password_is_proven_by_scram_and_what_does_not_let_us_replicate_is_sai
         let cut = node.cut_alone(&format!("cut by {method}")).await.unwrap();
         archive.reach(&node, cut.proof).await;
     }
+    // The method `md5` takes a password of either kind: here one that is kept as MD5.
+    source.sql("SET password_encryption = 'md5'; ALTER ROLE archivist PASSWORD 'anchor''s'").await;
+    let kept = "SELECT left(rolpassword, 3) FROM pg_authid WHERE rolname = 'archivist'";
+    assert_eq!(source.client.column(kept).await, ["md5"]);
+    hba_of("local all archivist md5\nlocal replication archivist md5").await;
+    let node = with("anchor\\'s");
+    eventually(async || node.join(&crate::bench::joining()).await.ok()).await;
+    let mut archive = Archive::of(&node).await;
+    let cut = node.cut_alone("cut by md5").await.unwrap();
+    archive.reach(&node, cut.proof).await;
+    source.sql("ALTER ROLE archivist PASSWORD 'anchor''s'").await;
     hba_of("local all archivist trust\nlocal replication archivist scram-sha-256").await;
     let wrong = with("else");
     eventually(async || wrong.join(&crate::bench::joining()).await.is_err().then_some(())).await;
