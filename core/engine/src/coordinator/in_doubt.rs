@@ -26,6 +26,9 @@ use sheetanchor_core::request::{Answer, Request};
 use super::restore::{AGAIN_AFTER, RestorePerformer};
 use crate::repository::{Created, Repository};
 
+/// The verdict where more WAL might tell more.
+const LACKING: Verdict = Verdict::Left(Why::Evidence);
+
 /// A place in each thread.
 type Places = BTreeMap<NodeId, Lsn>;
 
@@ -54,8 +57,10 @@ impl RestorePerformer<'_> {
         };
         let cuts = self.known_cuts().await?;
         let (mut at, mut step) = (cuts.len(), 1);
+        let mut settled: Vec<Resolved> = Vec::new();
         loop {
-            at = at.saturating_sub(step);
+            // The beginning comes last, and by itself: of some engines' WAL the archive lacks the very first.
+            at = if at > 1 { at.saturating_sub(step).max(1) } else { 0 };
             step *= 2;
             let Some(known_from) = cuts.get(at) else { return Ok(decide(in_doubt, &Evidence::default(), family)) };
             let from = if planted::is(Bug::EvidenceRangeIgnored) {
@@ -69,11 +74,18 @@ impl RestorePerformer<'_> {
             if from != *known_from && searched.values().any(|node| !node.whole) {
                 searched = self.search(known_from, in_doubt).await?;
             }
-            let resolved = decide(in_doubt, &Evidence { known_from: known_from.clone(), searched }, family);
-            let lacking = resolved.iter().any(|half| half.verdict == Verdict::Left(Why::Evidence));
+            let mut resolved = decide(in_doubt, &Evidence { known_from: known_from.clone(), searched }, family);
+            // What newer WAL has settled stays so where older WAL is missing.
+            for (half, before) in resolved.iter_mut().zip(settled) {
+                if half.verdict == LACKING {
+                    half.verdict = before.verdict;
+                }
+            }
+            let lacking = resolved.iter().any(|half| half.verdict == LACKING);
             if at == 0 || !lacking {
                 return Ok(resolved);
             }
+            settled = resolved;
         }
     }
 

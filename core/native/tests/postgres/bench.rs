@@ -226,10 +226,6 @@ pub struct Client {
 }
 
 impl Client {
-    pub fn at(socket_folder: &str) -> Self {
-        Self { connection: format!("host={socket_folder} port={PORT} user=postgres dbname=postgres") }
-    }
-
     pub async fn sql(&self, sql: &str) {
         let (client, connection) = tokio_postgres::connect(&self.connection, tokio_postgres::NoTls).await.unwrap();
         let driver = tokio::spawn(connection);
