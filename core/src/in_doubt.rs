@@ -129,6 +129,16 @@ impl Family for EqualGids {
     }
 }
 
+/// No transaction manager is known: nobody has said what a gid stands for, and no half is decided.
+#[derive(Clone, Copy, Debug)]
+pub struct NoManager;
+
+impl Family for NoManager {
+    fn transaction_of<'a>(&self, _gid: &'a str) -> Option<&'a str> {
+        None
+    }
+}
+
 /// What decisions rest on.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Evidence {
@@ -306,6 +316,9 @@ mod tests {
             let in_doubt = BTreeMap::from([(B, vec![held(gid, "7")])]);
             assert_eq!(decided(&in_doubt, vec![], vec![])[0].verdict, Verdict::Left(Why::Family));
         }
+        let held = BTreeMap::from([(B, vec![held("transfer-1", "7")])]);
+        let undeclared = decide(&held, &Evidence::default(), &NoManager);
+        assert_eq!(undeclared[0].verdict, Verdict::Left(Why::Family));
         for gid in ["transfer-1", "a_b_c", "1_2", "order_7_of_9_x"] {
             assert_eq!(EqualGids.transaction_of(gid), Some(gid));
         }

@@ -59,6 +59,8 @@ pub enum EngineSetup {
         wal: WalRoad,
         /// Where a restore puts tablespaces that were elsewhere.
         tablespaces: BTreeMap<String, String>,
+        /// Whether clients commit what spans nodes in two phases, under one gid.
+        two_phase: bool,
     },
     /// A node of the embedded database, which runs in the agent's process.
     Refdb {
@@ -129,6 +131,7 @@ struct WrittenCluster {
     name: Spanned<String>,
     repository: Spanned<String>,
     source: Option<Spanned<String>>,
+    two_phase: Option<Spanned<bool>>,
 }
 
 #[derive(Debug, Deserialize)]

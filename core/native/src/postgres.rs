@@ -3,7 +3,7 @@
 //! [`PostgresDatabase`] speaks to a server that its operator runs, and starts one only in a folder that was restored.
 //! Reading order: [`install`](mod@install) and [`postmaster`] (programs and processes), `target`, `tls` and `session` (connections), `direct`, `look`,
 //! `pins`, `backup`, `files`, `pages`, `wal`, [`wal_reader`], `wal_chain`, `replication`, `wal_stream`, `wal_road`, `fence`,
-//! `marker` and `recovery`, and [`server`], which makes new servers for demonstrations and tests.
+//! `marker`, `recovery` and `in_doubt`, and [`server`], which makes new servers for demonstrations and tests.
 //!
 //! What it relies on, by the manual of PostgreSQL: "Making a Base Backup Using the Low Level API", "Recovery Target",
 //! "Replication Slots". The commit fence is an extension of the server, in `core/native/postgres/sheetanchor_fence`; without
@@ -15,6 +15,7 @@ mod database;
 mod direct;
 mod fence;
 mod files;
+mod in_doubt;
 pub mod install;
 mod look;
 mod marker;

@@ -69,7 +69,7 @@ async fn open(
     setup: &NodeSetup,
 ) -> Result<(Arc<dyn Database>, Option<Arc<refdb::Node>>)> {
     match &setup.engine {
-        EngineSetup::Postgres { connection, bin, run_as, wal, tablespaces } => {
+        EngineSetup::Postgres { connection, bin, run_as, wal, tablespaces, two_phase } => {
             let config = PostgresConfig {
                 node,
                 data: setup.data.clone(),
@@ -79,6 +79,7 @@ async fn open(
                 log: format!("{}/postgres.log", setup.state),
                 wal: *wal,
                 tablespaces: tablespaces.clone(),
+                two_phase: *two_phase,
             };
             Ok((Arc::new(PostgresDatabase::new(config)?), None))
         }

@@ -21,7 +21,7 @@ pub(super) fn checked(written: &Written) -> Result<ClusterFile, Wrong> {
     if written.node.is_empty() {
         return Err(wrong(&written.cluster, Code::ConfigInvalid, "the file lists no [[node]]"));
     }
-    let mut seen = Seen::default();
+    let mut seen = Seen { two_phase: cluster.two_phase.clone(), ..Seen::default() };
     let mut nodes = BTreeMap::new();
     for node in &written.node {
         let (id, setup) = seen.node(node)?;
@@ -86,6 +86,7 @@ struct Seen {
     addresses: BTreeMap<SocketAddr, String>,
     engine: Option<String>,
     shared_data: Option<String>,
+    two_phase: Option<Spanned<bool>>,
 }
 
 impl Seen {
@@ -128,8 +129,13 @@ impl Seen {
                 run_as: node.run_as.as_ref().map(|user| user.get_ref().clone()),
                 wal: wal_road(id, node)?,
                 tablespaces: tablespaces(node)?,
+                two_phase: self.two_phase.as_ref().is_some_and(|declared| *declared.get_ref()),
             }),
             "refdb" => {
+                if let Some(declared) = &self.two_phase {
+                    let message = "`two_phase` means nothing to refdb, whose nodes share one commit record a transaction";
+                    return Err(wrong(declared, Code::ConfigInvalid, message));
+                }
                 let odd = node.bin.as_ref().or(node.run_as.as_ref()).or(node.wal.as_ref()).map(Spanned::span);
                 let odd = odd.or(node.rpo_s.as_ref().map(Spanned::span));
                 if let Some(span) = odd.or(node.tablespaces.values().next().map(Spanned::span)) {
@@ -312,6 +318,12 @@ drain_ms = 500
             let EngineSetup::Postgres { wal, .. } = &file.nodes[&NodeId::new(1)].engine else { panic!("{file:?}") };
             assert_eq!(*wal, road, "{line}");
         }
+        for (line, declared) in [("", false), ("two_phase = false\n", false), ("two_phase = true\n", true)] {
+            let text = replaced(POSTGRES, "name = ", &format!("{line}name = "));
+            let file = ClusterFile::parse("cluster.toml", &text).unwrap();
+            let is_as_declared = |node: &NodeSetup| matches!(node.engine, EngineSetup::Postgres { two_phase, .. } if two_phase == declared);
+            assert!(file.nodes.values().all(is_as_declared), "{line}");
+        }
         let refdb = ClusterFile::parse("cluster.toml", REFDB).unwrap();
         assert_eq!(refdb.limits.point.lease.as_millis(), 3000);
         assert_eq!(refdb.limits.point.drain.as_millis(), 500);
@@ -389,6 +401,7 @@ drain_ms = 500
             ("engine = \"refdb\"", "engine = \"postgres\""),
             ("connection = \"127.0.0.1:7102\"", "connection = \"127.0.0.1:7102\"\nbin = \"/usr\""),
             ("connection = \"127.0.0.1:7102\"", "connection = \"127.0.0.1:7102\"\nrpo_s = 5"),
+            ("name = \"ledger\"", "name = \"ledger\"\ntwo_phase = true"),
             ("lease_ms = 3000", "lease_ms = 0"),
             ("drain_ms = 500", "drain_ms = 3001"),
             ("drain_ms = 500", "drain_ms = -1"),

@@ -15,13 +15,19 @@ use sheetanchor_core::format::catalog::{Cut, IncarnationObject, IncarnationState
 use sheetanchor_core::format::keys;
 use sheetanchor_core::format::manifest::Plan;
 use sheetanchor_core::identity::{NodeId, OperationId, ThreadId};
-use sheetanchor_core::in_doubt::{EqualGids, Evidence, Held, Resolved, Searched, Verdict, Why, decide};
+use sheetanchor_core::in_doubt::{
+    EqualGids, Evidence, Family, Held, NoManager, Resolved, Searched, Verdict, Why, decide,
+};
 use sheetanchor_core::planted::{self, Bug};
 use sheetanchor_core::position::Lsn;
+use sheetanchor_core::refusal::Code;
 use sheetanchor_core::request::{Answer, Request};
 
-use super::restore::RestorePerformer;
+use super::restore::{AGAIN_AFTER, RestorePerformer};
 use crate::repository::{Created, Repository};
+
+/// The verdict where more WAL might tell more.
+const LACKING: Verdict = Verdict::Left(Why::Evidence);
 
 /// A place in each thread.
 type Places = BTreeMap<NodeId, Lsn>;
@@ -46,22 +52,61 @@ impl RestorePerformer<'_> {
 
     /// Goes back from cut to cut until the evidence suffices, or ends.
     async fn weigh(&self, in_doubt: &BTreeMap<NodeId, Vec<Held>>) -> Result<Vec<Resolved>> {
+        let Some(family) = self.family().await? else {
+            return Ok(decide(in_doubt, &Evidence::default(), &NoManager));
+        };
         let cuts = self.known_cuts().await?;
         let (mut at, mut step) = (cuts.len(), 1);
+        let mut settled: Vec<Resolved> = Vec::new();
         loop {
-            at = at.saturating_sub(step);
+            // The beginning comes last, and by itself: of some engines' WAL the archive lacks the very first.
+            at = if at > 1 { at.saturating_sub(step).max(1) } else { 0 };
             step *= 2;
-            let Some(known_from) = cuts.get(at) else { return Ok(decide(in_doubt, &Evidence::default(), &EqualGids)) };
+            let Some(known_from) = cuts.get(at) else { return Ok(decide(in_doubt, &Evidence::default(), family)) };
             let from = if planted::is(Bug::EvidenceRangeIgnored) {
                 starts_of(self.plan)
             } else {
                 cuts.get(at.saturating_sub(1)).unwrap_or(known_from).clone()
             };
-            let searched = self.search(&from, in_doubt).await?;
-            let resolved = decide(in_doubt, &Evidence { known_from: known_from.clone(), searched }, &EqualGids);
-            let lacking = resolved.iter().any(|half| half.verdict == Verdict::Left(Why::Evidence));
+            let mut searched = self.search(&from, in_doubt).await?;
+            // From the cut on is enough, but that fewer ends have a name: the archive of an engine that had written WAL
+            // before it joined begins after the place that stands for its beginning.
+            if from != *known_from && searched.values().any(|node| !node.whole) {
+                searched = self.search(known_from, in_doubt).await?;
+            }
+            let mut resolved = decide(in_doubt, &Evidence { known_from: known_from.clone(), searched }, family);
+            // What newer WAL has settled stays so where older WAL is missing.
+            for (half, before) in resolved.iter_mut().zip(settled) {
+                if half.verdict == LACKING {
+                    half.verdict = before.verdict;
+                }
+            }
+            let lacking = resolved.iter().any(|half| half.verdict == LACKING);
             if at == 0 || !lacking {
                 return Ok(resolved);
+            }
+            settled = resolved;
+        }
+    }
+
+    /// Which gids stand for one transaction; `None` where not every node says that what spans nodes is committed in two
+    /// phases: then a gid may be anybody's, also that of a manager which will yet ask for it.
+    async fn family(&self) -> Result<Option<&'static dyn Family>> {
+        if self.footing.members.shared {
+            return Ok(Some(&EqualGids));
+        }
+        loop {
+            let all: Result<Vec<_>> = self.coordinator.describe_all().await.into_values().collect();
+            match all {
+                Ok(all) => {
+                    let declared = all.iter().all(|node| node.two_phase);
+                    return Ok(declared.then_some(&EqualGids as &dyn Family));
+                }
+                // It may restart meanwhile; the machine has a deadline for the judgement.
+                Err(Error::Refusal(refusal)) if refusal.code == Code::NodeSilent => {
+                    self.coordinator.env.clock.sleep(AGAIN_AFTER).await;
+                }
+                Err(error) => return Err(error),
             }
         }
     }

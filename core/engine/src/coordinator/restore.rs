@@ -28,7 +28,7 @@ use crate::pump::{self, Perform, Performed};
 use crate::repository::Created;
 
 /// How long to wait before a silent node is asked again.
-const AGAIN_AFTER: Duration = Duration::from_millis(200);
+pub(super) const AGAIN_AFTER: Duration = Duration::from_millis(200);
 
 /// How often a node that has just restarted may say that it does not know the operation.
 const UNKNOWN_MAX: usize = 5;

@@ -9,13 +9,14 @@ use std::time::Duration;
 use async_trait::async_trait;
 use sheetanchor_core::error::{Error, FaultKind, Result};
 use sheetanchor_core::identity::{ByteCount, HoldId, LifeId, NodeId, ThreadId, TimelineId};
+use sheetanchor_core::in_doubt::{Fate, Trace};
 use sheetanchor_core::position::{Lsn, Position};
 use sheetanchor_core::refusal::{Code, Refusal};
 use sheetanchor_core::scn::Scn;
 use sheetanchor_engine::agent::archive::ARCHIVE_PIN;
 use sheetanchor_engine::database::{
-    Begun, Capabilities, CutMade, Database, Ended, Identity, Joining, Opening, PageVerdict, Pin, Recovery, SourceFile,
-    State, Status, Storage, WalPiece, WalSource,
+    Begun, Capabilities, CutMade, Database, Ended, Identity, Joining, Opening, PageVerdict, Pin, Recovery, Search,
+    SourceFile, State, Status, Storage, WalPiece, WalSource,
 };
 use tokio::sync::Mutex;
 
@@ -34,7 +35,7 @@ use super::wal::Place;
 use super::wal_chain::{Chain, prove_record};
 use super::wal_road::{WalRoad, Wanted};
 use super::wal_stream::WalStream;
-use super::{files, pages, pins};
+use super::{files, in_doubt, pages, pins};
 use crate::faults::{blocking, fault};
 
 /// Bytes in the longest name of a restore point record.
@@ -66,6 +67,8 @@ pub struct PostgresConfig {
     pub wal: WalRoad,
     /// Where a restore puts a tablespace that was elsewhere: its folder then, and now, both absolute.
     pub tablespaces: BTreeMap<String, String>,
+    /// Whether its clients commit what spans nodes in two phases only, under one gid on all of them: the operator's word.
+    pub two_phase: bool,
 }
 
 /// The port to one PostgreSQL server.
@@ -84,6 +87,8 @@ pub struct PostgresDatabase {
     wanted: Wanted,
     scn: AtomicU64,
     checksums: AtomicBool,
+    /// The server was seen to let nobody prepare a transaction.
+    never_prepares: AtomicBool,
 }
 
 impl PostgresDatabase {
@@ -116,6 +121,7 @@ impl PostgresDatabase {
             wanted: Wanted::default(),
             scn: AtomicU64::new(0),
             checksums: AtomicBool::new(false),
+            never_prepares: AtomicBool::new(false),
         })
     }
 
@@ -227,7 +233,7 @@ impl PostgresDatabase {
     }
 
     /// The version that made the data folder: `15`.
-    fn major(&self) -> Result<Option<String>> {
+    pub(super) fn major(&self) -> Result<Option<String>> {
         let path = format!("{}/PG_VERSION", self.data());
         match fs::read_to_string(&path) {
             Ok(text) => Ok(Some(text.trim().to_owned())),
@@ -262,21 +268,18 @@ impl PostgresDatabase {
         let Ok(session) = Session::open(&private_target(&self.target, self.data())).await else {
             return Ok(self.status_of(State::Down, Lsn::new(0)));
         };
-        let Some(seen) = recovery::look(&session).await? else { return Ok(self.status_of(State::Down, Lsn::new(0))) };
-        let restored = Restored::read(self.data())?;
-        let at_cut = |restored: &Restored| {
-            if seen.in_recovery { seen.paused && restored.until == seen.replayed } else { restored.reached }
-        };
-        match restored.filter(at_cut) {
-            Some(restored) => Ok(self.reached_status(&restored)),
-            None => Ok(self.status_of(State::Down, seen.replayed)),
-        }
+        let seen = recovery::look(&session).await?;
+        Ok(self.status_of(State::Down, seen.map_or(Lsn::new(0), |seen| seen.replayed)))
     }
 
-    fn reached_status(&self, restored: &Restored) -> Status {
-        let mut status = self.status_of(State::Reached, restored.until);
-        status.end.timeline = restored.timeline;
-        status
+    /// What a folder says that stands at its cut, whether or not a server runs there that is not open.
+    fn reached_status(&self) -> Result<Option<Status>> {
+        let Some(restored) = Restored::read(self.data())? else { return Ok(None) };
+        Ok(in_doubt::listed(self.data(), &restored)?.map(|in_doubt| {
+            let mut status = self.status_of(State::Reached, restored.until);
+            status.end.timeline = restored.timeline;
+            Status { in_doubt, ..status }
+        }))
     }
 
     async fn open_status(&self, postmaster: &Postmaster) -> Result<Status> {
@@ -293,6 +296,7 @@ impl PostgresDatabase {
         let mut status = self.status_of(State::Open, end);
         status.end.timeline = timeline;
         status.life = seen.life;
+        self.never_prepares.store(!seen.can_prepare, Ordering::Relaxed);
         self.fence.prove(self, seen.life).await;
         Ok(status)
     }
@@ -320,7 +324,8 @@ impl PostgresDatabase {
 #[async_trait]
 impl Database for PostgresDatabase {
     fn capabilities(&self) -> Capabilities {
-        Capabilities { storage: Storage::PerNode, stamped: false, fence: self.fence.is_proven(), two_phase: false }
+        let two_phase = self.config.two_phase && !self.never_prepares.load(Ordering::Relaxed);
+        Capabilities { storage: Storage::PerNode, stamped: false, fence: self.fence.is_proven(), two_phase }
     }
 
     fn data_folder(&self) -> &str {
@@ -342,23 +347,21 @@ impl Database for PostgresDatabase {
 
     async fn status(&self) -> Result<Status> {
         match Postmaster::of(self.data())? {
-            Some(postmaster) if is_private(&postmaster, self.data())? => self.private_status().await,
+            Some(postmaster) if is_private(&postmaster, self.data())? => match self.reached_status()? {
+                Some(status) => Ok(status),
+                None => self.private_status().await,
+            },
             Some(postmaster) => self.open_status(&postmaster).await,
             None if self.major()?.is_none() => Ok(self.status_of(State::Empty, Lsn::new(0))),
-            None => {
-                // It stood at its cut, and was cut off before it was opened.
-                Ok(match Restored::read(self.data())?.filter(|restored| restored.reached) {
-                    Some(restored) => self.reached_status(&restored),
-                    None => self.status_of(State::Down, Lsn::new(0)),
-                })
-            }
+            None => Ok(self.reached_status()?.unwrap_or_else(|| self.status_of(State::Down, Lsn::new(0)))),
         }
     }
 
     async fn join(&self, _joining: &Joining) -> Result<()> {
         let session = self.session().await?;
         let sql = "SELECT pg_is_in_recovery()::text, current_setting('is_superuser'), current_setting('wal_level'), \
-            current_setting('fsync'), current_setting('full_page_writes'), current_user::text";
+            current_setting('fsync'), current_setting('full_page_writes'), current_user::text, \
+            current_setting('max_prepared_transactions')";
         let row = session.row(sql, &[]).await?;
         let invalid = |message: String| Error::from(Refusal::new(Code::ConfigInvalid, message));
         if row.text(0)? != "false" {
@@ -373,6 +376,9 @@ impl Database for PostgresDatabase {
                 "wal_level of node {} is {wal_level}, and must be replica or logical",
                 self.config.node
             )));
+        }
+        if self.config.two_phase && row.text(6)? == "0" {
+            return Err(in_doubt::cannot_prepare(self.config.node));
         }
         if row.text(3)? != "on" {
             tracing::warn!(node = %self.config.node, "fsync is off: after a loss of power this node's database is not to be trusted");
@@ -554,6 +560,14 @@ impl Database for PostgresDatabase {
         recovery::recover(self, recovery, wal).await
     }
 
+    async fn search(&self, search: &Search, wal: &dyn WalSource) -> Result<Vec<Trace>> {
+        in_doubt::search(self, search, wal).await
+    }
+
+    async fn resolve(&self, fates: &[(String, Fate)]) -> Result<()> {
+        in_doubt::resolve(self, fates).await
+    }
+
     async fn open(&self, _opening: &Opening) -> Result<()> {
         recovery::open(self).await
     }
@@ -605,6 +619,7 @@ mod tests {
                 log: "/dev/null".to_owned(),
                 wal: WalRoad::default(),
                 tablespaces: BTreeMap::new(),
+                two_phase: false,
             };
             let error = PostgresDatabase::new(config).err().unwrap();
             assert_eq!(error.refusal().unwrap().code, Code::ConfigInvalid, "{data} {connection}");

@@ -19,6 +19,8 @@ pub(super) struct Seen {
     pub life: LifeId,
     /// Timeline and end of durable WAL; `None` on a standby.
     pub end: Option<(TimelineId, Lsn)>,
+    /// Whether transactions can be prepared there.
+    pub can_prepare: bool,
 }
 
 /// Looks at an open server.
@@ -30,12 +32,12 @@ pub(super) async fn look(session: &Session) -> Result<Seen> {
     // and the checkpointer's start tells.
     let sql = "SELECT extract(epoch FROM pg_postmaster_start_time())::text, pg_is_in_recovery()::text, \
         (SELECT pid::text || ' ' || extract(epoch FROM backend_start)::text FROM pg_stat_activity \
-            WHERE backend_type = 'checkpointer')";
+            WHERE backend_type = 'checkpointer'), current_setting('max_prepared_transactions')";
     let row = session.row(sql, &[]).await?;
     let run = format!("{} {} {}", session.facts().system, row.text(0)?, row.maybe(2)?.unwrap_or_default());
     let in_recovery = row.text(1)? == "true";
     let end = if in_recovery { None } else { Some(end_of_wal(session).await?) };
-    Ok(Seen { life: life_of(&run), end })
+    Ok(Seen { life: life_of(&run), end, can_prepare: row.text(3)? != "0" })
 }
 
 fn life_of(run: &str) -> LifeId {

@@ -22,6 +22,7 @@ use tokio_postgres::config::Host;
 use super::control::Control;
 use super::database::{PostgresDatabase, same_folder};
 use super::files::TABLESPACES;
+use super::in_doubt;
 use super::install::Account;
 use super::marker::{MARKER, Restored, write_synced};
 use super::postmaster::{Launch, POLL, Postmaster, Started, StopMode, last_words};
@@ -79,7 +80,8 @@ pub(super) fn private_target(target: &Target, data: &str) -> Target {
     Target::over_socket(private)
 }
 
-/// Recovers the files staged in the data folder of `database`.
+/// Recovers the files staged in the data folder of `database`, promotes what has come to the cut, and lists what is
+/// prepared there. Afterwards no server runs.
 ///
 /// # Errors
 /// As [`Database::recover`](sheetanchor_engine::database::Database::recover).
@@ -95,17 +97,49 @@ pub(super) async fn recover(database: &PostgresDatabase, recovery: &Recovery, wa
         return Err(Refusal::new(Code::OutOfOrder, format!("{data} is at {stands}, not {asked}")).into());
     }
     if let Some(marker) = marker.as_ref().filter(|_| !is_to_recover(data)) {
-        return if marker.reached { Ok(()) } else { Err(opened_itself(database, &wanted)) };
+        return if marker.reached { in_doubt::note(database, marker).await } else { Err(opened_itself(database, &wanted)) };
     }
-    let child = match Postmaster::of(data)? {
-        Some(postmaster) if is_private(&postmaster, data)? => None,
+    let (child, wanted) = match Postmaster::of(data)? {
+        // Perhaps it is just being promoted.
+        Some(postmaster) if is_private(&postmaster, data)? => (None, marker.unwrap_or(wanted)),
         Some(_) => return Err(Refusal::new(Code::OutOfOrder, format!("a server runs in {data}")).into()),
         None => {
             stage(database, &range, &wanted, marker.is_some(), wal).await?;
-            Some(start(database, &wanted).await?)
+            (Some(start(database, &wanted).await?), wanted)
         }
     };
-    wait_reached(database, &wanted, child).await
+    wait_reached(database, &wanted, child).await?;
+    let reached = Restored { reached: true, ..wanted };
+    promote(database, &reached).await?;
+    in_doubt::note(database, &reached).await
+}
+
+/// A session with the server of a folder that was promoted at its cut, which is started behind its private socket if it
+/// does not run.
+///
+/// # Errors
+/// `SA408` if it ends, and faults.
+pub(super) async fn closed_session(database: &PostgresDatabase, restored: &Restored) -> Result<Session> {
+    let data = database.data();
+    let mut child = match Postmaster::of(data)? {
+        Some(postmaster) if is_private(&postmaster, data)? => None,
+        Some(_) => return Err(Refusal::new(Code::OutOfOrder, format!("a server runs in {data}")).into()),
+        None => Some(start(database, restored).await?),
+    };
+    let (target, begun) = (private_target(database.target(), data), Instant::now());
+    loop {
+        ensure_running(database, &mut child, restored)?;
+        if let Ok(session) = Session::open(&target).await
+            && look(&session).await?.is_none_or(|seen| !seen.in_recovery)
+        {
+            return Ok(session);
+        }
+        if begun.elapsed() > OPEN_WAIT {
+            let cause = format!("no answer within {} s; its log is {}", OPEN_WAIT.as_secs(), database.log());
+            return Err(Fault::new(FaultKind::TimedOut, format!("start the server of {data}"), cause).into());
+        }
+        tokio::time::sleep(POLL).await;
+    }
 }
 
 /// Opens what [`recover`] has reached; carries on where an earlier call, or the machine, was cut off.
@@ -120,18 +154,13 @@ pub(super) async fn open(database: &PostgresDatabase) -> Result<()> {
             None => Err(Refusal::new(Code::OutOfOrder, format!("nothing was recovered in {data}")).into()),
         };
     };
-    if !restored.reached {
+    if in_doubt::listed(data, &restored)?.is_none() {
         let message = format!("{data} has not recovered to {} yet", restored.until);
         return Err(Refusal::new(Code::OutOfOrder, message).into());
-    }
-    if Postmaster::of(data)?.is_none() && is_to_recover(data) {
-        let child = start(database, &restored).await?;
-        wait_reached(database, &restored, Some(child)).await?;
     }
     if let Some(postmaster) = Postmaster::of(data)?
         && is_private(&postmaster, data)?
     {
-        promote(database, &restored).await?;
         postmaster.stop(StopMode::Fast).await?;
     }
     let child = match Postmaster::of(data)? {
@@ -350,6 +379,7 @@ fn recovery_settings(data: &str, control: &Control, wanted: &Restored) -> Vec<(&
         ("recovery_min_apply_delay", "0"),
         ("primary_conninfo", ""),
         ("primary_slot_name", ""),
+        ("max_logical_replication_workers", "0"),
         ("recovery_target", ""),
         ("recovery_target_lsn", ""),
         ("recovery_target_time", ""),
@@ -424,9 +454,10 @@ pub(super) async fn look(session: &Session) -> Result<Option<Seen>> {
     Ok(Some(Seen { in_recovery, paused, replayed: row.lsn(1)? }))
 }
 
-/// Accepts a recovery that stands exactly at the cut; ends any other.
+/// Accepts a recovery that stands exactly at the cut, or that stood there when it was promoted; ends any other.
 async fn judge(database: &PostgresDatabase, wanted: &Restored, seen: &Seen) -> Result<()> {
-    if seen.in_recovery && seen.replayed == wanted.until {
+    let stood_there = if seen.in_recovery { seen.replayed == wanted.until } else { wanted.reached };
+    if stood_there {
         return Ok(());
     }
     database.stop_server(StopMode::Immediate).await?;
@@ -546,9 +577,10 @@ async fn wait_open(database: &PostgresDatabase, mut child: Option<Started>) -> R
     }
 }
 
-/// Takes away what says that the folder was restored, the marker last.
+/// Takes away what says that the folder was restored. The list, of which nothing is left, goes last: without it, what has
+/// the marker has not come to its cut.
 fn forget(data: &str) -> Result<()> {
-    for name in [ACCESS, MARKER] {
+    for name in [ACCESS, MARKER, in_doubt::LIST] {
         let path = format!("{data}/{name}");
         match fs::remove_file(&path) {
             Ok(()) => {}

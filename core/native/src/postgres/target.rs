@@ -70,6 +70,12 @@ impl Target {
         Self { config, tls: Tls::none() }
     }
 
+    /// The same server, in another of its databases.
+    pub(super) fn in_database(mut self, name: &str) -> Self {
+        self.config.dbname(name);
+        self
+    }
+
     /// What the crate that speaks SQL is told.
     pub(super) fn config(&self) -> &Config {
         &self.config

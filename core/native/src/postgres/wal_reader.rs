@@ -128,6 +128,12 @@ impl Reader {
         }
     }
 
+    /// A reader that begins at `lsn`, where a record of a known version, or the header of the page that it begins, starts.
+    pub fn at_record(origin: Origin, version: Version, lsn: Lsn) -> Self {
+        let next = lsn.get();
+        Self { version: Some(version), next, whole: next, state: State::Between, ..Self::at_page_of(origin, lsn) }
+    }
+
     /// The address of the byte to feed next.
     pub fn next(&self) -> Lsn {
         Lsn::new(self.next)

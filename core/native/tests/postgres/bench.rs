@@ -27,6 +27,8 @@ pub struct Bench {
     folder: PathBuf,
     /// Where restored nodes have tablespaces that were elsewhere.
     pub tablespaces: BTreeMap<String, String>,
+    /// Whether clients commit in two phases what spans nodes.
+    pub two_phase: bool,
 }
 
 impl Bench {
@@ -35,7 +37,7 @@ impl Bench {
         fs::create_dir_all(&folder).unwrap();
         // The account that servers run under must get through.
         fs::set_permissions(&folder, fs::Permissions::from_mode(0o755)).unwrap();
-        Self { folder, tablespaces: BTreeMap::new() }
+        Self { folder, tablespaces: BTreeMap::new(), two_phase: false }
     }
 
     pub fn path(&self, name: &str) -> String {
@@ -97,6 +99,7 @@ impl Bench {
             log: self.path(&format!("{name}.log")),
             wal: WalRoad::default(),
             tablespaces: self.tablespaces.clone(),
+            two_phase: self.two_phase,
         }
     }
 
@@ -223,10 +226,6 @@ pub struct Client {
 }
 
 impl Client {
-    pub fn at(socket_folder: &str) -> Self {
-        Self { connection: format!("host={socket_folder} port={PORT} user=postgres dbname=postgres") }
-    }
-
     pub async fn sql(&self, sql: &str) {
         let (client, connection) = tokio_postgres::connect(&self.connection, tokio_postgres::NoTls).await.unwrap();
         let driver = tokio::spawn(connection);

@@ -4,14 +4,14 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::time::Duration;
 
-use crate::bench::{Bench, Client, Copy, Segments, code, number, opening, recovery};
+use crate::bench::{Bench, Copy, Segments, code, number, opening, recovery};
 use sheetanchor_core::identity::{ByteCount, NodeId, ThreadId, TimelineId};
 use sheetanchor_core::position::{Lsn, Position};
 use sheetanchor_core::refusal::Code;
 use sheetanchor_core::scn::Scn;
 use sheetanchor_engine::database::{Database, PageVerdict, State, Status};
 use sheetanchor_native::postgres::WalRoad;
-use sheetanchor_native::postgres::postmaster::{Postmaster, StopMode};
+use sheetanchor_native::postgres::postmaster::StopMode;
 
 #[tokio::test]
 async fn a_backup_under_load_recovers_to_its_cut_and_so_does_one_of_the_restored_node() {
@@ -127,10 +127,10 @@ async fn recovery_ends_at_the_cut_or_refuses() {
     // The machine fails after promotion, before the server was opened.
     let node = bench.restored("promoted", &copy, NodeId::new(1)).await;
     node.recover(&plan, &wal).await.unwrap();
-    let private = Client::at(&bench.path("promoted"));
-    assert_eq!(private.column("SELECT pg_promote()::text").await, ["true"]);
-    assert_eq!(node.status().await.unwrap().state, State::Reached);
-    Postmaster::of(&bench.path("promoted")).unwrap().unwrap().stop(StopMode::Kill).await.unwrap();
+    fs::remove_file(bench.path("promoted/sheetanchor.prepared")).unwrap();
+    assert_eq!(node.status().await.unwrap().state, State::Down, "what is prepared there is not known yet");
+    assert_eq!(code(node.open(&opening()).await), Code::OutOfOrder);
+    node.recover(&plan, &wal).await.unwrap();
     assert_eq!(node.status().await.unwrap().state, State::Reached);
     node.recover(&plan, &wal).await.expect("a repeated call does nothing more");
     node.open(&opening()).await.unwrap();

@@ -21,6 +21,18 @@ impl Version {
     const MAGICS: [(u16, Self); 5] =
         [(0xD10D, Self::V14), (0xD110, Self::V15), (0xD113, Self::V16), (0xD116, Self::V17), (0xD118, Self::V18)];
 
+    /// The version of a major release.
+    pub fn of_major(major: u32) -> Option<Self> {
+        match major {
+            14 => Some(Self::V14),
+            15 => Some(Self::V15),
+            16 => Some(Self::V16),
+            17 => Some(Self::V17),
+            18 => Some(Self::V18),
+            _ => None,
+        }
+    }
+
     /// The version whose pages carry `magic`.
     pub fn of_magic(magic: u16) -> Option<Self> {
         Self::MAGICS.iter().find(|(known, _)| *known == magic).map(|(_, version)| *version)
