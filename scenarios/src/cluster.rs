@@ -28,7 +28,7 @@ pub const LEASE: Duration = Duration::from_secs(2);
 pub const PIN_LEASE: Duration = Duration::from_secs(6);
 
 /// The database's folder, on the volume that all nodes share.
-const DATA: &str = "/shared/db";
+pub const DATA: &str = "/shared/db";
 /// A database's folder on its node's own disk, where nodes share nothing.
 const OWN_DATA: &str = "/db";
 /// An agent's folder, on its own disk.
@@ -144,11 +144,16 @@ pub fn new_host(node: u16) -> String {
     format!("m{node}")
 }
 
+/// Where clients reach the database of a node on its new host.
+pub fn moved_database_address(node: u16) -> String {
+    format!("m{node}:7100")
+}
+
 /// A node's process on its new host: it shares nothing with any other.
 pub async fn run_moved_node(env: Env, node: u16) {
     let served = async {
         let mut config = database_config(node, Storage::PerNode, Pace::Brisk, false);
-        config.listen = format!("m{node}:7100");
+        config.listen = moved_database_address(node);
         let database = Node::start(env.clone(), config).await?;
         let config = agent::Config { listen: format!("m{node}:7000"), ..agent_config(node, Pace::Brisk) };
         Agent::load(env, config, database).await?.serve().await

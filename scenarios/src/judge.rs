@@ -8,15 +8,15 @@ use sheetanchor_sim::oracle::fence::FenceLease;
 use sheetanchor_sim::oracle::wal::WalKept;
 use sheetanchor_sim::world::World;
 
-use crate::cluster::{LEASE, NODES, host};
+use crate::cluster::{LEASE, NODES, clone_host, host, new_host};
 
 /// How much later than its lease a fence may open: a turn of the agent's timer.
 const SLACK: Duration = Duration::from_millis(50);
 
-/// Judges every node: no WAL was recycled under a pin, and no fence stayed closed beyond its lease.
+/// Judges every node, where it has moved to, and that of a clone: no WAL was recycled under a pin, and no fence stayed closed
+/// beyond its lease.
 pub fn judge(world: &World) -> Result<(), Violation> {
-    for node in NODES {
-        let name = host(node);
+    for name in [host, new_host, clone_host].into_iter().flat_map(|host| NODES.map(host)) {
         let milestones = world.milestones(&name);
         judge_host(&name, milestones.iter().map(|event| event.what.as_str()))?;
         let fence = judge_fence(&name, milestones.iter().map(|event| (event.at, event.what.as_str())))?;

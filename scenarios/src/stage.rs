@@ -27,6 +27,7 @@ use sheetanchor_core::scn::Scn;
 use sheetanchor_core::views::points::PointState;
 use sheetanchor_engine::coordinator::{ClusterStatus, Coordinator, Planned, Restored, Sealed};
 use sheetanchor_engine::database::Storage;
+use sheetanchor_engine::env::Env;
 use sheetanchor_sim::chance::Chance;
 use sheetanchor_sim::oracle::Violation;
 use sheetanchor_sim::oracle::ledger::{History, LedgerState, Recorder, check_restored, check_restored_by_scn};
@@ -230,6 +231,19 @@ impl Stage {
         T: Send + 'static,
         F: Future<Output = Outcome<T>> + Send + 'static,
     {
+        self.operate_as(operator, act)
+    }
+
+    /// The same, by an operator who knows of these nodes.
+    fn operate_as<T, F>(
+        &mut self,
+        operator: impl Fn(Env) -> Coordinator + Send + Sync + 'static,
+        act: impl Fn(Coordinator) -> F + Send + Sync + 'static,
+    ) -> Begun<T>
+    where
+        T: Send + 'static,
+        F: Future<Output = Outcome<T>> + Send + 'static,
+    {
         self.operators += 1;
         let host = format!("operator{}", self.operators);
         let promise = self.world.launch(&host, move |env| act(operator(env)));
@@ -393,18 +407,23 @@ impl Stage {
     pub fn everything_is_lost(&mut self) -> Result<(), Failure> {
         self.world.power_off_all(CrashPolicy::DropAll);
         for node in NODES {
-            // Wiping is the story's own act: a fault that meets it strikes once, and is no news of the system.
-            let mut wiped = Ok(());
-            for _ in 0..WIPES_MAX {
-                let wiping = self.world.launch(&host(node), wipe);
-                wiped = self.world.finish(&wiping, BOUND)?;
-                if wiped.is_ok() {
-                    break;
-                }
-            }
-            self.expect("folders are wiped", wiped)?;
+            self.is_wiped(&host(node))?;
         }
         self.start_nodes()
+    }
+
+    /// When: a host that has no power loses everything on its disks.
+    fn is_wiped(&mut self, host: &str) -> Result<(), Failure> {
+        // Wiping is the story's own act: a fault that meets it strikes once, and is no news of the system.
+        let mut wiped = Ok(());
+        for _ in 0..WIPES_MAX {
+            let wiping = self.world.launch(host, wipe);
+            wiped = self.world.finish(&wiping, BOUND)?;
+            if wiped.is_ok() {
+                break;
+            }
+        }
+        self.expect("folders are wiped", wiped)
     }
 
     /// Then: all nodes are restored, and what is read through every one of them is exactly what had been committed.
@@ -477,9 +496,14 @@ impl Stage {
             Err(error) => {
                 let violation =
                     Violation::new("what nothing stands in the way of succeeds", format!("{what}: {error}"));
-                self.world.judge(Err(violation.clone()))?;
-                Err(Failure::Violated(violation))
+                self.fails(violation)
             }
         }
+    }
+
+    /// Fails the run.
+    fn fails<T>(&mut self, violation: Violation) -> Result<T, Failure> {
+        self.world.judge(Err(violation.clone()))?;
+        Err(Failure::Violated(violation))
     }
 }

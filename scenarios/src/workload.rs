@@ -64,79 +64,37 @@ impl Load {
         across: 0,
         pause_ms_max: 40,
     };
+
     /// As little as shows anything, for stories that are told a thousand times.
-    pub const BRIEF: Self = Self {
-        accounts: 12,
-        roaming: 2,
-        at_home: false,
-        hopping: 0,
-        hopping_carries: false,
-        across: 0,
-        pause_ms_max: 30,
-    };
+    pub const BRIEF: Self = Self { accounts: 12, roaming: 2, at_home: false, pause_ms_max: 30, ..Self::SPREAD };
+
     /// The same at leisure, for long stories: a page of rows holds 26 of them, and then it is full.
-    pub const CALM: Self = Self {
-        accounts: 24,
-        roaming: 3,
-        at_home: true,
-        hopping: 0,
-        hopping_carries: false,
-        across: 0,
-        pause_ms_max: 500,
-    };
+    pub const CALM: Self = Self { roaming: 3, pause_ms_max: 500, ..Self::SPREAD };
+
     /// Three accounts that every node writes all the time.
-    pub const CROWDED: Self = Self {
-        accounts: 3,
-        roaming: 4,
-        at_home: false,
-        hopping: 0,
-        hopping_carries: false,
-        across: 0,
-        pause_ms_max: 10,
-    };
+    pub const CROWDED: Self = Self { accounts: 3, at_home: false, pause_ms_max: 10, ..Self::SPREAD };
+
     /// Sessions whose commits on different nodes no message connects.
-    pub const HOPPING: Self = Self {
-        accounts: 24,
-        roaming: 0,
-        at_home: false,
-        hopping: 4,
-        hopping_carries: false,
-        across: 0,
-        pause_ms_max: 3,
-    };
+    pub const HOPPING: Self = Self { roaming: 0, at_home: false, hopping: 4, pause_ms_max: 3, ..Self::SPREAD };
 
     /// One session that goes from node to node and tells each what it has seen: every commit follows from the one before.
     pub const CARRYING: Self = Self { hopping: 1, hopping_carries: true, ..Self::HOPPING };
 
     /// Sessions that move money between databases that share nothing, all the time.
-    pub const ACROSS: Self = Self {
-        accounts: 24,
-        roaming: 0,
-        at_home: false,
-        hopping: 0,
-        hopping_carries: false,
-        across: 4,
-        pause_ms_max: 20,
-    };
+    pub const ACROSS: Self = Self { roaming: 0, at_home: false, across: 4, pause_ms_max: 20, ..Self::SPREAD };
 
     /// A session now and then, for a story of a day.
-    pub const DAILY: Self = Self {
-        accounts: 24,
-        roaming: 3,
-        at_home: false,
-        hopping: 0,
-        hopping_carries: false,
-        across: 0,
-        pause_ms_max: 120_000,
-    };
+    pub const DAILY: Self = Self { roaming: 3, at_home: false, pause_ms_max: 120_000, ..Self::SPREAD };
 
     /// The same with so many sessions at most, and one at least.
     #[must_use]
     pub fn with_sessions(self, most: u64) -> Self {
-        let roaming = self.roaming.min(most.max(1));
-        let hopping = self.hopping.min(most.max(1).saturating_sub(roaming));
+        let room = most.max(1);
+        let roaming = self.roaming.min(room);
+        let hopping = self.hopping.min(room - roaming);
+        let across = self.across.min(room - roaming - hopping);
         let homes = u64::try_from(NODES.len()).unwrap_or(0);
-        Self { roaming, hopping, at_home: self.at_home && roaming + hopping + homes <= most, ..self }
+        Self { roaming, hopping, across, at_home: self.at_home && roaming + hopping + across + homes <= most, ..self }
     }
 
     /// The balances at the start.
@@ -323,12 +281,19 @@ pub async fn read_at(env: Env, address: &str) -> Result<LedgerState, Error> {
     Ok(LedgerState { balances: contents.balances, transfers: contents.transfers.values().map(recorded).collect() })
 }
 
+/// What databases hold each by itself: balances by account, and transfers with the node that has them.
+pub type Halves = (BTreeMap<u64, i64>, Vec<(u16, Recorded)>);
+
 /// What each database holds by itself, of which an account counts where it is at home, and every transfer that any of them
 /// has, with the databases that have it.
-pub async fn read_each(env: Env) -> Result<(BTreeMap<u64, i64>, Vec<(u16, Recorded)>), Error> {
+pub async fn read_each(env: Env) -> Result<Halves, Error> {
+    read_each_at(env, database_address).await
+}
+
+async fn read_each_at(env: Env, address: impl Fn(u16) -> String + Send) -> Result<Halves, Error> {
     let (mut balances, mut transfers) = (BTreeMap::new(), Vec::new());
     for node in NODES {
-        let state = read_back(env.clone(), node).await?;
+        let state = read_at(env.clone(), &address(node)).await?;
         balances.extend(state.balances.into_iter().filter(|(account, _)| home_of(*account) == node));
         transfers.extend(state.transfers.into_iter().map(|transfer| (node, transfer)));
     }
@@ -353,13 +318,13 @@ pub async fn prepared(env: Env) -> Result<BTreeMap<u16, Vec<String>>, ClientErro
 /// Everything that is visible through all nodes, where each has a database of its own: an account counts where it is at
 /// home, and transfers wherever they are.
 pub async fn read_separate(env: Env) -> Result<LedgerState, Error> {
-    let mut whole = LedgerState::default();
-    for node in NODES {
-        let state = read_back(env.clone(), node).await?;
-        whole.balances.extend(state.balances.into_iter().filter(|(account, _)| home_of(*account) == node));
-        whole.transfers.extend(state.transfers);
-    }
-    Ok(whole)
+    read_separate_at(env, database_address).await
+}
+
+/// The same, where each node's database is reached at `address`.
+pub async fn read_separate_at(env: Env, address: impl Fn(u16) -> String + Send) -> Result<LedgerState, Error> {
+    let (balances, transfers) = read_each_at(env, address).await?;
+    Ok(LedgerState { balances, transfers: transfers.into_iter().map(|(_, transfer)| transfer).collect() })
 }
 
 /// The node that an account is at home on; the first, for those that sessions roam over.
@@ -367,4 +332,21 @@ pub fn home_of(account: u64) -> u16 {
     let (kind, nodes) = (account % PAGE_KINDS, u64::try_from(NODES.len()).unwrap_or(1));
     let place = if kind < ROAMED { 0 } else { usize::try_from(kind % nodes).unwrap_or(0) };
     NODES.get(place).copied().unwrap_or(1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_load_is_cut_to_the_most_sessions_and_to_one_at_least() {
+        let sessions = |load: Load| (load.roaming, load.hopping, load.across, load.at_home);
+        assert_eq!(sessions(Load::SPREAD.with_sessions(7)), (4, 0, 0, true));
+        assert_eq!(sessions(Load::SPREAD.with_sessions(6)), (4, 0, 0, false));
+        assert_eq!(sessions(Load::HOPPING.with_sessions(2)), (0, 2, 0, false));
+        assert_eq!(sessions(Load::ACROSS.with_sessions(3)), (0, 0, 3, false));
+        assert_eq!(sessions(Load::ACROSS.with_sessions(0)), (0, 0, 1, false));
+        let both = Load { at_home: true, ..Load::ACROSS };
+        assert_eq!(sessions(both.with_sessions(6)), (0, 0, 4, false));
+    }
 }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use sheetanchor_core::error::{Error, Fault, FaultKind, Result};
+use sheetanchor_core::error::{Fault, Result};
 use sheetanchor_core::planted::{self, Bug};
 use sheetanchor_core::position::Lsn;
 use sheetanchor_core::scn::Scn;
@@ -16,22 +16,23 @@ impl Running {
     /// first change of each page logs the whole page.
     ///
     /// # Errors
-    /// Any fault; the node has failed then.
-    pub(crate) async fn checkpoint(&self) -> Result<Lsn, Fault> {
+    /// `SA205`, `SA109` or `SA110` while the clock cannot stamp, and a later checkpoint may succeed. A fault: the node has
+    /// failed then, but for a flush that took too long and a segment that could not be removed.
+    pub(crate) async fn checkpoint(&self) -> Result<Lsn> {
         let _turn = self.checkpointing.lock().await;
         let prepared = !self.state().prepared.is_empty();
         if prepared {
-            self.ready_to_stamp(self.statement_deadline()).await.map_err(|why| not_now(Error::from(why)))?;
+            self.ready_to_stamp(self.statement_deadline()).await?;
         }
         let (redo, told, dirty) = {
             let now = self.now();
             let mut state = self.state();
             if let Some(fault) = &state.failed {
-                return Err(fault.clone());
+                return Err(fault.clone().into());
             }
             let redo = state.log.end();
             // Whoever starts here must learn of every prepared transaction.
-            let told = state.log_in_doubt(now).map_err(not_now)?;
+            let told = state.log_in_doubt(now)?;
             (redo, told, state.pages.begin_checkpoint(redo))
         };
         let pages = dirty.len();
@@ -108,10 +109,6 @@ impl Running {
     }
 }
 
-fn not_now(why: impl std::fmt::Display) -> Fault {
-    Fault::new(FaultKind::Other, "make a checkpoint", why.to_string())
-}
-
 /// The first WAL that has to stay: the least of what crash recovery and each pin needs.
 fn keep_from(redo: Lsn, pins: impl Iterator<Item = Lsn>) -> Lsn {
     if planted::is(Bug::NoPin) { redo } else { pins.fold(redo, Lsn::min) }
@@ -130,8 +127,8 @@ pub(crate) async fn checkpoint_forever(running: Arc<Running>) {
             () = running.checkpoint_wanted.notified() => {}
             () = running.env.clock.sleep(running.config.checkpoint_interval) => {}
         }
-        if let Err(fault) = running.checkpoint().await {
-            tracing::warn!(target: "sheetanchor::refdb", node = %running.node(), %fault, "no checkpoint");
+        if let Err(error) = running.checkpoint().await {
+            tracing::warn!(target: "sheetanchor::refdb", node = %running.node(), %error, "no checkpoint");
         }
     }
 }

@@ -2,7 +2,7 @@
 //! closed meanwhile. What is decided is kept in the node's control file, and logged when it opens, before anybody is served:
 //! so a later recovery that comes through this incarnation finds it in its log.
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 
 use sheetanchor_core::error::Result;
 use sheetanchor_core::in_doubt::{Fate as Decided, Held as Named, Trace};
@@ -62,12 +62,12 @@ pub(crate) async fn search(search: &Search, wal: &dyn WalSource) -> Result<Vec<T
     let mut reader = Reader::new(search.thread, &[search.span]);
     let mut traces = Vec::new();
     // A checkpoint tells again of what was prepared before: once is enough.
-    let mut known = BTreeMap::new();
+    let mut known = BTreeSet::new();
     while let Some(Next::Record(record, _)) = reader.next(wal).await? {
         if record.scn <= search.span.scn {
             traces.extend(told(&record).into_iter().filter(|trace| {
                 let wanted = trace.gid.as_ref().is_some_and(|gid| search.gids.contains(gid));
-                let again = trace.fate.is_none() && known.insert(trace.transaction.clone(), trace.at).is_some();
+                let again = trace.fate.is_none() && !known.insert(trace.transaction.clone());
                 wanted && !again
             }));
         }

@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
-use sheetanchor_core::error::{Error, Fault, FaultKind};
+use sheetanchor_core::error::Error;
 use sheetanchor_core::position::Lsn;
 use sheetanchor_core::refusal::{Code, Refusal};
 use sheetanchor_core::scn::Scn;
@@ -57,10 +57,14 @@ pub(crate) struct InDoubt {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Prepared {
     open: BTreeMap<String, Held>,
-    ended: Vec<Xid>,
 }
 
 impl Prepared {
+    /// Those that were prepared where the records begin.
+    pub(crate) fn left(held: impl Iterator<Item = Held>) -> Self {
+        Self { open: held.map(|held| (held.gid.clone(), held)).collect() }
+    }
+
     /// Takes the next record in.
     pub(crate) fn take(&mut self, record: &Record) {
         match &record.body {
@@ -69,10 +73,7 @@ impl Prepared {
                 self.open.insert(gid.clone(), held);
             }
             Body::InDoubt { held } => self.open.extend(held.iter().map(|held| (held.gid.clone(), held.clone()))),
-            Body::Committed { gid, xid, .. } | Body::RolledBack { gid, xid } => {
-                self.open.remove(gid);
-                self.ended.push(*xid);
-            }
+            Body::Committed { gid, .. } | Body::RolledBack { gid, .. } => drop(self.open.remove(gid)),
             Body::Changed { .. } | Body::Released { .. } | Body::RestorePoint { .. } | Body::Barrier => {}
         }
     }
@@ -80,13 +81,6 @@ impl Prepared {
     /// Those that have not ended.
     pub(crate) fn into_open(self) -> BTreeMap<String, Held> {
         self.open
-    }
-
-    /// Adds those that recovery left, unless the records tell of their end.
-    pub(crate) fn add(&mut self, left: &[InDoubt]) {
-        for in_doubt in left.iter().filter(|in_doubt| !self.ended.contains(&in_doubt.held.xid)) {
-            self.open.insert(in_doubt.held.gid.clone(), in_doubt.held.clone());
-        }
     }
 }
 
@@ -151,10 +145,7 @@ impl Transaction {
             self.leave();
             (scn, end)
         };
-        Ok(match running.flush_to(end).await {
-            Ok(()) => Commit::Durable(scn),
-            Err(fault) => Commit::Unknown(fault),
-        })
+        Ok(running.acknowledge(scn, end).await)
     }
 }
 
@@ -162,13 +153,21 @@ impl Running {
     /// Ends the transaction that is prepared under `gid`. It waits for a fence, as a commit does.
     ///
     /// # Errors
-    /// `SA209` if none is prepared under it; retryable if a fence held it back for too long.
+    /// `SA209` if none is prepared under it, and no loss of power brings it back; retryable if a fence held it back for
+    /// too long.
     pub(crate) async fn finish_prepared(&self, gid: &str, fate: Fate) -> Result<Commit, Failure> {
         let until = self.env.clock.now().after(self.config.commit_timeout);
         let (scn, end) = loop {
             self.check_time(until)?;
             self.ready_to_stamp(until).await?;
-            let held = self.state().prepared.get(gid).cloned().ok_or_else(|| not_prepared(gid))?;
+            let held = {
+                let state = self.state();
+                state.prepared.get(gid).cloned().ok_or_else(|| state.log.end())
+            };
+            let held = match held {
+                Ok(held) => held,
+                Err(log_end) => return self.nothing_prepared(gid, log_end).await,
+            };
             let place = self.place_of(&held)?;
             self.ensure(place.0, until).await?;
             let mut seen = self.watch();
@@ -184,10 +183,15 @@ impl Running {
             }
             self.changed(&mut seen, until, "waiting for the fence").await?;
         };
-        Ok(match self.flush_to(end).await {
-            Ok(()) => Commit::Durable(scn),
-            Err(fault) => Commit::Unknown(fault),
-        })
+        Ok(self.acknowledge(scn, end).await)
+    }
+
+    /// Says that nothing is prepared under `gid`, once that is durable: its end may be logged, and not flushed yet.
+    async fn nothing_prepared(&self, gid: &str, log_end: Lsn) -> Result<Commit, Failure> {
+        match self.flush_to(log_end).await {
+            Ok(()) => Err(Refusal::new(Code::OutOfOrder, format!("no transaction is prepared as `{gid}`")).into()),
+            Err(fault) => Ok(Commit::Unknown(fault)),
+        }
     }
 
     fn place_of(&self, held: &Held) -> Result<(PageNo, usize), Failure> {
@@ -199,43 +203,37 @@ impl Running {
     /// here on the log tells of all of them, wherever crash recovery starts.
     ///
     /// # Errors
-    /// A fault, and the node has to be started again.
+    /// The node has to be started again; `SA205` if it could not stamp in time.
     pub(crate) async fn settle(&self, decided: Vec<InDoubt>) -> Result<(), Error> {
         if decided.is_empty() {
             return Ok(());
         }
+        // A checkpoint in between would have crash recovery start behind an end that the control file does not know of.
+        let _turn = self.checkpointing.lock().await;
         let until = self.statement_deadline();
-        let settled = async {
-            for InDoubt { held, fate } in &decided {
-                let Some(fate) = fate else { continue };
-                if !self.state().prepared.contains_key(&held.gid) {
-                    continue;
-                }
-                let place = self.place_of(held)?;
-                self.ready_to_stamp(until).await?;
-                self.ensure(place.0, until).await?;
-                let now = self.now();
-                self.state().finish(now, held, *fate, place)?;
-                tracing::info!(target: "sheetanchor::refdb", node = %self.node(), gid = held.gid, ?fate, "resolved");
+        for InDoubt { held, fate } in &decided {
+            let Some(fate) = fate else { continue };
+            if !self.state().prepared.contains_key(&held.gid) {
+                continue;
             }
+            let place = self.place_of(held)?;
             self.ready_to_stamp(until).await?;
+            self.ensure(place.0, until).await?;
+            let now = self.now();
+            self.state().finish(now, held, *fate, place)?;
+            tracing::info!(target: "sheetanchor::refdb", node = %self.node(), gid = held.gid, ?fate, "resolved");
+        }
+        self.ready_to_stamp(until).await?;
+        let end = {
             let now = self.now();
             let mut state = self.state();
             let end = state.log_in_doubt(now)?;
             state.settled = Some(end);
-            Ok::<Lsn, Failure>(end)
+            end
         };
-        let end = settled.await.map_err(|failure| match failure {
-            Failure::Retry(why) => Fault::new(FaultKind::Other, "settle what was in doubt", why).into(),
-            Failure::Final(error) => error,
-        })?;
         self.flush_to(end).await?;
         Ok(self.update_control(|_| ()).await?)
     }
-}
-
-fn not_prepared(gid: &str) -> Failure {
-    Refusal::new(Code::OutOfOrder, format!("no transaction is prepared as `{gid}`")).into()
 }
 
 #[cfg(test)]
@@ -247,8 +245,7 @@ mod tests {
         Held { gid: gid.into(), xid: Xid::new(NodeId::new(1), counter), at: Lsn::new(counter), scn: Scn::new(counter) }
     }
 
-    fn told(bodies: Vec<Body>) -> Prepared {
-        let mut prepared = Prepared::default();
+    fn told(mut prepared: Prepared, bodies: Vec<Body>) -> Prepared {
         for (number, body) in (10..).zip(bodies) {
             prepared.take(&Record { lsn: Lsn::new(number), scn: Scn::new(number), durable: Lsn::default(), body });
         }
@@ -258,11 +255,12 @@ mod tests {
     #[test]
     fn the_records_since_a_checkpoint_tell_of_every_prepared_transaction() {
         let (gid, xid) = ("c".to_owned(), held("c", 3).xid);
-        let prepared = told(vec![
+        let records = vec![
             Body::InDoubt { held: vec![held("a", 1), held("b", 2)] },
             Body::Prepared { gid: gid.clone(), xid },
             Body::RolledBack { gid: "a".into(), xid: held("a", 1).xid },
-        ]);
+        ];
+        let prepared = told(Prepared::default(), records);
         let open = prepared.into_open();
         assert_eq!(open.keys().collect::<Vec<_>>(), ["b", "c"]);
         assert_eq!((open["b"].at, open["c"].at), (Lsn::new(2), Lsn::new(11)), "each where it was first prepared");
@@ -270,9 +268,8 @@ mod tests {
 
     #[test]
     fn what_ended_in_this_incarnation_is_not_taken_from_the_last_recovery_again() {
-        let left = [held("a", 1), held("b", 2)].map(|held| InDoubt { held, fate: None });
-        let mut prepared = told(vec![Body::RolledBack { gid: "a".into(), xid: held("a", 1).xid }]);
-        prepared.add(&left);
+        let left = Prepared::left([held("a", 1), held("b", 2)].into_iter());
+        let prepared = told(left, vec![Body::RolledBack { gid: "a".into(), xid: held("a", 1).xid }]);
         assert_eq!(prepared.into_open().into_keys().collect::<Vec<_>>(), ["b"]);
     }
 

@@ -194,9 +194,8 @@ pub(crate) async fn start(env: &Env, config: &Config, control: &Control) -> Resu
 
 /// The transactions that are prepared at the end of a scan, with what was decided of those that recovery to a cut left.
 fn open_at_the_end(scan: &Scan, left: &[InDoubt]) -> Vec<InDoubt> {
-    let mut prepared = Prepared::default();
+    let mut prepared = Prepared::left(left.iter().map(|in_doubt| in_doubt.held.clone()));
     scan.records.iter().for_each(|record| prepared.take(record));
-    prepared.add(left);
     let fate = |held: &Held| left.iter().find(|in_doubt| in_doubt.held == *held).and_then(|in_doubt| in_doubt.fate);
     prepared.into_open().into_values().map(|held| InDoubt { fate: fate(&held), held }).collect()
 }

@@ -31,7 +31,7 @@ pub(crate) struct Transaction {
     /// The writer of the version that was read, of each row that was.
     seen: BTreeMap<u64, Option<Xid>>,
     /// Whether the record was written that commits or prepares it: then its end is no longer this session's.
-    committing: bool,
+    recorded: bool,
 }
 
 /// How a commit ended.
@@ -48,7 +48,7 @@ const SEEN_MAX: usize = 4096;
 
 impl Transaction {
     pub(crate) fn begin(running: Arc<Running>) -> Self {
-        Self { running, xid: None, seen: BTreeMap::new(), committing: false }
+        Self { running, xid: None, seen: BTreeMap::new(), recorded: false }
     }
 
     /// The life that it runs in.
@@ -66,7 +66,7 @@ impl Transaction {
 
     /// Its record is written: dropping it aborts it no more.
     pub(crate) fn leave(&mut self) {
-        self.committing = true;
+        self.recorded = true;
     }
 
     /// The visible value of a row.
@@ -187,22 +187,19 @@ impl Transaction {
                     }
                     let (scn, end) = state.change(page, now, |scn| Slot::Committed(scn).written(slot))?;
                     state.transactions.committing(xid, end);
-                    self.committing = true;
+                    self.leave();
                     break (scn, end);
                 }
             }
             running.changed(&mut seen, until, "waiting for the fence").await?;
         };
-        Ok(match running.acknowledge_after(end).await {
-            Ok(()) => Commit::Durable(scn),
-            Err(fault) => Commit::Unknown(fault),
-        })
+        Ok(running.acknowledge(scn, end).await)
     }
 }
 
 impl Drop for Transaction {
     fn drop(&mut self) {
-        if let (Some(xid), false) = (self.xid, self.committing) {
+        if let (Some(xid), false) = (self.xid, self.recorded) {
             self.running.state().transactions.aborted(xid);
         }
     }
@@ -254,13 +251,16 @@ impl Running {
         if self.env.clock.now() < until { Ok(()) } else { Err(Failure::retry("the statement took too long")) }
     }
 
-    /// A commit may be acknowledged once its record, which ends at `end`, is durable.
-    async fn acknowledge_after(&self, end: Lsn) -> Result<(), Fault> {
+    /// What may be said of a transaction whose record, stamped `scn`, ends at `end`: it counts once that is durable.
+    pub(crate) async fn acknowledge(&self, scn: Scn, end: Lsn) -> Commit {
         if planted::is(Bug::AckBeforeFlush) {
             self.flush_wanted.notify_one();
-            return Ok(());
+            return Commit::Durable(scn);
         }
-        self.flush_to(end).await
+        match self.flush_to(end).await {
+            Ok(()) => Commit::Durable(scn),
+            Err(fault) => Commit::Unknown(fault),
+        }
     }
 
     /// Marks the next transaction in the table.

@@ -249,6 +249,29 @@ fn a_node_whose_sync_fails_stops_and_says_so() {
 }
 
 #[test]
+fn what_a_failed_sync_gave_up_is_written_again_before_the_log_is_done_with() {
+    run(async {
+        let mut world = World::created().await;
+        world.ledger(1).create(ACCOUNTS, 1_000).await.unwrap();
+        let kept = world.ledger(1).transfer(transfer(1, ACCOUNTS)).await;
+        assert!(matches!(kept, Outcome::Acknowledged(_)), "{kept:?}");
+        world.mounts[&node(1)].give_up_at_the_next_sync_of(&format!("{DATA}/pages"));
+        let failed = world.database(1).begin_backup("fails").await.unwrap_err();
+        assert!(failed.to_string().contains("the disk says so"), "{failed}");
+        // The next life sees every page as it was written, and starts after a log that nobody reads again.
+        world.kill(1).await;
+        world.start(1, u64::MAX).await.unwrap();
+        pause(1_000).await;
+        world.crash(1, Loss::DropAll).await;
+        world.start(1, u64::MAX).await.unwrap();
+        pause(1_000).await;
+        let contents = world.ledger(1).read_all().await.unwrap();
+        assert_eq!(contents.transfers.into_keys().collect::<Vec<u64>>(), [1]);
+        assert_eq!(contents.balances.into_keys().count() as u64, ACCOUNTS);
+    });
+}
+
+#[test]
 fn a_crash_anywhere_while_the_database_is_created_leaves_nothing_or_all_of_it() {
     run(async {
         let mut crashed = 0;

@@ -3,6 +3,8 @@
 
 mod world;
 
+use std::sync::atomic::Ordering;
+
 use sheetanchor_core::identity::HoldId;
 use sheetanchor_core::refusal::Code;
 use sheetanchor_core::scn::Scn;
@@ -114,6 +116,37 @@ fn under_a_fence_a_transaction_is_prepared_and_does_not_end() {
         rolled_back.unwrap();
         assert!(database.status().await.unwrap().end.lsn > cut.proof, "both ended after the cut");
         assert_eq!(client(&world, 1).await.prepared().await.unwrap(), ["passes"]);
+    });
+}
+
+#[test]
+fn that_nothing_is_prepared_is_said_only_once_it_is_durable() {
+    run(async {
+        let mut world = World::created().await;
+        prepared(&world, 1, "a", KEY, "new").await;
+        let (mut one, mut two) = (client(&world, 1).await, client(&world, 1).await);
+        pause(100).await;
+        world.mounts[&node(1)].fail_the_next_sync();
+        let ends = futures_util::future::join(one.commit_prepared("a"), two.commit_prepared("a"));
+        let (first, second) = ends.await;
+        assert!(matches!(first, Err(ClientError::Unknown(_))), "{first:?}");
+        assert!(matches!(second, Err(ClientError::Unknown(_))), "it may be prepared still: {second:?}");
+        world.crash(1, Loss::DropAll).await;
+        world.start(1, u64::MAX).await.unwrap();
+        assert_eq!(client(&world, 1).await.prepared().await.unwrap(), ["a"]);
+    });
+}
+
+#[test]
+fn a_checkpoint_that_cannot_log_what_is_prepared_is_refused_for_now() {
+    run(async {
+        let world = World::created().await;
+        prepared(&world, 1, "a", KEY, "new").await;
+        world.wall_ahead_ms.store(3_600_000, Ordering::SeqCst);
+        let refused = world.database(1).begin_backup("one").await.unwrap_err();
+        assert_eq!(refused.refusal().map(|refusal| refusal.code), Some(Code::Busy), "{refused}");
+        world.wall_ahead_ms.store(0, Ordering::SeqCst);
+        world.database(1).begin_backup("two").await.unwrap();
     });
 }
 

@@ -30,10 +30,7 @@ impl Stage {
         T: Send + 'static,
         F: Future<Output = Outcome<T>> + Send + 'static,
     {
-        self.operators += 1;
-        let operator = format!("operator{}", self.operators);
-        let promise = self.world.launch(&operator, move |env| act(clone_operator(&env)));
-        Begun { operator, promise }
+        self.operate_as(|env| clone_operator(&env), act)
     }
 
     /// Then: read through every node, the clone is the committed history up to the cut.

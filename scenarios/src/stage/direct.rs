@@ -45,8 +45,7 @@ impl Stage {
         match self.world.finish(&promise, PROMPTLY) {
             Err(Failure::Stuck { .. }) => {
                 let violation = Violation::new("every request is answered", format!("`{word}` was not"));
-                self.world.judge(Err(violation.clone()))?;
-                Err(Failure::Violated(violation))
+                self.fails(violation)
             }
             outcome => outcome,
         }
@@ -63,14 +62,12 @@ impl Stage {
 
     /// An operator whose cluster file lists these nodes begins a restore point.
     pub fn begin_point_over(&mut self, nodes: &'static [u16], name: &str) -> Begun<()> {
-        self.operators += 1;
-        let operator = format!("operator{}", self.operators);
         let name: Result<PointName, _> = name.parse();
-        let promise = self.world.launch(&operator, move |env| {
-            let (coordinator, name) = (operator_of(env, nodes), name.clone());
-            async move { coordinator.create_point(name?).await.map(|_| ()) }
-        });
-        Begun { operator, promise }
+        let operator = move |env| operator_of(env, nodes);
+        self.operate_as(operator, move |operator| {
+            let name = name.clone();
+            async move { operator.create_point(name?).await.map(|_| ()) }
+        })
     }
 
     /// The one operation without an outcome.
@@ -78,8 +75,7 @@ impl Stage {
         let unfinished = self.status()?.unfinished;
         let [operation] = unfinished.as_slice() else {
             let violation = Violation::new("one operation has no outcome yet", format!("{unfinished:?}"));
-            self.world.judge(Err(violation.clone()))?;
-            return Err(Failure::Violated(violation));
+            return self.fails(violation);
         };
         Ok(*operation)
     }

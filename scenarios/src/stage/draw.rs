@@ -34,7 +34,7 @@ impl Stage {
     }
 
     /// One of these, drawn from the seed.
-    pub(super) fn any_of<T: Copy>(&self, things: &[T]) -> Option<T> {
+    pub fn any_of<T: Copy>(&self, things: &[T]) -> Option<T> {
         let count = u64::try_from(things.len()).unwrap_or(u64::MAX);
         things.get(usize::try_from(self.chance.below(count)).unwrap_or(0)).copied()
     }
@@ -45,8 +45,7 @@ impl Stage {
     }
 
     fn any_fault(&self, classes: &[Class]) -> Fault {
-        let (one, other) = (self.any_of(&NODES).map(host), self.any_of(&NODES).map(host));
-        let (one, other) = (one.unwrap_or_default(), other.unwrap_or_default());
+        let (one, other) = (host(self.any_node()), host(self.any_node()));
         let victim = if self.chance.one_in(4) { self.next_operator() } else { one.clone() };
         let passed = self.swept_from.get(&victim).copied().unwrap_or(0);
         let at = When::pass(&victim, passed + 1 + self.chance.below(PASSES));

@@ -6,12 +6,13 @@ use sheetanchor_core::in_doubt::Verdict;
 use sheetanchor_core::scn::Scn;
 use sheetanchor_engine::coordinator::Restored;
 use sheetanchor_engine::database::Storage;
-use sheetanchor_refdb::{ClientError, Transfer};
+use sheetanchor_refdb::{Client, ClientError, Session, Transfer};
 use sheetanchor_sim::oracle::Violation;
 use sheetanchor_sim::oracle::ledger::{LedgerState, join_halves};
 use sheetanchor_sim::world::Failure;
 
 use super::{BOUND, CLIENTS, Check, Stage};
+use crate::cluster::database_address;
 use crate::workload::{Load, across, homes_of, prepared, read_each, recorded};
 
 /// How far a client comes with its transaction.
@@ -56,10 +57,12 @@ impl Stage {
             Ok::<Option<Scn>, ClientError>(paid)
         });
         let paid = self.world.finish(&done, BOUND)?;
-        match self.expect("a transaction over two databases is prepared", paid)? {
-            Some(scn) => self.recorder.acknowledged(id, scn),
+        match (comes, self.expect("a transaction over two databases is prepared", paid)?) {
             // It was never told to commit.
-            None => self.recorder.failed(id),
+            (Comes::Prepared, _) => self.recorder.failed(id),
+            (Comes::HalfWay | Comes::Through, Some(scn)) => self.recorder.acknowledged(id, scn),
+            // It did commit, and nobody was told where.
+            (Comes::HalfWay | Comes::Through, None) => {}
         }
         Ok(())
     }
@@ -69,6 +72,19 @@ impl Stage {
         let asked = self.world.launch(CLIENTS, prepared);
         let prepared = self.world.finish(&asked, BOUND)?;
         self.expect("every node says what it has prepared", prepared)
+    }
+
+    /// When: an operator, or whoever may, rolls back what is prepared under `gid` on these nodes.
+    pub fn is_rolled_back_by_hand(&mut self, nodes: &'static [u16], gid: &'static str) -> Result<(), Failure> {
+        let ended = self.world.launch(CLIENTS, move |env| async move {
+            for node in nodes {
+                let mut client = Client::connect(&env, &database_address(*node), Session::Plain, Scn::ZERO).await?;
+                client.rollback_prepared(gid).await?;
+            }
+            Ok::<(), ClientError>(())
+        });
+        let ended = self.world.finish(&ended, BOUND)?;
+        self.expect("what is left in doubt is rolled back by hand", ended)
     }
 
     /// Then: every transaction that was in doubt was decided, and none is left prepared on any node.

@@ -8,22 +8,14 @@ use sheetanchor_sim::oracle::Violation;
 use sheetanchor_sim::plan::CrashPolicy;
 use sheetanchor_sim::world::Failure;
 
-use super::{BOUND, Begun, Stage, WIPES_MAX};
-use crate::cluster::{host, run_node, wipe};
+use super::{Begun, Stage};
+use crate::cluster::{host, run_node};
 
 impl Stage {
     /// When: a node loses power, and all that it had, and comes back with nothing.
     pub fn a_node_loses_its_disks(&mut self, node: u16) -> Result<(), Failure> {
         self.world.crash(&host(node), CrashPolicy::DropAll);
-        let mut wiped = Ok(());
-        for _ in 0..WIPES_MAX {
-            let wiping = self.world.launch(&host(node), wipe);
-            wiped = self.world.finish(&wiping, BOUND)?;
-            if wiped.is_ok() {
-                break;
-            }
-        }
-        self.expect("folders are wiped", wiped)?;
+        self.is_wiped(&host(node))?;
         let (storage, pace, two_phase) = (self.storage, self.pace, self.two_phase);
         self.world.start(&host(node), move |env| run_node(env, node, storage, pace, two_phase));
         self.is_listening(node)
@@ -50,8 +42,7 @@ impl Stage {
         let found = self.succeeds("restores are listed", &found)?;
         let [operation] = found.as_slice() else {
             let violation = Violation::new("one restore was begun", format!("{found:?}"));
-            self.world.judge(Err(violation.clone()))?;
-            return Err(Failure::Violated(violation));
+            return self.fails(violation);
         };
         Ok(*operation)
     }

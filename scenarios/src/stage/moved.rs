@@ -14,8 +14,8 @@ use sheetanchor_sim::plan::CrashPolicy;
 use sheetanchor_sim::world::Failure;
 
 use super::{BOUND, Begun, CLIENTS, Stage};
-use crate::cluster::{host, new_host, operator_of_the_moved, run_moved_node, wipe};
-use crate::workload::{home_of, read_at};
+use crate::cluster::{database_address, host, moved_database_address, new_host, operator_of_the_moved, run_moved_node};
+use crate::workload::read_separate_at;
 
 impl Stage {
     /// When: nodes 1 and 2 lose all that they had, and node 3 is given up for a new host, though its old one lives.
@@ -29,9 +29,7 @@ impl Stage {
     /// When: all nodes of the new incarnation lose all that they had; the old host of node 3 lives on still.
     pub fn node_3_moves_and_the_others_are_lost_again(&mut self) -> Result<(), Failure> {
         self.world.crash(&new_host(3), CrashPolicy::DropAll);
-        let wiping = self.world.launch(&new_host(3), wipe);
-        let wiped = self.world.finish(&wiping, BOUND)?;
-        self.expect("folders are wiped", wiped)?;
+        self.is_wiped(&new_host(3))?;
         self.node_3_moves_and_the_others_are_lost()
     }
 
@@ -41,22 +39,15 @@ impl Stage {
         T: Send + 'static,
         F: Future<Output = Outcome<T>> + Send + 'static,
     {
-        self.operators += 1;
-        let operator = format!("operator{}", self.operators);
-        let promise = self.world.launch(&operator, move |env| act(operator_of_the_moved(env)));
-        Begun { operator, promise }
+        self.operate_as(operator_of_the_moved, act)
     }
 
     /// Then: the nodes of the new incarnation hold exactly the history up to the cut.
     pub fn the_moved_hold_the_history_up_to(&mut self, cut: Scn) -> Result<(), Failure> {
-        let mut whole = LedgerState::default();
-        for (node, address) in [(1, "n1:7100"), (2, "n2:7100"), (3, "m3:7100")] {
-            let state = self.world.launch(CLIENTS, move |env| async move { read_at(env, address).await });
-            let state = self.world.finish(&state, BOUND)?;
-            let state: LedgerState = self.expect("the restored databases are read", state)?;
-            whole.balances.extend(state.balances.into_iter().filter(|(account, _)| home_of(*account) == node));
-            whole.transfers.extend(state.transfers);
-        }
+        let address = |node| if node == 3 { moved_database_address(node) } else { database_address(node) };
+        let state = self.world.launch(CLIENTS, move |env| read_separate_at(env, address));
+        let state = self.world.finish(&state, BOUND)?;
+        let whole: LedgerState = self.expect("the restored databases are read", state)?;
         let verdict = check_restored(&self.history(), cut, &whole);
         self.world.note(format!("the new nodes hold {} transfers at cut {cut}", whole.transfers.len()));
         self.world.judge(verdict)

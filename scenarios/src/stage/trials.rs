@@ -102,12 +102,7 @@ impl Stage {
     /// Then: once what failed is aborted, a backup is taken; or it was taken at once.
     pub fn is_backed_up_in_the_end(&mut self, first: Outcome<Sealed>) -> Result<Sealed, Failure> {
         let Err(_) = first else { return self.expect("a backup", first) };
-        let status = self.works_in_the_end("status is shown", |operator| async move { operator.status().await })?;
-        for operation in status.unfinished {
-            // Its outcome may be decided meanwhile; then there is nothing to abort.
-            let aborted = self.operate(move |operator| async move { operator.abort(operation).await });
-            drop(self.ends_amid_faults(&aborted)?);
-        }
+        self.what_was_begun_is_aborted()?;
         self.works_in_the_end("a backup once the faults are over", |operator| async move {
             operator.backup(None, Method::Fence).await
         })

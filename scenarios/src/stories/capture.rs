@@ -15,7 +15,7 @@ use sheetanchor_engine::env::{DiskFile, Env, Fault, OpenMode};
 use sheetanchor_sim::oracle::Violation;
 use sheetanchor_sim::world::Failure;
 
-use crate::cluster::{NODES, host};
+use crate::cluster::{DATA, NODES, host};
 use crate::stage::{Begun, Stage};
 use crate::workload::Load;
 
@@ -24,9 +24,6 @@ const SOON: Duration = Duration::from_secs(30);
 
 /// Bytes of one of its pages.
 const PAGE_BYTES: u64 = 4096;
-
-/// The database's folder.
-const DATA: &str = "/shared/db";
 
 fn given_clients_at_work(stage: &mut Stage) -> Result<(), Failure> {
     stage.given_a_cluster(Load::SPREAD)?;

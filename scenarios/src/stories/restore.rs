@@ -2,16 +2,18 @@
 
 use std::time::Duration;
 
-use sheetanchor_core::identity::OperationKind;
 use sheetanchor_core::plan::Target;
 use sheetanchor_core::refusal::Code;
 use sheetanchor_sim::oracle::Violation;
 use sheetanchor_sim::plan::CrashPolicy;
 use sheetanchor_sim::world::{Failure, World};
 
-use crate::cluster::host;
+use crate::cluster::{DATA, host};
 use crate::stage::Stage;
 use crate::workload::Load;
+
+/// Where an agent notes which restore its folder is of.
+const MARK: &str = "/state/restore.json";
 
 /// A node, or the coordinator, crashes at some moment of a restore. A node that comes back goes on where it was; a
 /// restore whose coordinator is gone is resumed by another.
@@ -44,13 +46,8 @@ pub fn is_resumed_after_a_crash(stage: &mut Stage) -> Result<(), Failure> {
             stage.restart_node(1);
         }
         stage.meanwhile(50, 300)?;
-        let found =
-            stage.operate(|operator| async move { operator.repository().operations(OperationKind::Restore).await });
-        let found = stage.succeeds("restores are listed", &found)?;
-        let Some(operation) = found.first().copied() else {
-            return stage.holds(false, Violation::new("an operation exists once it is registered", host(0)));
-        };
-        let resumed = stage.operate(move |operator| async move { operator.resume(operation).await });
+        let operation = stage.the_restore()?;
+        let resumed = stage.begin_resume(operation);
         stage.succeeds("a restore is resumed by another coordinator", &resumed)?
     };
     stage.holds_exactly_the_history_up_to(restored.plan.cut.scn)
@@ -67,15 +64,21 @@ pub fn leaves_the_folder_of_another_alone(stage: &mut Stage) -> Result<(), Failu
     stage.transfers_end()?;
     stage.everything_is_lost()?;
     let first = stage.begin_restore(Target::Latest);
-    let marked = |world: &World| world.peek(&host(1), "/state/restore.json").is_some();
+    let marked = |world: &World| world.peek(&host(1), MARK).is_some();
     stage.world().run_until(marked, Duration::from_mins(1))?;
     stage.world().crash(&first.operator, CrashPolicy::DropAll);
     stage.world().crash(&host(1), CrashPolicy::KeepAll);
     let operation = stage.the_unfinished_operation()?;
     stage.restart_node(1);
     stage.meanwhile(200, 600)?;
+    let control = format!("{DATA}/control");
+    let seen = |stage: &mut Stage| [MARK, &control].map(|path| stage.world().peek(&host(1), path));
+    let before = seen(stage);
     let second = stage.begin_restore(Target::Latest);
     stage.is_refused("a restore into a folder that is being restored", &second, &[Code::OtherRestore])?;
+    let after = seen(stage);
+    let detail = format!("its mark and the control file were {before:?}, and are {after:?}");
+    stage.holds(before == after, Violation::new("a folder of another restore is left alone", detail))?;
     stage.is_aborted(operation)?;
     stage.is_restored(Target::Latest).map(|_| ())
 }

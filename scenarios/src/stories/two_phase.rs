@@ -3,10 +3,8 @@
 use std::time::Duration;
 
 use sheetanchor_core::format::catalog::Guarantee;
-use sheetanchor_core::identity::OperationKind;
 use sheetanchor_core::in_doubt::{Verdict, Why};
 use sheetanchor_core::plan::Target;
-use sheetanchor_engine::coordinator::Restored;
 use sheetanchor_sim::oracle::Violation;
 use sheetanchor_sim::plan::CrashPolicy;
 use sheetanchor_sim::world::Failure;
@@ -97,23 +95,12 @@ pub fn is_resolved_whoever_crashes(stage: &mut Stage) -> Result<(), Failure> {
             stage.restart_node(node);
         }
         stage.meanwhile(50, 300)?;
-        resumed(stage)?
+        let operation = stage.the_restore()?;
+        let resumed = stage.begin_resume(operation);
+        stage.succeeds("a restore is resumed by another coordinator", &resumed)?
     };
     stage.holds_exactly_the_history_up_to(restored.plan.cut.scn)?;
     stage.nothing_is_left_in_doubt(&restored)
-}
-
-fn resumed(stage: &mut Stage) -> Result<Restored, Failure> {
-    let found = stage.operate(|operator| async move { operator.repository().operations(OperationKind::Restore).await });
-    let found = stage.succeeds("restores are listed", &found)?;
-    let resumed = stage.operate(move |operator| {
-        let restore = found.first().copied();
-        async move {
-            let none = || sheetanchor_core::error::Error::Bug("no restore is registered".into());
-            operator.resume(restore.ok_or_else(none)?).await
-        }
-    });
-    stage.succeeds("a restore is resumed by another coordinator", &resumed)
 }
 
 /// A client uses a gid twice, which only the first of the two transactions may be judged by: the second is left in doubt,
@@ -132,5 +119,9 @@ pub fn is_left_if_its_gid_was_used_before(stage: &mut Stage) -> Result<(), Failu
     stage.holds(left == 2 && restored.guarantee() == Guarantee::Causal, violation)?;
     let prepared = stage.what_is_prepared()?;
     let still = [1, 2].iter().all(|node| prepared.get(node).is_some_and(|gids| gids == &["again"]));
-    stage.holds(still, Violation::new("what is left in doubt stays prepared", format!("{prepared:?}")))
+    stage.holds(still, Violation::new("what is left in doubt stays prepared", format!("{prepared:?}")))?;
+    stage.is_rolled_back_by_hand(&[1, 2], "again")?;
+    let prepared = stage.what_is_prepared()?;
+    let none = prepared.values().all(Vec::is_empty);
+    stage.holds(none, Violation::new("what is left in doubt can be ended", format!("{prepared:?}")))
 }

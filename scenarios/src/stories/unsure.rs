@@ -1,5 +1,7 @@
 //! A repository that answers late, wrongly, or not at all.
 
+use std::time::Duration;
+
 use sheetanchor_core::plan::Target;
 use sheetanchor_sim::oracle::Violation;
 use sheetanchor_sim::plan::{BucketTrouble, Fault, Plan, When};
@@ -8,6 +10,9 @@ use sheetanchor_sim::world::Failure;
 use crate::cluster::host;
 use crate::stage::Stage;
 use crate::workload::Load;
+
+/// An operation whose operator cannot reach the repository is over by then: it asks more than once, each for 10 s at most.
+const GIVEN_UP: Duration = Duration::from_mins(1);
 
 /// Restore points that are taken.
 const POINTS: u64 = 3;
@@ -76,6 +81,8 @@ pub fn is_given_up_in_time(stage: &mut Stage) -> Result<(), Failure> {
     }
     let took = stage.world().elapsed().saturating_sub(from);
     stage.world().note(format!("it ended after {} s", took.as_secs()));
+    let detail = format!("it took {took:?}, and at most {GIVEN_UP:?} were to be");
+    stage.holds(took <= GIVEN_UP, Violation::new("what is out of reach is given up in time", detail))?;
     stage.commits_flow_again_within_the_lease()?;
     stage.unfinished_operations_are_aborted()?;
     stage.a_backup_is_taken()?;

@@ -57,7 +57,7 @@ const LOADS: [Load; 4] = [
 /// while clocks are off and faults strike. What was published is reachable; whichever of it is restored is exactly the
 /// committed history up to its cut; nothing stays pinned; no SCN is issued twice.
 pub fn keeps_every_history(stage: &mut Stage) -> Result<(), Failure> {
-    let load = stage.one_of(&LOADS).unwrap_or(Load::BRIEF);
+    let load = stage.any_of(&LOADS).unwrap_or(Load::BRIEF);
     let mut voyage = Voyage { load, marks: Vec::new(), eras: Vec::new(), incarnation: Incarnation::new(1), names: 0 };
     clocks_are_off(stage, 250);
     stage.given_a_cluster(load)?;
@@ -150,7 +150,7 @@ impl Voyage {
                 // Somebody else takes it over, while its own coordinator may be cut off.
                 let backup = stage.begin_backup();
                 stage.meanwhile(0, 150)?;
-                let node = stage.one_of(&NODES).unwrap_or(1);
+                let node = stage.any_node();
                 let (operator, node) = (backup.operator.clone(), host(node));
                 stage.world().hold(&operator, &node);
                 stage.meanwhile(0, 1_000)?;

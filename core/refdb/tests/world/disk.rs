@@ -29,14 +29,33 @@ enum Change {
 #[derive(Default, Debug)]
 struct Inode {
     durable: Vec<u8>,
+    /// Older than what is pending: still to be seen, and written by no sync.
+    given_up: Vec<(u16, Change)>,
     pending: Vec<(u16, Change)>,
 }
 
 impl Inode {
     fn content(&self) -> Vec<u8> {
         let mut bytes = self.durable.clone();
-        self.pending.iter().for_each(|(_, change)| apply(&mut bytes, change));
+        self.given_up.iter().chain(&self.pending).for_each(|(_, change)| apply(&mut bytes, change));
         bytes
+    }
+
+    fn write(&mut self, node: u16, at: usize, bytes: Vec<u8>) {
+        let anew = |change: &Change| match change {
+            Change::Write(from, old) => at <= *from && from + old.len() <= at + bytes.len(),
+            Change::Truncate(_) => false,
+        };
+        self.given_up.retain(|(by, change)| *by != node || !anew(change));
+        self.pending.push((node, Change::Write(at, bytes)));
+    }
+
+    /// A node's pending changes are taken for written, and are not.
+    fn give_up(&mut self, node: u16) {
+        let (own, others): (Vec<_>, Vec<_>) =
+            std::mem::take(&mut self.pending).into_iter().partition(|(by, _)| *by == node);
+        self.given_up.extend(own);
+        self.pending = others;
     }
 
     /// Makes a node's changes durable, or loses them.
@@ -115,15 +134,22 @@ impl Volume {
             id,
             operations: Arc::default(),
             sync_fails: Arc::default(),
+            gives_up: Arc::default(),
             crash_at,
         })
     }
 
-    /// Loses what a node had not synced. Its mount does nothing any more.
-    pub fn crash(&self, mount: &Mount, loss: Loss) {
+    /// A node's process is gone: what it wrote is there, and not durable. Its mount does nothing any more.
+    pub fn kill(&self, mount: &Mount) {
         let mut contents = self.contents.lock().unwrap();
         contents.dead.insert(mount.id);
         contents.locks.retain(|_, node| *node != mount.node);
+    }
+
+    /// Loses what a node had not synced. Its mount does nothing any more.
+    pub fn crash(&self, mount: &Mount, loss: Loss) {
+        self.kill(mount);
+        let mut contents = self.contents.lock().unwrap();
         let pending = std::mem::take(&mut contents.pending);
         let (own, others): (Vec<_>, Vec<_>) = pending.into_iter().partition(|(by, _)| *by == mount.node);
         contents.pending = others;
@@ -138,6 +164,7 @@ impl Volume {
         contents.names = names;
         let mut coins = if let Loss::Sectors(seed) = loss { seed } else { 0 };
         for inode in inodes {
+            inode.lock().unwrap().given_up.retain(|(by, _)| *by != mount.node);
             inode.lock().unwrap().settle(mount.node, |change| match (loss, change) {
                 (Loss::DropAll, _) => Vec::new(),
                 (Loss::KeepAll, change) => vec![change],
@@ -170,7 +197,7 @@ impl Volume {
             contents.durable.insert(folder.clone(), None);
             folder = parent(&folder).to_owned();
         }
-        let inode = Some(Arc::new(Mutex::new(Inode { durable: bytes, pending: Vec::new() })));
+        let inode = Some(Arc::new(Mutex::new(Inode { durable: bytes, ..Inode::default() })));
         contents.names.insert(path.into(), inode.clone());
         contents.durable.insert(path.into(), inode);
     }
@@ -214,6 +241,7 @@ pub struct Mount {
     id: u64,
     operations: Arc<Mutex<u64>>,
     sync_fails: Arc<Mutex<bool>>,
+    gives_up: Arc<Mutex<Option<String>>>,
     crash_at: u64,
 }
 
@@ -225,6 +253,12 @@ impl Mount {
     /// The next sync of a file fails, and what it was to make durable is gone, as on Linux.
     pub fn fail_the_next_sync(&self) {
         *self.sync_fails.lock().unwrap() = true;
+    }
+
+    /// The next sync of the file that has something to write fails. What it was to make durable is still read, passes for
+    /// written, and is gone once power is lost: on Linux, too.
+    pub fn give_up_at_the_next_sync_of(&self, path: &str) {
+        *self.gives_up.lock().unwrap() = Some(path.into());
     }
 
     pub fn has_crashed(&self) -> bool {
@@ -274,7 +308,7 @@ impl Disk for Mount {
             }
             self.change(NameChange::Set(path.into(), Some(Arc::default())));
         }
-        Ok(Box::new(File { mount: self.clone(), inode: self.inode(path)? }))
+        Ok(Box::new(File { mount: self.clone(), path: path.into(), inode: self.inode(path)? }))
     }
 
     async fn rename(&self, from: &str, to: &str) -> Result<(), Fault> {
@@ -395,6 +429,7 @@ impl Drop for Lock {
 
 struct File {
     mount: Mount,
+    path: String,
     inode: Arc<Mutex<Inode>>,
 }
 
@@ -410,8 +445,7 @@ impl DiskFile for File {
 
     async fn write_at(&self, offset: u64, bytes: Vec<u8>) -> Result<(), Fault> {
         self.mount.operation().await;
-        let change = Change::Write(usize::try_from(offset).unwrap(), bytes);
-        self.inode.lock().unwrap().pending.push((self.mount.node, change));
+        self.inode.lock().unwrap().write(self.mount.node, usize::try_from(offset).unwrap(), bytes);
         Ok(())
     }
 
@@ -424,8 +458,14 @@ impl DiskFile for File {
 
     async fn sync(&self) -> Result<(), Fault> {
         self.mount.operation().await;
+        let mut inode = self.inode.lock().unwrap();
+        let due = inode.pending.iter().any(|(by, _)| *by == self.mount.node);
+        if due && self.mount.gives_up.lock().unwrap().take_if(|path| *path == self.path).is_some() {
+            inode.give_up(self.mount.node);
+            return Err(Fault::new(FaultKind::SyncFailed, "sync", "the disk says so"));
+        }
         let fails = std::mem::take(&mut *self.mount.sync_fails.lock().unwrap());
-        self.inode.lock().unwrap().settle(self.mount.node, |change| if fails { Vec::new() } else { vec![change] });
+        inode.settle(self.mount.node, |change| if fails { Vec::new() } else { vec![change] });
         if fails { Err(Fault::new(FaultKind::SyncFailed, "sync", "the disk says so")) } else { Ok(()) }
     }
 

@@ -7,6 +7,7 @@ pub mod disk;
 
 use std::collections::BTreeMap;
 use std::future::Future;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -42,20 +43,23 @@ pub async fn pause(millis: u64) {
     tokio::time::sleep(Duration::from_millis(millis)).await;
 }
 
-struct WorldClock(tokio::time::Instant);
+struct WorldClock {
+    started: tokio::time::Instant,
+    wall_ahead_ms: Arc<AtomicU64>,
+}
 
 #[async_trait]
 impl Clock for WorldClock {
     fn now(&self) -> Moment {
-        Moment::from_nanos(u64::try_from(self.0.elapsed().as_nanos()).unwrap())
+        Moment::from_nanos(u64::try_from(self.started.elapsed().as_nanos()).unwrap())
     }
 
     fn wall(&self) -> WallMillis {
-        WallMillis::new(1_700_000_000_000 + self.now().nanos() / 1_000_000)
+        WallMillis::new(1_700_000_000_000 + self.now().nanos() / 1_000_000 + self.wall_ahead_ms.load(Ordering::SeqCst))
     }
 
     async fn sleep_until(&self, moment: Moment) {
-        tokio::time::sleep_until(self.0 + Duration::from_nanos(moment.nanos())).await;
+        tokio::time::sleep_until(self.started + Duration::from_nanos(moment.nanos())).await;
     }
 }
 
@@ -181,6 +185,8 @@ pub struct World {
     pub mounts: BTreeMap<NodeId, Arc<Mount>>,
     pub data_pages: u64,
     pub segment_bytes: u64,
+    /// How far all wall clocks are ahead.
+    pub wall_ahead_ms: Arc<AtomicU64>,
     net: Pipes,
     started: tokio::time::Instant,
     mounted: u64,
@@ -199,6 +205,7 @@ impl World {
             mounts: BTreeMap::new(),
             data_pages: 12,
             segment_bytes: 16 * 1024,
+            wall_ahead_ms: Arc::default(),
             net: Pipes::default(),
             started: tokio::time::Instant::now(),
             mounted: 0,
@@ -231,7 +238,7 @@ impl World {
 
     pub fn env(&self, number: u16) -> Env {
         Env {
-            clock: Arc::new(WorldClock(self.started)),
+            clock: Arc::new(WorldClock { started: self.started, wall_ahead_ms: Arc::clone(&self.wall_ahead_ms) }),
             entropy: Arc::new(Seeded(Mutex::new(u64::from(number)))),
             tasks: Arc::new(Spawner),
             net: Arc::new(self.net.clone()),
@@ -262,9 +269,18 @@ impl World {
 
     /// Cuts a node's power.
     pub async fn crash(&mut self, number: u16, loss: Loss) {
+        self.ends(number, |volume, mount| volume.crash(mount, loss)).await;
+    }
+
+    /// Kills a node's process.
+    pub async fn kill(&mut self, number: u16) {
+        self.ends(number, Volume::kill).await;
+    }
+
+    async fn ends(&mut self, number: u16, end: impl FnOnce(&Volume, &Mount)) {
         drop(self.nodes.remove(&node(number)));
         if let Some(mount) = self.mounts.get(&node(number)) {
-            self.volume.crash(mount, loss);
+            end(&self.volume, mount);
         }
         self.net.0.lock().unwrap().remove(&address(number));
         for _ in 0..20 {
