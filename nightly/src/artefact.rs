@@ -114,16 +114,8 @@ pub fn judged(verdict: &std::result::Result<(), Failure>) -> (String, String, &'
 }
 
 fn oracle(invariant: &str) -> &'static str {
-    const LEDGER: [&str; 6] = [
-        ledger::NOTHING_LOST,
-        ledger::NOTHING_AFTER,
-        ledger::NOTHING_INVENTED,
-        ledger::WHOLE,
-        ledger::CONSERVED,
-        ledger::CAUSAL,
-    ];
     match invariant {
-        known if LEDGER.contains(&known) => "the ledger, an oracle (sim/src/oracle/ledger.rs)",
+        known if ledger::ALL.contains(&known) => "the ledger, an oracle (sim/src/oracle/ledger.rs)",
         fence::WITHIN_THE_LEASE => "the fence lease, an oracle (sim/src/oracle/fence.rs)",
         wal::NEVER_UNDER_A_PIN => "WAL kept, an oracle (sim/src/oracle/wal.rs)",
         replay::SAME_RUN => "the second run of the same seed (sim/src/oracle/replay.rs)",

@@ -59,7 +59,8 @@ pub struct Report {
     pub verdict: Result<(), Failure>,
     /// The hash over every event.
     pub trace_hash: String,
-    /// What was planned to go wrong.
+    /// What was planned to go wrong: as it was told, or else drawn from the seed. Told with it, and nothing drawn, it is the
+    /// same run again. What the story itself brings about is not in it.
     pub plan: Plan,
     /// How many of those faults have not struck: the run did not come to where they would.
     pub unstruck: usize,
@@ -127,6 +128,8 @@ fn tell(scenario: &Scenario, world: World, telling: &Telling) -> (Report, World)
     let mut stage = Stage::new(world, telling.draws, telling.sessions_max);
     let told = (scenario.story)(&mut stage);
     let swept_from = stage.swept_from().clone();
+    let mut plan = telling.plan.clone();
+    plan.faults.extend(stage.drawn().faults.iter().cloned());
     let world = stage.into_world();
     // First what was done wrong on the way: what the story met afterwards may only follow from it.
     let verdict = judge::judge(&world)
@@ -136,7 +139,7 @@ fn tell(scenario: &Scenario, world: World, telling: &Telling) -> (Report, World)
     let report = Report {
         verdict,
         trace_hash: world.trace_hash(),
-        plan: world.plan(),
+        plan,
         unstruck: world.unstruck(),
         passes: swept(&swept_from, world.all_passes()),
         events: world.events(),

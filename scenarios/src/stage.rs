@@ -31,7 +31,7 @@ use sheetanchor_engine::env::Env;
 use sheetanchor_sim::chance::Chance;
 use sheetanchor_sim::oracle::Violation;
 use sheetanchor_sim::oracle::ledger::{History, LedgerState, Recorder, check_restored, check_restored_by_scn};
-use sheetanchor_sim::plan::CrashPolicy;
+use sheetanchor_sim::plan::{CrashPolicy, Plan};
 use sheetanchor_sim::world::{Failure, Promise, Repository, World};
 
 use crate::cluster::{LEASE, NODES, Pace, host, operator, run_node, wipe};
@@ -72,6 +72,8 @@ pub struct Stage {
     restored: BTreeSet<OperationId>,
     /// Whether faults are drawn where a story wants some. They are not, if the run was given a plan.
     draws: bool,
+    /// The faults that were drawn.
+    drawn: Plan,
     /// The most sessions that clients work with.
     sessions_max: Option<u64>,
     /// How often nodes do what they do again and again.
@@ -115,8 +117,22 @@ impl Stage {
             swept_from: BTreeMap::new(),
             restored: BTreeSet::new(),
             draws,
+            drawn: Plan::peaceful(),
             sessions_max,
             pace: Pace::Brisk,
+        }
+    }
+
+    /// What was drawn to go wrong, beside what the story itself brings about.
+    pub const fn drawn(&self) -> &Plan {
+        &self.drawn
+    }
+
+    /// Faults that were drawn strike from here on, if this run draws any.
+    fn arm_if_drawn(&mut self, plan: Plan) {
+        if self.draws {
+            self.drawn.faults.extend(plan.faults.iter().cloned());
+            self.world.arm(plan);
         }
     }
 

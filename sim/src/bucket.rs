@@ -81,19 +81,16 @@ impl Bucket for SimBucket {
         checked(key)?;
         let payload = body.clone();
         self.run(Kind::BucketPut, Said::of("bucket put", key).count(body.len()), &payload, |objects, injected| {
-            if injected == Some(Met::Fails(FaultKind::NoSpace)) {
-                return Err(fault(FaultKind::NoSpace, "write", key));
+            // A store that is full, and nothing else: the troubles of requests are those of `UnsureBucket`.
+            if let Some(Met::Fails(kind)) = injected {
+                return Err(fault(kind, "write", key));
             }
-            let put = if objects.contains_key(key) {
+            Ok(if objects.contains_key(key) {
                 Put::Exists
             } else {
                 objects.insert(key.into(), body);
                 Put::Created
-            };
-            match injected {
-                Some(Met::Fails(kind)) => Err(fault(kind, "write", key)),
-                Some(Met::Short) | None => Ok(put),
-            }
+            })
         })
         .await
     }

@@ -121,13 +121,19 @@ impl SimDisk {
 /// What a disk says that fails.
 const BROKEN: &str = "the disk failed";
 
+/// What needs space fails on a full volume, and with whatever else it meets.
 fn full(met: Option<Met>, path: &str) -> Result<(), Fault> {
+    if met == Some(Met::Fails(FaultKind::NoSpace)) {
+        return Err(fault(FaultKind::NoSpace, "write", path, "no space left on the volume"));
+    }
+    broken(met, path)
+}
+
+/// What may turn out to need no space fails with all but a full volume.
+fn broken(met: Option<Met>, path: &str) -> Result<(), Fault> {
     match met {
-        Some(Met::Fails(FaultKind::NoSpace)) => {
-            Err(fault(FaultKind::NoSpace, "write", path, "no space left on the volume"))
-        }
+        Some(Met::Fails(FaultKind::NoSpace) | Met::Short) | None => Ok(()),
         Some(Met::Fails(kind)) => Err(fault(kind, "write", path, BROKEN)),
-        Some(Met::Short) | None => Ok(()),
     }
 }
 
@@ -233,6 +239,7 @@ impl Disk for SimDisk {
     async fn create_folder(&self, path: &str) -> Result<(), Fault> {
         let host = self.host();
         self.run(Kind::Write, path, Said::of("disk create-folder", path), &[], |store, injected| {
+            broken(injected, path)?;
             let ends = path.match_indices('/').map(|(end, _)| end).chain([path.len()]);
             for prefix in ends.filter_map(|end| path.get(..end)).filter(|prefix| !prefix.is_empty()) {
                 let found = store.resolve(host, prefix, true)?;
@@ -522,6 +529,7 @@ impl DiskFile for SimFile {
         let host = self.disk.host();
         let said = Said::of("disk truncate", &self.path).count(until);
         self.run(Kind::Write, said, &[], |content, injected| {
+            broken(injected, &self.path)?;
             if until > content.length() {
                 full(injected, &self.path)?;
             }

@@ -34,7 +34,8 @@ pub fn backend(seed: u64) -> Box<dyn Backend> {
 /// How far one turn advances the world at most, beyond the first thing that happens in it.
 const TURN: Duration = Duration::from_millis(1);
 
-/// More polls than any turn needs: a task that wakes itself for ever would stop time.
+/// More polls and appointments than any turn needs, and more polls than the [gate](crate::gate) lets pass without time: what
+/// comes to this is no program that never rests, but this executor.
 const POLLS_MAX: u64 = 2_000_000;
 
 /// What tasks reach of the executor. No lock is held while code of a host runs or is dropped.

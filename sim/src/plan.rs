@@ -53,11 +53,6 @@ pub enum Fault {
         /// From when on the next sync fails.
         at: When,
     },
-    /// The next write of the host to the simulated bucket takes effect and is answered with a time-out.
-    BucketTimeout {
-        /// From when on the next write times out.
-        at: When,
-    },
     /// The next operation on a disk that it fits meets trouble.
     Io {
         /// From when on; the host whose operation it is is the one named here.
@@ -100,7 +95,6 @@ impl Fault {
             Self::Crash { at, .. }
             | Self::NoSpace { at, .. }
             | Self::SyncFailed { at }
-            | Self::BucketTimeout { at }
             | Self::Io { at, .. }
             | Self::Bucket { at, .. }
             | Self::Pause { at, .. }
@@ -114,7 +108,6 @@ impl Fault {
             Self::Crash { at, .. }
             | Self::NoSpace { at, .. }
             | Self::SyncFailed { at }
-            | Self::BucketTimeout { at }
             | Self::Io { at, .. }
             | Self::Bucket { at, .. }
             | Self::Pause { at, .. }
@@ -129,7 +122,6 @@ impl Fault {
             Self::Crash { .. } => "crash",
             Self::NoSpace { .. } => "full volume",
             Self::SyncFailed { .. } => "failed sync",
-            Self::BucketTimeout { .. } => "bucket time-out",
             Self::Io { trouble, .. } => trouble.class(),
             Self::Bucket { trouble, .. } => trouble.class(),
             Self::Pause { .. } => "paused host",
@@ -357,7 +349,6 @@ mod tests {
                     },
                 },
             })
-            .and(Fault::BucketTimeout { at: When::pass("n1", 3) })
             .and(Fault::Io { at: When::pass("n1", 3), trouble: IoTrouble::Stall { for_ms: 7 } })
             .and(Fault::Io { at: When::pass("n1", 3), trouble: IoTrouble::ShortWrite })
             .and(Fault::Bucket { at: When::pass("n1", 3), trouble: BucketTrouble::Unavailable { for_ms: 7 } })

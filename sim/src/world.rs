@@ -238,13 +238,7 @@ impl World {
     /// # Errors
     /// [`Failure::Stuck`] after `limit` of simulated time, or what else went wrong.
     pub fn finish<T>(&mut self, promise: &Promise<T>, limit: Duration) -> Result<T, Failure> {
-        self.run_until(|_| promise.is_kept(), limit).map_err(|failure| match failure {
-            Failure::Stuck { waited, .. } => Failure::Stuck {
-                what: format!("the program on {} to return; {}", promise.host, self.gate.waits()),
-                waited,
-            },
-            Failure::Panicked(_) | Failure::Violated(_) | Failure::Backend(_) => failure,
-        })?;
+        self.wait_for(|| format!("the program on {} to return", promise.host), |_| promise.is_kept(), limit)?;
         promise.take().ok_or_else(|| Failure::Stuck { what: "a promise that was taken".into(), waited: Duration::ZERO })
     }
 
@@ -253,6 +247,16 @@ impl World {
     /// # Errors
     /// [`Failure::Stuck`] after `limit` of simulated time, or what else went wrong.
     pub fn run_until(&mut self, condition: impl Fn(&Self) -> bool, limit: Duration) -> Result<(), Failure> {
+        self.wait_for(|| "a condition of the scenario".into(), condition, limit)
+    }
+
+    /// The same; `what` says what is waited for, if it does not come.
+    fn wait_for(
+        &mut self,
+        what: impl Fn() -> String,
+        condition: impl Fn(&Self) -> bool,
+        limit: Duration,
+    ) -> Result<(), Failure> {
         let from = self.gate.elapsed();
         loop {
             if let Some(failure) = &self.failure {
@@ -263,10 +267,7 @@ impl World {
             }
             let waited = self.gate.elapsed().saturating_sub(from);
             if waited >= limit {
-                return Err(Failure::Stuck {
-                    what: format!("a condition of the scenario; {}", self.gate.waits()),
-                    waited,
-                });
+                return Err(Failure::Stuck { what: format!("{}; {}", what(), self.gate.waits()), waited });
             }
             self.step_until(from + limit);
         }
@@ -289,12 +290,7 @@ impl World {
     /// # Errors
     /// [`Failure::Stuck`] after `limit` of simulated time, or what else went wrong.
     pub fn run_until_milestone(&mut self, host: &str, words: &str, limit: Duration) -> Result<(), Failure> {
-        self.run_until(|world| world.has_reached(host, words), limit).map_err(|failure| match failure {
-            Failure::Stuck { waited, .. } => {
-                Failure::Stuck { what: format!("{host} to reach {words}; {}", self.gate.waits()), waited }
-            }
-            Failure::Panicked(_) | Failure::Violated(_) | Failure::Backend(_) => failure,
-        })
+        self.wait_for(|| format!("{host} to reach {words}"), |world| world.has_reached(host, words), limit)
     }
 
     /// Stops a host now. It stays down until [`World::restart`].

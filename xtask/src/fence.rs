@@ -22,8 +22,10 @@ pub fn ensure(root: &Path, servers: &Servers, flags: Option<&str>) -> Result<Str
         let mut command = Command::new("make");
         command.arg("--silent").arg("--directory").arg(&built).arg("--file").arg(sources.join("Makefile"));
         command.arg(format!("VPATH={}", sources.display())).arg(format!("PG_CONFIG={}", servers.pg_config().display()));
-        // What the compiler warns of is an error here, as in Rust.
-        command.arg("COPT=-Werror").args(flags.map(|flags| format!("CFLAGS={flags}"))).args(arguments);
+        // What the compiler warns of is an error here, as in Rust. Flags on the command line are all that there are: the
+        // makefiles add nothing to them.
+        command.arg(flags.map_or_else(|| "COPT=-Werror".to_owned(), |flags| format!("CFLAGS={flags} -Werror")));
+        command.args(arguments);
         command
     };
     programs::run(&mut make(&[]))?;

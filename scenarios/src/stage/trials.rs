@@ -28,9 +28,7 @@ impl Stage {
         self.swept_from = self.world.all_passes();
         // Drawn in any case: what comes after is the same run, whether its plan was drawn or written down.
         let drawn = self.any_plan();
-        if self.draws {
-            self.world.arm(drawn);
-        }
+        self.arm_if_drawn(drawn);
     }
 
     /// How often each host had passed the gate when faults began.

@@ -24,9 +24,7 @@ impl Stage {
         let first = core::mem::replace(&mut self.swept_from, self.world.all_passes());
         let drawn = self.any_plan();
         self.swept_from = first;
-        if self.draws {
-            self.world.arm(drawn);
-        }
+        self.arm_if_drawn(drawn);
     }
 
     /// When: an operator ends what has no outcome yet, whoever carries it on.

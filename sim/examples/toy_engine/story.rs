@@ -55,8 +55,9 @@ pub fn tell(seed: u64, forgetful: bool, backend: Box<dyn Backend>) -> Result<Str
     let chance = world.workload_chance();
     let node = format!("n{}", chance.between(1, 3));
     let at = When::pass(&node, world.passes(&node) + chance.between(1, 600));
-    let policy = CrashPolicy::POWER_LOSS.into_iter().nth(usize::try_from(chance.below(3)).unwrap_or(0));
-    let policy = policy.unwrap_or(CrashPolicy::DropAll);
+    let policies = CrashPolicy::POWER_LOSS;
+    let drawn = chance.below(u64::try_from(policies.len()).unwrap_or(1));
+    let policy = policies.get(usize::try_from(drawn).unwrap_or(0)).copied().unwrap_or(CrashPolicy::DropAll);
     world.arm(Plan::peaceful().and(Fault::Crash { at, policy, restart_after_ms: Some(80), silent: false }));
 
     in_the_end(&mut world, "n", |operator, _| async move { operator.backup(None, Method::Fence).await.map(|_| ()) })?;

@@ -4,8 +4,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-/// More polls than all hosts together need before time goes on.
-pub(super) const POLLS_MAX: u64 = 2_000_000;
+/// More polls than all hosts together need before time goes on. Fewer than any backend allows in one turn: what never rests
+/// is the fault of a program, and is reported as such.
+pub(super) const POLLS_MAX: u64 = 1_000_000;
 
 /// Every so many polls the clock is looked at.
 const LOOK_EVERY: u64 = 4_096;

@@ -24,6 +24,9 @@ pub const ATOMIC: &str = "a transfer between two databases is restored on both o
 /// No effect without its cause.
 pub const CAUSAL: &str = "a transfer is restored only with all that were acknowledged before it began";
 
+/// Every invariant that is judged here.
+pub const ALL: [&str; 7] = [NOTHING_LOST, NOTHING_AFTER, NOTHING_INVENTED, WHOLE, CONSERVED, ATOMIC, CAUSAL];
+
 /// One transfer, by the id that its client gave it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Transfer {

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use sheetanchor_engine::env::{Env, OpenMode, Put};
-use sheetanchor_sim::plan::{CrashPolicy, Fault, Plan, When};
+use sheetanchor_engine::env::{Env, FaultKind, OpenMode, Put};
+use sheetanchor_sim::plan::{BucketTrouble, CrashPolicy, Fault, IoTrouble, Plan, When};
 use sheetanchor_sim::world::{Repository, Settings, World};
 use tokio::io::AsyncReadExt;
 
@@ -114,17 +114,38 @@ fn nothing_a_crashed_host_still_does_has_an_effect() {
 }
 
 #[test]
+fn a_write_that_fails_does_so_where_it_needs_no_space_too() {
+    let fails = |words: &str| Fault::Io { at: When::milestone("n1", words), trouble: IoTrouble::WriteFails };
+    let full = Fault::NoSpace { at: When::milestone("n1", "three"), volume: "/".into(), for_ms: 1_000 };
+    let mut world = world(Plan::peaceful().and(fails("one")).and(fails("two")).and(full));
+    let kinds = done(&mut world, "n1", |env| async move {
+        env.disk.create_folder("/a").await.unwrap();
+        create(&env, "/a/x", b"four").await;
+        let file = env.disk.open("/a/x", OpenMode::Write).await.unwrap();
+        tracing::info!(target: "sheetanchor::test", "one");
+        let stands = env.disk.create_folder("/a").await.map_err(|fault| fault.kind);
+        tracing::info!(target: "sheetanchor::test", "two");
+        let shrinks = file.truncate(2).await.map_err(|fault| fault.kind);
+        tracing::info!(target: "sheetanchor::test", "three");
+        let full = [env.disk.create_folder("/a").await, file.truncate(1).await, file.truncate(3).await];
+        (stands, shrinks, full.map(|done| done.map_err(|fault| fault.kind)))
+    });
+    let failed = Err(FaultKind::Other);
+    assert_eq!(kinds, (failed, failed, [Ok(()), Ok(()), Err(FaultKind::NoSpace)]));
+}
+
+#[test]
 fn a_bucket_write_that_times_out_has_taken_effect() {
     let at = When::milestone("n1", "now");
     let settings = Settings { repository: Repository::Store, ..Settings::of(1) };
-    let settings = settings.with(Plan::peaceful().and(Fault::BucketTimeout { at }));
+    let settings = settings.with(Plan::peaceful().and(Fault::Bucket { at, trouble: BucketTrouble::TimesOutAfter }));
     let mut world = World::new(settings, crate::backend(1));
     let kinds = done(&mut world, "n1", |env| async move {
         tracing::info!(target: "sheetanchor::test", "now");
         let first = env.bucket.put_new("seal", b"mine".to_vec()).await.map_err(|fault| fault.kind);
         (first, env.bucket.put_new("seal", b"mine".to_vec()).await)
     });
-    assert_eq!(kinds, (Err(sheetanchor_engine::env::FaultKind::TimedOut), Ok(Put::Exists)));
+    assert_eq!(kinds, (Err(FaultKind::TimedOut), Ok(Put::Exists)));
 }
 
 /// What a peer of a crashed host reads within two seconds: the end of the stream, or nothing.
