@@ -12,14 +12,16 @@ use std::time::Duration;
 use sheetanchor_core::error::{Fault, FaultKind};
 use sheetanchor_engine::env::{Clock, Stream};
 
+use crate::atlas::{Atlas, Harm, place_of};
 use crate::host::{HostId, locked};
-use crate::plan::{BucketTrouble, CrashPolicy, Plan};
+use crate::plan::{BucketTrouble, CrashPolicy, Damage, Plan};
 use crate::trace::{self, Detail, Event, Flow, Trace};
 
 mod pause;
 mod polls;
 mod requests;
 mod said;
+mod silent;
 mod strikes;
 mod waits;
 
@@ -99,6 +101,8 @@ pub enum Met {
     Fails(FaultKind),
     /// It does less than it was asked to, and says so.
     Short,
+    /// It goes wrong and says that it did well. Which bit, or which place, a number tells.
+    Silent(Damage, u64),
 }
 
 /// An operation that has passed the gate before its effect.
@@ -304,6 +308,16 @@ impl Gate {
         let mut state = locked(&self.state);
         state.plan.faults.extend(more.faults.iter().cloned());
         state.strikes.arm(more);
+    }
+
+    /// From now on silent damage strikes where `atlas` allows, and nowhere else. What has struck before stays known to it.
+    pub fn chart(&self, atlas: Atlas) {
+        locked(&self.state).strikes.silent.chart(atlas);
+    }
+
+    /// The silent damage that has struck, in order.
+    pub fn harm(&self) -> Vec<Harm> {
+        locked(&self.state).strikes.silent.harm().to_vec()
     }
 
     /// The whole plan, with what was added.
@@ -538,6 +552,7 @@ impl State {
                 }
                 crate::plan::Fault::Bucket { trouble, .. } => self.strikes.requests.arm(name, at, trouble),
                 crate::plan::Fault::Io { trouble, .. } => self.strikes.arm_io(name, trouble),
+                crate::plan::Fault::Silent { damage, draw, .. } => self.strikes.silent.arm(name, damage, draw),
                 crate::plan::Fault::Pause { for_ms, .. } => {
                     self.trace.milestone(at, Some(id), format!("paused for_ms={for_ms}"));
                     self.actions.push(Action::Wake { host: id, length: Duration::from_millis(for_ms) });
@@ -665,6 +680,15 @@ impl Life {
         Some(state.strikes.meets(&name, operation, at))
     }
 
+    /// Records silent damage that has just been done.
+    fn was_harmed(&self, damage: Damage, operation: &Operation<'_>) {
+        let at = self.gate.elapsed();
+        let mut state = locked(&self.gate.state);
+        let (name, place) = (state.name(self.host), place_of(operation));
+        state.trace.milestone(at, None, format!("{} {name} {place}", damage.class()));
+        state.strikes.silent.struck(Harm { damage, place });
+    }
+
     /// Passes the gate after an effect. False: this life is over, wait for ever.
     pub fn after(&self, operation: &Operation<'_>, outcome: Outcome, payload: &[u8]) -> bool {
         let at = self.gate.elapsed();
@@ -704,6 +728,9 @@ impl Life {
             }
         }
         let result = effect(passed.met);
+        if let (Some(Met::Silent(damage, _)), Ok(_)) = (passed.met, &result) {
+            self.was_harmed(damage, &operation);
+        }
         if cost.after.is_zero() {
             yield_once().await;
         } else {
