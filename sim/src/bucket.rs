@@ -1,5 +1,5 @@
-//! A simulated object store, shared by all hosts: atomic, and durable at `Created`. It loses nothing, so a missing fsync
-//! does not show here: scenarios about durability keep their repository in a folder of the simulated disk instead.
+//! A simulated object store, shared by all hosts: atomic, and durable at `Created`. A crash takes nothing from it, so a missing
+//! fsync does not show here: scenarios about durability keep their repository in a folder of the simulated disk instead.
 
 mod unsure;
 
@@ -15,6 +15,7 @@ use sheetanchor_engine::env::{Bucket, Clock, Put, folders_in};
 use crate::chance::Chance;
 use crate::gate::{Cost, Kind, Life, Met, Operation, Said, Volume};
 use crate::host::locked;
+use crate::plan::Damage;
 
 pub use unsure::UnsureBucket;
 
@@ -75,6 +76,14 @@ fn checked(key: &str) -> Result<(), Fault> {
     if key.split('/').all(plain) { Ok(()) } else { Err(fault(FaultKind::Other, "name", key)) }
 }
 
+/// Flips a bit of what is read of an object, where it lies, if that is what is met.
+fn rots(read: Option<&mut [u8]>, met: Option<Met>) {
+    let (Some(bytes), Some(Met::Silent(Damage::Rot, draw))) = (read, met) else { return };
+    let bits = bytes.len().saturating_mul(8);
+    let Some(bit) = usize::try_from(draw).unwrap_or(usize::MAX).checked_rem(bits) else { return };
+    bytes.iter_mut().skip(bit / 8).take(1).for_each(|byte| *byte ^= 1 << (bit % 8));
+}
+
 #[async_trait]
 impl Bucket for SimBucket {
     async fn put_new(&self, key: &str, body: Vec<u8>) -> Result<Put, Fault> {
@@ -85,18 +94,19 @@ impl Bucket for SimBucket {
             if let Some(Met::Fails(kind)) = injected {
                 return Err(fault(kind, "write", key));
             }
-            Ok(if objects.contains_key(key) {
-                Put::Exists
-            } else {
+            let put = if objects.contains_key(key) { Put::Exists } else { Put::Created };
+            let lost = matches!(injected, Some(Met::Silent(Damage::Lost, _)));
+            if put == Put::Created && !lost {
                 objects.insert(key.into(), body);
-                Put::Created
-            })
+            }
+            Ok(put)
         })
         .await
     }
 
     async fn get(&self, key: &str) -> Result<Vec<u8>, Fault> {
-        self.run(Kind::Read, Said::of("bucket get", key), &[], |objects, _| {
+        self.run(Kind::Read, Said::of("bucket get", key), &[], |objects, met| {
+            rots(objects.get_mut(key).map(Vec::as_mut_slice), met);
             objects.get(key).cloned().ok_or_else(|| fault(FaultKind::NotFound, "read", key))
         })
         .await
@@ -107,10 +117,12 @@ impl Bucket for SimBucket {
             Kind::Read,
             Said::of("bucket get", key).range(from, usize::try_from(length).unwrap_or(usize::MAX)),
             &[],
-            |objects, _| {
-                let body = objects.get(key).ok_or_else(|| fault(FaultKind::NotFound, "read", key))?;
+            |objects, met| {
+                let body = objects.get_mut(key).ok_or_else(|| fault(FaultKind::NotFound, "read", key))?;
                 let clip = |at: u64| usize::try_from(at).unwrap_or(usize::MAX).min(body.len());
-                Ok(body.get(clip(from)..clip(from.saturating_add(length))).unwrap_or_default().to_vec())
+                let range = clip(from)..clip(from.saturating_add(length));
+                rots(body.get_mut(range.clone()), met);
+                Ok(body.get(range).unwrap_or_default().to_vec())
             },
         )
         .await

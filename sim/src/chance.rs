@@ -30,6 +30,8 @@ pub enum Concern {
     Schedule,
     /// How long packets travel: the own executor's.
     Latency,
+    /// Which silent damage strikes.
+    Damage,
 }
 
 impl Concern {
@@ -44,6 +46,7 @@ impl Concern {
             Self::Entropy => 7,
             Self::Schedule => 8,
             Self::Latency => 9,
+            Self::Damage => 10,
         }
     }
 }

@@ -16,7 +16,7 @@ use sheetanchor_engine::env::{Clock, Disk, DiskFile, DiskLock, Entry, EntryKind,
 use crate::chance::Chance;
 use crate::gate::{self, Cost, Kind, Life, Met, Operation, Said};
 use crate::host::{HostId, locked};
-use crate::plan::CrashPolicy;
+use crate::plan::{CrashPolicy, Damage};
 
 mod content;
 mod loss;
@@ -132,7 +132,7 @@ fn full(met: Option<Met>, path: &str) -> Result<(), Fault> {
 /// What may turn out to need no space fails with all but a full volume.
 fn broken(met: Option<Met>, path: &str) -> Result<(), Fault> {
     match met {
-        Some(Met::Fails(FaultKind::NoSpace) | Met::Short) | None => Ok(()),
+        Some(Met::Fails(FaultKind::NoSpace) | Met::Short | Met::Silent(..)) | None => Ok(()),
         Some(Met::Fails(kind)) => Err(fault(kind, "write", path, BROKEN)),
     }
 }
@@ -485,6 +485,9 @@ impl DiskFile for SimFile {
         let from = usize::try_from(offset).unwrap_or(usize::MAX);
         let said = Said::of("disk read", &self.path).range(offset, length);
         self.run(Kind::Read, said, &[], |content, met| {
+            if let Some(Met::Silent(Damage::Rot, draw)) = met {
+                content.rot(from, length, draw);
+            }
             let there = content.length().saturating_sub(from);
             let mut bytes = vec![0; length.min(there)];
             let mut short = met == Some(Met::Short);
@@ -508,9 +511,18 @@ impl DiskFile for SimFile {
         let said = Said::of("disk write", &self.path).range(offset, bytes.len());
         self.run(Kind::Write, said, &payload, |content, met| {
             let mut bytes = bytes;
-            if let Some(Met::Fails(_)) = met {
+            match met {
                 // The volume fills up, or fails, in the middle of the write.
-                bytes.truncate(bytes.len() / 2);
+                Some(Met::Fails(_)) => bytes.truncate(bytes.len() / 2),
+                Some(Met::Silent(Damage::Lost, _)) => {
+                    content.lose(host, from, bytes.len());
+                    return Ok(());
+                }
+                Some(Met::Silent(Damage::Astray, draw)) => {
+                    content.go_astray(host, from, bytes, draw);
+                    return Ok(());
+                }
+                Some(Met::Silent(Damage::Rot, _) | Met::Short) | None => {}
             }
             let mut short = met == Some(Met::Short);
             whole::write_full(&bytes, |rest, before| {

@@ -11,8 +11,9 @@ use std::time::Duration;
 use sheetanchor_core::error::FaultKind;
 use sheetanchor_engine::env::Stream;
 
+use crate::atlas::{Atlas, Harm};
 use crate::host::{HostId, locked};
-use crate::plan::{CrashPolicy, Plan};
+use crate::plan::{CrashPolicy, Damage, Plan};
 use crate::trace::{self, Detail, Event, Flow, Trace};
 
 mod life;
@@ -20,6 +21,7 @@ mod pause;
 mod polls;
 mod requests;
 mod said;
+mod silent;
 mod strikes;
 mod waits;
 
@@ -100,6 +102,8 @@ pub enum Met {
     Fails(FaultKind),
     /// It does less than it was asked to, and says so.
     Short,
+    /// It goes wrong and says that it did well. Which bit, or which place, a number tells.
+    Silent(Damage, u64),
 }
 
 /// An operation that has passed the gate before its effect.
@@ -305,6 +309,16 @@ impl Gate {
         let mut state = locked(&self.state);
         state.plan.faults.extend(more.faults.iter().cloned());
         state.strikes.arm(more);
+    }
+
+    /// From now on silent damage strikes where `atlas` allows, and nowhere else. What has struck before stays known to it.
+    pub fn chart(&self, atlas: Atlas) {
+        locked(&self.state).strikes.silent.chart(atlas);
+    }
+
+    /// The silent damage that has struck, in order.
+    pub fn harm(&self) -> Vec<Harm> {
+        locked(&self.state).strikes.silent.harm().to_vec()
     }
 
     /// The whole plan, with what was added.
@@ -533,6 +547,7 @@ impl State {
                 crate::plan::Fault::SyncFailed { .. } => self.strikes.arm_sync(name),
                 crate::plan::Fault::Bucket { trouble, .. } => self.strikes.requests.arm(name, at, trouble),
                 crate::plan::Fault::Io { trouble, .. } => self.strikes.arm_io(name, trouble),
+                crate::plan::Fault::Silent { damage, draw, .. } => self.strikes.silent.arm(name, damage, draw),
                 crate::plan::Fault::Pause { for_ms, .. } => self.pause(id, at, Duration::from_millis(for_ms), paused),
                 crate::plan::Fault::Hold { one, other, for_ms, .. } => {
                     self.actions.push(Action::Hold { one, other, length: Duration::from_millis(for_ms) });

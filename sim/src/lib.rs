@@ -3,7 +3,7 @@
 //! whose hash tells two runs apart, and oracles that know what must be true at the end.
 //!
 //! Reading order: [`world`] (what a scenario holds), [`backend`] (who runs the hosts), [`own`] (our own way to),
-//! [`gate`] and [`plan`] (what may go wrong, and when), [`place`] (the same on another backend), [`trace`] and [`recording`], [`disk`], [`bucket`], [`net`],
+//! [`gate`] and [`plan`] (what may go wrong, and when), [`atlas`] (where, if nobody is told), [`place`] (the same on another backend), [`trace`] and [`recording`], [`disk`], [`bucket`], [`net`],
 //! [`clock`], [`chance`], [`oracle`], [`conformance`], and [`diary`], a small
 //! story that puts a backend through its paces.
 //!
@@ -25,6 +25,8 @@ pub mod own;
 pub mod gate;
 
 pub mod plan;
+
+pub mod atlas;
 
 pub mod place;
 

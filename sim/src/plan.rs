@@ -67,6 +67,16 @@ pub enum Fault {
         /// What they meet.
         trouble: BucketTrouble,
     },
+    /// Silent damage: the next operation that it fits goes wrong and says that it did well, if it is about something that
+    /// the [atlas](crate::atlas) gives up. Until then it waits.
+    Silent {
+        /// From when on; the host whose operation it is is the one named here.
+        at: When,
+        /// What is damaged.
+        damage: Damage,
+        /// Which bit, or which place, among those that there are: any number.
+        draw: u64,
+    },
     /// The host stands still: none of its code runs, while its peers, its timers and what is sent to it go on. Then it
     /// wakes, and carries on as if nothing had been: a zombie, if others have given it up.
     Pause {
@@ -97,6 +107,7 @@ impl Fault {
             | Self::SyncFailed { at }
             | Self::Io { at, .. }
             | Self::Bucket { at, .. }
+            | Self::Silent { at, .. }
             | Self::Pause { at, .. }
             | Self::Hold { at, .. } => at,
         }
@@ -110,6 +121,7 @@ impl Fault {
             | Self::SyncFailed { at }
             | Self::Io { at, .. }
             | Self::Bucket { at, .. }
+            | Self::Silent { at, .. }
             | Self::Pause { at, .. }
             | Self::Hold { at, .. } => at,
         }
@@ -124,6 +136,7 @@ impl Fault {
             Self::SyncFailed { .. } => "failed sync",
             Self::Io { trouble, .. } => trouble.class(),
             Self::Bucket { trouble, .. } => trouble.class(),
+            Self::Silent { damage, .. } => damage.class(),
             Self::Pause { .. } => "paused host",
             Self::Hold { .. } => "held network",
         }
@@ -158,6 +171,35 @@ impl IoTrouble {
             Self::ShortRead => "short read",
             Self::ShortWrite => "short write",
             Self::Stall { .. } => "stalled operation",
+        }
+    }
+}
+
+/// Damage that nobody is told of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Damage {
+    /// A bit at rest has flipped, among those of the file or object that are read next. What rots and is written over
+    /// before anybody reads it, nobody can tell from what did not rot.
+    Rot,
+    /// The next write to a file leaves its length and none of its bytes, or the next object that is put into a store is
+    /// not there.
+    Lost,
+    /// The next write to a file lands at another place of that file, a multiple of 4096 bytes away; where it should be
+    /// is what a lost one leaves.
+    Astray,
+}
+
+impl Damage {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Rot, Self::Lost, Self::Astray];
+
+    /// The class that it belongs to.
+    pub const fn class(self) -> &'static str {
+        match self {
+            Self::Rot => "bit rot",
+            Self::Lost => "lost write",
+            Self::Astray => "misdirected write",
         }
     }
 }
@@ -353,6 +395,7 @@ mod tests {
             .and(Fault::Io { at: When::pass("n1", 3), trouble: IoTrouble::ShortWrite })
             .and(Fault::Bucket { at: When::pass("n1", 3), trouble: BucketTrouble::Unavailable { for_ms: 7 } })
             .and(Fault::Bucket { at: When::pass("n1", 3), trouble: BucketTrouble::Echoes })
+            .and(Fault::Silent { at: When::pass("n1", 3), damage: Damage::Astray, draw: u64::MAX })
             .and(Fault::Pause { at: When::pass("n1", 3), for_ms: 70 })
             .and(Fault::Hold { at: When::pass("n1", 3), one: "n1".into(), other: "n2".into(), for_ms: 9 });
         let text = serde_json::to_string(&plan).unwrap();

@@ -10,6 +10,7 @@ use sheetanchor_engine::env::Env;
 use thiserror::Error;
 use tracing::subscriber::DefaultGuard;
 
+use crate::atlas::{Atlas, Harm};
 use crate::backend::Backend;
 use crate::bucket::Objects;
 use crate::chance::{Chance, Concern};
@@ -199,6 +200,11 @@ impl World {
     /// The stream of draws for what the scenario's workload does.
     pub fn workload_chance(&self) -> Chance {
         Chance::of(self.ground.seed, Concern::Workload)
+    }
+
+    /// The stream of draws for silent damage.
+    pub fn damage_chance(&self) -> Chance {
+        Chance::of(self.ground.seed, Concern::Damage)
     }
 
     /// Runs a program on a host, and again whenever the host restarts. A host that runs another program is stopped first,
@@ -428,6 +434,16 @@ impl World {
     /// Adds faults to the plan of the run. A pass that has gone by does not come back.
     pub fn arm(&self, plan: Plan) {
         self.gate.arm(plan);
+    }
+
+    /// From now on silent damage strikes where `atlas` allows. Until a story says so, it strikes nowhere.
+    pub fn chart(&self, atlas: Atlas) {
+        self.gate.chart(atlas);
+    }
+
+    /// The silent damage that has struck, in order.
+    pub fn harm(&self) -> Vec<Harm> {
+        self.gate.harm()
     }
 
     /// What goes wrong in this run, as far as it was planned.

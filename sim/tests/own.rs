@@ -5,6 +5,8 @@ use sheetanchor_sim::backend::Backend;
 
 #[path = "suite/conformance.rs"]
 mod conformance;
+#[path = "suite/damage.rs"]
+mod damage;
 #[path = "suite/diary.rs"]
 mod diary;
 #[path = "suite/folder_bucket.rs"]

@@ -16,6 +16,9 @@ pub(super) enum Fate {
     Lost,
 }
 
+/// How far apart the places are at which a write that goes astray may land.
+const ASTRAY_BYTES: usize = 4096;
+
 /// The bytes of a file. Changes stand in the order in which they were made, whoever made them.
 #[derive(Debug, Default)]
 pub(super) struct Content {
@@ -115,6 +118,39 @@ impl Content {
 
     pub(super) fn truncate(&mut self, writer: HostId, length: usize) {
         self.change(writer, What::Truncate { length });
+    }
+
+    /// A write that is lost: the file is as long as it would be, and none of the bytes are there.
+    pub(super) fn lose(&mut self, writer: HostId, offset: usize, count: usize) {
+        self.change(writer, What::Reach { length: offset.saturating_add(count) });
+    }
+
+    /// A write that lands at another place, a whole number of sectors away from its own.
+    pub(super) fn go_astray(&mut self, writer: HostId, offset: usize, bytes: Vec<u8>, draw: u64) {
+        self.lose(writer, offset, bytes.len());
+        let sectors = self.length().div_ceil(ASTRAY_BYTES).saturating_add(1);
+        let sector = usize::try_from(draw).unwrap_or(usize::MAX) % sectors;
+        let landed = sector * ASTRAY_BYTES + offset % ASTRAY_BYTES;
+        let landed = if landed == offset { landed.saturating_add(ASTRAY_BYTES) } else { landed };
+        self.write(writer, landed, bytes);
+    }
+
+    /// Flips a bit at rest, among those of `count` bytes from `offset` on: on the disk, and in what is on its way there.
+    pub(super) fn rot(&mut self, offset: usize, count: usize, draw: u64) {
+        let there = count.min(self.length().saturating_sub(offset));
+        let bits = there.saturating_mul(8);
+        let Some(bit) = usize::try_from(draw).unwrap_or(usize::MAX).checked_rem(bits) else { return };
+        let (at, mask) = (offset + bit / 8, 1 << (bit % 8));
+        let flip = |bytes: &mut Vec<u8>, at: usize| bytes.iter_mut().skip(at).take(1).for_each(|byte| *byte ^= mask);
+        flip(&mut self.base, at);
+        flip(&mut self.seen, at);
+        for change in &mut self.changes {
+            if let What::Write { offset, bytes } = &mut change.what
+                && let Some(within) = at.checked_sub(*offset)
+            {
+                flip(bytes, within);
+            }
+        }
     }
 
     fn change(&mut self, writer: HostId, what: What) {
@@ -310,6 +346,59 @@ mod tests {
             content.crash(A, policy, &chance());
             assert_eq!(all(&content), left.as_bytes(), "{policy:?}");
         }
+    }
+
+    #[test]
+    fn one_bit_rots_among_those_that_are_read_and_stays_so_through_a_crash() {
+        let body: Vec<u8> = (0..=255).cycle().take(600).collect();
+        for synced in [false, true] {
+            for draw in 0..500 {
+                let mut content = written(&[(A, 0, &body), (A, 100, &body[100..200])]);
+                if synced {
+                    content.sync();
+                }
+                content.rot(90, 30, draw);
+                let seen = all(&content);
+                let flipped: Vec<(usize, u8)> =
+                    (0..600).map(|at| (at, seen[at] ^ body[at])).filter(|(_, bits)| *bits != 0).collect();
+                let [(at, bits)] = flipped[..] else { panic!("{flipped:?}") };
+                assert!((90..120).contains(&at) && bits.is_power_of_two(), "byte {at}: {bits:b}");
+                content.crash(A, CrashPolicy::KeepAll, &chance());
+                assert_eq!(all(&content), seen);
+            }
+        }
+        let mut content = written(&[(A, 0, b"four")]);
+        content.rot(4, 30, 3);
+        assert_eq!(all(&content), b"four", "nothing is read there");
+    }
+
+    #[test]
+    fn a_lost_write_leaves_the_length_and_what_was_there() {
+        let mut content = written(&[(A, 0, b"older")]);
+        content.lose(A, 3, 6);
+        assert_eq!(all(&content), b"older\0\0\0\0");
+        content.sync();
+        content.crash(A, CrashPolicy::DropAll, &chance());
+        assert_eq!(all(&content), b"older\0\0\0\0");
+    }
+
+    #[test]
+    fn a_write_that_goes_astray_lands_once_sectors_away_from_its_place() {
+        let mut landed = std::collections::BTreeSet::new();
+        for draw in 0..40 {
+            let mut content = written(&[(A, 0, &[1; 9_000])]);
+            content.go_astray(A, 4_200, vec![2; 10], draw);
+            let left = all(&content);
+            let from = left.iter().position(|byte| *byte == 2).unwrap();
+            assert!(from != 4_200 && from % 4_096 == 4_200 % 4_096, "{from}");
+            assert_eq!(left[from..from + 10], [2; 10]);
+            assert!((0..9_000).all(|at| left[at] == if (from..from + 10).contains(&at) { 2 } else { 1 }));
+            landed.insert(from);
+        }
+        assert_eq!(landed.len(), 3, "{landed:?}");
+        let mut fresh = Content::default();
+        fresh.go_astray(A, 0, b"new".to_vec(), 0);
+        assert_eq!((all(&fresh).len(), &all(&fresh)[..3]), (4_099, &[0; 3][..]), "beyond a file that was empty");
     }
 
     #[test]

@@ -8,7 +8,9 @@ use sheetanchor_core::error::Fault;
 use sheetanchor_engine::env::Clock;
 
 use super::{Cost, Gate, Met, Operation, Outcome, Passage, Passed, Request, RequestMet};
+use crate::atlas::{Harm, place_of};
 use crate::host::{HostId, locked};
+use crate::plan::Damage;
 use crate::trace::Flow;
 
 /// One run of one host's program: from its start until the program returns or the host crashes.
@@ -91,6 +93,15 @@ impl Life {
         Some(state.strikes.meets(&name, operation, at))
     }
 
+    /// Records silent damage that has just been done.
+    fn was_harmed(&self, damage: Damage, operation: &Operation<'_>) {
+        let at = self.gate.elapsed();
+        let mut state = locked(&self.gate.state);
+        let (name, place) = (state.name(self.host), place_of(operation));
+        state.trace.milestone(at, None, format!("{} {name} {place}", damage.class()));
+        state.strikes.silent.struck(Harm { damage, place });
+    }
+
     /// Passes the gate after an effect. False: this life is over, wait for ever.
     pub fn after(&self, operation: &Operation<'_>, outcome: Outcome, payload: &[u8]) -> bool {
         let at = self.gate.elapsed();
@@ -130,6 +141,9 @@ impl Life {
             }
         }
         let result = effect(passed.met);
+        if let (Some(Met::Silent(damage, _)), Ok(_)) = (passed.met, &result) {
+            self.was_harmed(damage, &operation);
+        }
         if cost.after.is_zero() {
             yield_once().await;
         } else {

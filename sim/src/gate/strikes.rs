@@ -6,6 +6,7 @@ use std::time::Duration;
 use sheetanchor_core::error::FaultKind;
 
 use super::requests::Requests;
+use super::silent::Silent;
 use super::{Kind, Met, Operation, Passed, Volume, own_volume};
 use crate::bucket::VOLUME;
 use crate::place::place;
@@ -18,6 +19,7 @@ pub(super) struct Strikes {
     full: Vec<(String, Duration)>,
     sync_fails: BTreeSet<String>,
     pub(super) requests: Requests,
+    pub(super) silent: Silent,
     /// By host, in the order in which they were armed.
     io: Vec<(String, IoTrouble)>,
 }
@@ -43,6 +45,7 @@ impl Strikes {
             full: Vec::new(),
             sync_fails: BTreeSet::new(),
             requests: Requests::default(),
+            silent: Silent::default(),
             io: Vec::new(),
         }
     }
@@ -125,11 +128,13 @@ impl Strikes {
         if let Some(kind) = fails {
             return Passed { met: Some(Met::Fails(kind)), stall: Duration::ZERO };
         }
-        if self.io.is_empty() || operation.kind == Kind::Net {
+        if operation.kind == Kind::Net {
             return Passed::default();
         }
         let fits = |(whose, trouble): &(String, IoTrouble)| whose == host && fits(*trouble, operation);
-        let Some(found) = self.io.iter().position(fits) else { return Passed::default() };
+        let Some(found) = self.io.iter().position(fits) else {
+            return Passed { met: self.silent.meets(host, operation), stall: Duration::ZERO };
+        };
         match self.io.remove(found).1 {
             IoTrouble::ReadFails | IoTrouble::WriteFails => {
                 Passed { met: Some(Met::Fails(FaultKind::Other)), stall: Duration::ZERO }

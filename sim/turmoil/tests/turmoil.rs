@@ -5,6 +5,8 @@ use sheetanchor_sim::backend::Backend;
 
 #[path = "../../tests/suite/conformance.rs"]
 mod conformance;
+#[path = "../../tests/suite/damage.rs"]
+mod damage;
 #[path = "../../tests/suite/diary.rs"]
 mod diary;
 #[path = "../../tests/suite/folder_bucket.rs"]
