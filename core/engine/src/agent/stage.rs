@@ -406,8 +406,8 @@ fn check_apart(targets: &[(String, String)]) -> Result<()> {
         inner.strip_prefix(outer).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
     };
     for (index, (name, target)) in targets.iter().enumerate() {
-        let others = targets.iter().skip(index.saturating_add(1));
-        for (other, taken) in others.filter(|(_, taken)| within(target, taken) || within(taken, target)) {
+        let mut others = targets.iter().skip(index.saturating_add(1));
+        if let Some((other, taken)) = others.find(|(_, taken)| within(target, taken) || within(taken, target)) {
             let message =
                 format!("{name} would lead to {target}, and {other} to {taken}: each needs a folder of its own");
             return Err(Refusal::new(Code::UnsafePath, message).into());
