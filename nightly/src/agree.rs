@@ -3,19 +3,17 @@
 //! others. The verdict is compared: the invariant that was violated, or none. A verdict that differs is a failure itself,
 //! on one side of the engine's code or in one of the simulators.
 
-use std::time::Instant;
-
 use anyhow::{Result, bail};
 use sheetanchor_core::planted;
-use sheetanchor_scenarios::{Report, Scenario};
+use sheetanchor_scenarios::{Report, Scenario, Telling};
 use sheetanchor_sim::plan::Plan;
 use sheetanchor_sim::recording::Recording;
 
 use crate::artefact::{self, Recorded};
 use crate::backends::Simulator;
-use crate::case::Case;
+use crate::case::{Case, Cast};
 use crate::parallel::{self, Next};
-use crate::swarm::Budget;
+use crate::swarm::{Batches, Budget};
 
 /// How one plan ended on each simulator, the one that it was found on first.
 #[derive(Debug)]
@@ -29,16 +27,27 @@ pub struct Agreement {
 }
 
 impl Agreement {
-    /// Takes a run that was recorded to every simulator of this build.
-    pub fn of(scenario: &Scenario, seed: u64, origin: Simulator, found: &Report, recording: &Recording) -> Self {
+    /// Takes a case that was recorded to every simulator of this build. Its bug is planted already, if it has one: others may
+    /// run beside it.
+    pub fn of(case: &Case, found: &Report, recording: &Recording) -> Result<Self> {
+        let Cast { scenario, simulator: origin } = case.cast()?;
         let plan = sheetanchor_sim::place::portable(&found.plan, recording);
+        let telling = Telling { plan: plan.clone(), draws: false, sessions_max: case.sessions_max };
         let others = Simulator::present().into_iter().filter(|simulator| *simulator != origin);
         let told: Vec<(Simulator, Report)> = std::iter::once(origin)
             .chain(others)
-            .map(|simulator| (simulator, simulator.tell_with(scenario, seed, &plan)))
+            .map(|simulator| (simulator, simulator.told(&scenario, case.seed, &telling)))
             .collect();
         let same = told.first().is_some_and(|(_, again)| again.trace_hash == found.trace_hash);
-        Self { plan, told, lost: (!same).then(|| found.trace_hash.clone()) }
+        Ok(Self { plan, told, lost: (!same).then(|| found.trace_hash.clone()) })
+    }
+
+    /// The same with a run alone in this process: its bug is planted, and taken out again.
+    pub fn of_run(run: &Recorded) -> Result<Self> {
+        planted::plant(run.case.planted.as_deref().unwrap_or_default());
+        let agreement = Self::of(&run.case, &run.report, &run.recording);
+        planted::plant("");
+        agreement
     }
 
     /// The violated invariant, if all simulators agree on it or on none; `Err` if they do not.
@@ -88,10 +97,7 @@ pub fn all_are_here() -> Result<()> {
 
 /// Replays a recorded run on every simulator. Answers whether it passed on all of them.
 pub fn replay(run: &Recorded) -> Result<bool> {
-    let cast = run.case.cast()?;
-    planted::plant(run.case.planted.as_deref().unwrap_or_default());
-    let agreement = Agreement::of(&cast.scenario, run.case.seed, cast.simulator, &run.report, &run.recording);
-    planted::plant("");
+    let agreement = Agreement::of_run(run)?;
     for line in agreement.lines() {
         println!("{line}");
     }
@@ -106,28 +112,20 @@ const BATCH: u64 = 24;
 /// Draws a plan from each seed on one simulator, each in turn, and takes it to the others. Answers whether all verdicts
 /// agree, and nothing failed.
 pub fn swarm(scenario: &Scenario, first: u64, budget: Budget, bug: Option<&str>) -> Result<bool> {
-    let started = Instant::now();
+    let mut batches = Batches::of(first, budget, BATCH);
     let present = Simulator::present();
-    let (mut next, mut failed, mut differ, mut planned) = (first, 0_usize, 0_usize, 0_usize);
+    let (mut failed, mut differ, mut planned) = (0_usize, 0_usize, 0_usize);
     let mut struck: Vec<usize> = vec![0; present.len()];
-    loop {
-        let count = match budget {
-            Budget::Seeds(seeds) => (first + seeds).saturating_sub(next).min(BATCH),
-            Budget::Time(time) if started.elapsed() < time => BATCH,
-            Budget::Time(_) => 0,
-        };
-        if count == 0 {
-            break;
-        }
-        let seeds: Vec<u64> = (next..next + count).collect();
-        next += count;
+    for seeds in batches.by_ref() {
         let runs = parallel::each(&seeds, |seed| {
             let place = usize::try_from(*seed).unwrap_or(0) % present.len();
             let origin = present.get(place).copied().unwrap_or(Simulator::DEFAULT);
             let (found, recording) = origin.record(scenario, *seed, &Plan::peaceful());
-            ((*seed, origin, Agreement::of(scenario, *seed, origin, &found, &recording)), Next::More)
+            let agreement = Agreement::of(&Case::of(scenario.name, *seed, origin, bug), &found, &recording);
+            ((*seed, origin, agreement), Next::More)
         });
-        for (seed, origin, agreement) in &runs {
+        for (seed, origin, agreement) in runs {
+            let agreement = agreement?;
             planned += agreement.plan.faults.len();
             for (place, simulator) in present.iter().enumerate() {
                 let told = agreement.told.iter().filter(|(told, _)| told == simulator);
@@ -144,11 +142,11 @@ pub fn swarm(scenario: &Scenario, first: u64, budget: Budget, bug: Option<&str>)
             failed += 1;
             println!("FAILED with seed {seed}, drawn on {}:\n{}", origin.name(), agreement.lines().join("\n"));
             if failed <= KEPT_MAX {
-                keep(scenario, *seed, agreement, bug)?;
+                keep(scenario, seed, &agreement, bug)?;
             }
         }
     }
-    let (plans, seconds) = (next - first, started.elapsed().as_secs_f64());
+    let (plans, seconds) = batches.done()?;
     for (simulator, count) in present.iter().zip(&struck) {
         println!("{:>8}: {count} of {planned} planned faults struck", simulator.name());
     }
@@ -165,7 +163,7 @@ pub fn swarm(scenario: &Scenario, first: u64, budget: Budget, bug: Option<&str>)
 fn keep(scenario: &Scenario, seed: u64, agreement: &Agreement, bug: Option<&str>) -> Result<()> {
     let red = agreement.told.iter().find(|(_, report)| report.verdict.is_err()).or_else(|| agreement.told.first());
     let simulator = red.map_or(Simulator::DEFAULT, |(simulator, _)| *simulator);
-    let case = Case { plan: agreement.plan.clone(), ..Case::of(scenario.name, seed, simulator, bug) };
+    let case = Case { plan: agreement.plan.clone(), only_plan: true, ..Case::of(scenario.name, seed, simulator, bug) };
     let folder = artefact::folder(&case);
     Recorded::of(&case)?.write(&folder)?;
     // To run one case is to take its bug out again.
@@ -186,13 +184,32 @@ mod tests {
         for origin in Simulator::present() {
             for seed in 3..7 {
                 let (found, recording) = origin.record(&scenario, seed, &Plan::peaceful());
-                let agreement = Agreement::of(&scenario, seed, origin, &found, &recording);
+                let case = Case::of(scenario.name, seed, origin, None);
+                let agreement = Agreement::of(&case, &found, &recording).unwrap();
                 assert!(agreement.is_good(), "seed {seed} of {}: {:#?}", origin.name(), agreement.lines());
                 planned += agreement.plan.faults.len() * agreement.told.len();
                 unstruck += agreement.told.iter().map(|(_, report)| report.unstruck).sum::<usize>();
             }
         }
         assert!(planned > 0 && unstruck * 4 <= planned, "{unstruck} of {planned} planned faults did not carry over");
+    }
+
+    #[test]
+    fn a_case_of_fewer_sessions_carries_over_with_those() {
+        let case = Case { sessions_max: Some(1), ..Case::of(crate::TRIAL, 3, Simulator::Own, None) };
+        let run = Recorded::of(&case).unwrap();
+        let all = Recorded::of(&Case { sessions_max: None, ..case }).unwrap();
+        assert_ne!(run.report.trace_hash, all.report.trace_hash, "the story has more sessions");
+        let agreement = Agreement::of_run(&run).unwrap();
+        assert!(agreement.is_good(), "{:#?}", agreement.lines());
+    }
+
+    #[test]
+    fn what_a_story_brings_about_itself_is_not_brought_about_twice() {
+        let run = Recorded::of(&Case::of("an-unsure-repository-is-settled", 3, Simulator::Own, None)).unwrap();
+        assert!(run.report.verdict.is_ok() && run.report.plan.faults.is_empty(), "{:?}", run.report.plan);
+        let agreement = Agreement::of_run(&run).unwrap();
+        assert!(agreement.is_good(), "{:#?}", agreement.lines());
     }
 
     #[test]

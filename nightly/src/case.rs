@@ -7,7 +7,8 @@ use anyhow::{Context as _, Result, bail};
 use serde::{Deserialize, Serialize};
 use sheetanchor_core::planted;
 use sheetanchor_scenarios::{Report, Scenario, Telling};
-use sheetanchor_sim::plan::Plan;
+use sheetanchor_sim::place::portable;
+use sheetanchor_sim::plan::{Plan, Trigger};
 use sheetanchor_sim::recording::Recording;
 
 use crate::backends::Simulator;
@@ -80,6 +81,23 @@ impl Case {
         Self { backend: simulator.name().into(), trace_hash: None, commit: None, ..self.clone() }
     }
 
+    /// The same on another simulator, with its faults told by places: the number of a pass says nothing there. It is run once
+    /// where it was found for that. Faults that are drawn are drawn there anew.
+    pub fn carried_to(&self, simulator: Simulator) -> Result<Self> {
+        let other = self.on(simulator);
+        let counted = self.plan.faults.iter().any(|fault| matches!(fault.at().event, Trigger::Pass(_)));
+        if simulator.name() == self.backend || !counted {
+            return Ok(other);
+        }
+        let (_, recording) = self.run()?;
+        Ok(Self { plan: portable(&self.plan, &recording), only_plan: true, ..other })
+    }
+
+    /// Whether its faults are drawn from the seed.
+    pub const fn draws(&self) -> bool {
+        self.plan.faults.is_empty() && !self.only_plan
+    }
+
     /// Reads a plan file. Nothing is run.
     pub fn read(path: &Path) -> Result<Self> {
         let text = fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
@@ -120,8 +138,7 @@ impl Case {
 
     fn with_bug<T>(&self, tell: impl FnOnce(&Cast, &Telling) -> T) -> Result<T> {
         let cast = self.cast()?;
-        let draws = self.plan.faults.is_empty() && !self.only_plan;
-        let telling = Telling { plan: self.plan.clone(), draws, sessions_max: self.sessions_max };
+        let telling = Telling { plan: self.plan.clone(), draws: self.draws(), sessions_max: self.sessions_max };
         planted::plant(self.planted.as_deref().unwrap_or_default());
         let told = tell(&cast, &telling);
         planted::plant("");
@@ -164,6 +181,19 @@ mod tests {
     fn a_plan_file_reads_back_as_it_is_written() {
         let text = serde_json::to_string_pretty(&case()).unwrap();
         assert_eq!(Case::parse(&text).unwrap(), case(), "{text}");
+    }
+
+    #[test]
+    fn the_pass_of_a_fault_is_told_by_its_place_elsewhere() {
+        let fault = |at| Fault::Crash { at, policy: CrashPolicy::DropAll, restart_after_ms: Some(50), silent: false };
+        let plan = Plan::peaceful().and(fault(When::pass("n1", 300))).and(fault(When::pass("n1", 100_000_000)));
+        let found = Case { plan, ..Case::of(crate::TRIAL, 3, Simulator::Turmoil, None) };
+        assert_eq!(found.carried_to(Simulator::Turmoil).unwrap(), found);
+        let carried = found.carried_to(Simulator::Own).unwrap();
+        // What the run never came to is nowhere.
+        let [fault] = carried.plan.faults.as_slice() else { panic!("{:?}", carried.plan) };
+        assert!(matches!(fault.at().event, Trigger::Place { .. }), "{fault:?}");
+        assert!(!carried.draws() && carried.backend == Simulator::Own.name());
     }
 
     #[test]

@@ -36,6 +36,12 @@ const SEEDS: &[(&str, u64, &str, &str)] = &[
          backup's WAL with it",
         "6c98802",
     ),
+    (
+        "a-backup-ends-in-a-restore-whatever-strikes",
+        20_953,
+        "a failed sync, a restart and a loss of power lost a committed change of the embedded database",
+        "8392a9b",
+    ),
 ];
 
 /// The runs of the corpus that belong to these stories.

@@ -20,6 +20,7 @@ mod shrink;
 mod swarm;
 mod sweep;
 mod table;
+mod traces;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -84,6 +85,9 @@ enum Chore {
     Bench(bench::Bench),
     /// Run new seeds, all that ever failed, and all planted bugs, within a time, and write a report with trends.
     Nightly(night::Nightly),
+    /// Write what every run came to, for `cargo xtask traces`, which compares two builds.
+    #[command(hide = true)]
+    Traces(traces::Traces),
 }
 
 /// The story of sweeps and swarms.
@@ -191,6 +195,7 @@ fn do_chore(chore: Chore) -> Result<bool> {
         Chore::Shrink(asked) => shrink::shrink(&asked),
         Chore::Bench(asked) => bench::bench(&asked),
         Chore::Nightly(asked) => night::run(&asked),
+        Chore::Traces(asked) => traces::write(&asked),
     }
 }
 

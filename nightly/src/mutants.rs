@@ -130,6 +130,9 @@ pub fn hunt(asked: &Mutants) -> Result<bool> {
     let bugs: Vec<(&'static str, Bug)> =
         Bug::ALL.iter().filter(|(name, _)| asked.planted.as_ref().is_none_or(|only| only == name)).copied().collect();
     let effort = Effort { rated: asked.rated.min(asked.seeds), at_most: asked.seeds };
+    // Before anything runs: without a table nothing can be compared, and to keep one is to compare with none.
+    let compared = !asked.general && !asked.keep && effort.rated == RATED;
+    let kept = if compared { read(Path::new(KEPT))? } else { Vec::new() };
     let (mut rows, mut survivors) = (Vec::new(), Vec::new());
     println!("{:28} {:58} {:>8} {:>6} {:>7}  seen by", "planted bug", "story", "kills", "first", "took");
     for (name, bug) in &bugs {
@@ -164,8 +167,7 @@ pub fn hunt(asked: &Mutants) -> Result<bool> {
     if asked.keep {
         keep(Path::new(KEPT), &rows, effort)?;
     }
-    let blinded =
-        if asked.general || asked.rated != RATED { Vec::new() } else { blinded(&read(Path::new(KEPT))?, &rows) };
+    let blinded = blinded(&kept, &rows);
     for line in &blinded {
         println!("{line}");
     }
@@ -196,12 +198,10 @@ fn keep(path: &Path, rows: &[Row], effort: Effort) -> Result<()> {
     fs::write(path, lines.join("\n") + "\n").with_context(|| format!("cannot write {}", path.display()))
 }
 
-/// Bug, story and kills of a kept table; none if there is no table.
+/// Bug, story and kills of a kept table.
 fn read(path: &Path) -> Result<Vec<(String, String, u64)>> {
-    if !path.exists() {
-        return Ok(Vec::new());
-    }
-    let text = fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+    let text = fs::read_to_string(path)
+        .with_context(|| format!("cannot read {}: `cargo xtask mutants --keep` writes it", path.display()))?;
     let row = |line: &str| {
         let mut words = line.split_whitespace();
         let (bug, story, rate) = (words.next()?, words.next()?, words.next()?);
@@ -264,7 +264,7 @@ mod tests {
     #[test]
     fn a_kill_rate_that_collapsed_is_noticed() {
         let path = std::env::temp_dir().join(format!("sheetanchor-mutants-{}.txt", std::process::id()));
-        assert_eq!(read(&path).unwrap(), []);
+        assert!(read(&path).unwrap_err().to_string().contains("mutants --keep"), "no table is no empty table");
         keep(&path, &[row(4)], Effort { rated: RATED, at_most: 400 }).unwrap();
         let kept = read(&path).unwrap();
         assert_eq!(kept, [("no-fence".to_string(), "a-story".to_string(), 4)]);
@@ -282,6 +282,7 @@ mod tests {
         let known = |bug: &str, story: &str| {
             Bug::ALL.iter().any(|(name, _)| *name == bug) && ALL.iter().any(|scenario| scenario.name == story)
         };
+        assert!(!kept.is_empty());
         for (bug, story, kills) in &kept {
             assert!(known(bug, story) && *kills <= RATED, "{bug} {story} {kills}");
         }

@@ -144,7 +144,7 @@ fn failures(ran: &[&Run], out: &Path) -> Result<Vec<Failed>> {
     Ok(failed)
 }
 
-/// Each bug with each story that claims to see it, and with all of them if none does.
+/// Each bug with each story that claims to see it, and with none if no story does.
 fn pairs() -> Vec<(&'static str, Option<&'static str>)> {
     let mut pairs = Vec::new();
     for (name, bug) in Bug::ALL {
@@ -168,7 +168,7 @@ fn hunts(from: u64, started: Instant, time: Duration) -> Result<Vec<Hunted>> {
         if started.elapsed() >= time {
             break;
         }
-        // What no story claims is hunted in the general ones, and counts as not seen as claimed.
+        // What no story claims is hunted in the general one that meets more, and counts as not seen as claimed.
         let told = story.unwrap_or(mutants::GENERAL[1]);
         let (hunt, seconds) = mutants::hunt_one(bug, told, mutants::Effort { rated: 1, at_most: HUNT_SEEDS })?;
         let seen = hunt.first.map(|_| hunt.invariant);

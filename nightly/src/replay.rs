@@ -48,6 +48,11 @@ pub fn replay(asked: &Replay) -> Result<bool> {
         let hash = &run.report.trace_hash;
         println!("{verdict}  {} seed {} on {}: {invariant}", case.story, case.seed, case.backend);
         println!("        trace {hash}, {} events; {}", run.report.events, folder.display());
+        // A fault on a host that is not there, or at a pass that is never reached, strikes nobody.
+        let planned = case.plan.faults.len();
+        if planned > 0 {
+            println!("        {} of {planned} planned faults struck", planned.saturating_sub(run.report.unstruck));
+        }
         good &= run.report.verdict.is_ok();
         if let Some(recorded) = case.trace_hash.as_ref().filter(|recorded| *recorded != hash) {
             let (then, now) = (case.commit.as_deref().unwrap_or("unknown"), artefact::commit());
@@ -71,7 +76,7 @@ pub fn cases(asked: &Replay) -> Result<Vec<Case>> {
         }
         let recorded = Case::read(Path::new(&asked.what))?;
         let elsewhere = simulator.filter(|simulator| simulator.name() != recorded.backend);
-        return Ok(vec![elsewhere.map_or(recorded.clone(), |simulator| recorded.on(simulator))]);
+        return Ok(vec![elsewhere.map_or_else(|| Ok(recorded.clone()), |simulator| recorded.carried_to(simulator))?]);
     };
     let simulator = simulator.unwrap_or(Simulator::DEFAULT);
     let of =

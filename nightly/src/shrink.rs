@@ -6,7 +6,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
 use sheetanchor_scenarios::Report;
+use sheetanchor_sim::plan::{Fault, Trigger};
 
+use crate::agree::Agreement;
 use crate::artefact::{self, Recorded};
 use crate::backends::Simulator;
 use crate::case::Case;
@@ -26,10 +28,10 @@ pub struct Shrink {
     /// With a seed: the bug to plant, by name.
     #[arg(long)]
     planted: Option<String>,
-    /// The folder to write into; `target/sim/STORY-SEED-shrunk` if none is named.
+    /// The folder to write into; `target/sim/STORY-SEED.shrunk` if none is named.
     #[arg(long)]
     out: Option<PathBuf>,
-    /// So many runs at most.
+    /// So many runs of the search at most.
     #[arg(long, default_value_t = RUNS_MAX)]
     runs: u64,
 }
@@ -46,6 +48,8 @@ pub struct Shrunk {
     pub report: Report,
     /// What was found.
     pub found: Found,
+    /// How many times the story was told: by the search, and before it, to see that there is something to search.
+    pub runs: u64,
     /// How long the search took.
     pub took: Duration,
 }
@@ -69,7 +73,7 @@ pub fn shrink(asked: &Shrink) -> Result<bool> {
     println!("  events    {} -> {}", shrunk.report.events, last.report.events);
     let end =
         if shrunk.found.minimal { "no single step makes it smaller" } else { "the budget of runs ended the search" };
-    println!("  {} runs, {:.1}s: {end}", shrunk.found.runs, shrunk.took.as_secs_f64());
+    println!("  {} runs, {:.1}s: {end}", shrunk.runs, shrunk.took.as_secs_f64());
     for line in elsewhere(&last, &invariant)? {
         println!("  {line}");
     }
@@ -96,44 +100,56 @@ fn first_that_fails(asked: &Shrink) -> Result<Option<Shrunk>> {
 /// Searches for the smallest case that violates what `case` violates. On the own executor, if it fails there, too. `None` if
 /// it fails nowhere.
 pub fn smaller(case: &Case, runs_max: u64) -> Result<Option<Shrunk>> {
-    let own = case.on(Simulator::Own);
-    let mut candidates = vec![own];
+    let mut candidates = vec![case.carried_to(Simulator::Own)?];
     if case.backend != Simulator::Own.name() {
         candidates.push(case.on(case.cast()?.simulator));
     }
+    let mut before = 0;
     for case in candidates {
         let report = case.judge()?;
+        before += 1;
         if report.verdict.is_err() {
-            return shrunk(&case, report, runs_max).map(Some);
+            return shrunk(&case, report, before, runs_max).map(Some);
         }
     }
     Ok(None)
 }
 
-fn shrunk(case: &Case, report: Report, runs_max: u64) -> Result<Shrunk> {
+fn shrunk(case: &Case, report: Report, before: u64, runs_max: u64) -> Result<Shrunk> {
     let started = Instant::now();
     // From here on faults are what is written down, and nothing is drawn.
     let from = Case { plan: report.plan.clone(), only_plan: true, ..case.clone() };
     let (invariant, ..) = artefact::judged(&report.verdict);
+    let after_all_began = strikes_where_faults_do(&from, &report);
     let same = |case: &Case| {
         let report = case.judge()?;
-        Ok(report.verdict.is_err() && artefact::judged(&report.verdict).0 == invariant)
+        let there = !after_all_began || strikes_where_faults_do(case, &report);
+        Ok(there && report.verdict.is_err() && artefact::judged(&report.verdict).0 == invariant)
     };
     if !same(&from)? {
         bail!("with its faults written down, {} seed {} does not fail in the same way", case.story, case.seed);
     }
     let found = search::search(from.clone(), runs_max, same)?;
-    Ok(Shrunk { from, report, found, took: started.elapsed() })
+    let runs = before + 1 + found.runs;
+    Ok(Shrunk { from, report, found, runs, took: started.elapsed() })
+}
+
+/// Whether the run came to where its story lets faults strike, and none of its faults struck before. What strikes while a
+/// cluster is set up fails as well, in words that may be the same, and has nothing to do with what is looked for.
+fn strikes_where_faults_do(case: &Case, report: &Report) -> bool {
+    let begun = |fault: &Fault| match &fault.at().event {
+        Trigger::Pass(pass) => report.passes.get(&fault.at().host).is_none_or(|passes| *pass >= passes.start),
+        Trigger::Milestone { .. } | Trigger::Place { .. } => true,
+    };
+    !report.passes.is_empty() && case.plan.faults.iter().all(begun)
 }
 
 /// What becomes of a run on the other simulators of this build: its faults, told by places, carry over.
 fn elsewhere(run: &Recorded, invariant: &str) -> Result<Vec<String>> {
-    let plan = sheetanchor_sim::place::portable(&run.case.plan, &run.recording);
-    let planned = plan.faults.len();
-    let others = Simulator::present().into_iter().filter(|simulator| simulator.name() != run.case.backend);
+    let agreement = Agreement::of_run(run)?;
+    let planned = agreement.plan.faults.len();
     let mut lines = Vec::new();
-    for simulator in others {
-        let report = Case { plan: plan.clone(), ..run.case.on(simulator) }.judge()?;
+    for (simulator, report) in agreement.told.iter().filter(|(simulator, _)| simulator.name() != run.case.backend) {
         let (there, ..) = artefact::judged(&report.verdict);
         let words = match &report.verdict {
             Ok(()) => "passes".to_string(),
@@ -152,6 +168,23 @@ fn elsewhere(run: &Recorded, invariant: &str) -> Result<Vec<String>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use sheetanchor_sim::plan::{CrashPolicy, Plan, When};
+
+    #[test]
+    fn a_fault_while_a_cluster_is_set_up_is_told_from_one_that_the_story_lets_strike() {
+        let (host, policy) = ("n1".to_string(), CrashPolicy::DropAll);
+        let crashed_at = |pass| {
+            let fault = Fault::Crash { at: When::pass(&host, pass), policy, restart_after_ms: Some(50), silent: false };
+            let plan = Plan::peaceful().and(fault);
+            let case = Case { plan, only_plan: true, ..Case::of(crate::TRIAL, 3, Simulator::Own, None) };
+            let report = case.judge().unwrap();
+            (strikes_where_faults_do(&case, &report), report)
+        };
+        let (begun, report) = crashed_at(1_000);
+        assert!(begun && report.verdict.is_ok(), "{:?}", report.verdict);
+        let first = report.passes.get(&host).unwrap().start;
+        assert!(!crashed_at(1).0 && !crashed_at(first - 1).0 && crashed_at(first).0, "{first}");
+    }
 
     #[test]
     fn a_planted_bug_is_shrunk_to_the_same_violation() {
@@ -164,7 +197,9 @@ mod tests {
         let (before, ..) = artefact::judged(&shrunk.report.verdict);
         let again = shrunk.found.case.judge().unwrap();
         assert_eq!(artefact::judged(&again.verdict).0, before);
-        assert!(shrunk.found.case.plan.faults.len() <= shrunk.from.plan.faults.len());
+        let faults = |case: &Case| case.plan.faults.len();
+        assert!(shrunk.found.minimal || faults(&shrunk.found.case) < faults(&shrunk.from), "{:?}", shrunk.found);
+        assert_eq!(shrunk.runs, shrunk.found.runs + 2);
         // What is left needs the bug.
         let mended = Case { planted: None, ..shrunk.found.case.clone() };
         assert!(mended.judge().unwrap().verdict.is_ok());

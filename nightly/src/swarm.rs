@@ -1,7 +1,7 @@
 //! The swarm: one story, many seeds, each with faults of its own; what was reached is counted.
 
 use std::collections::BTreeMap;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use sheetanchor_core::planted;
@@ -13,8 +13,10 @@ use crate::backends::Simulator;
 use crate::case::Case;
 use crate::parallel::{self, Next};
 
+mod batches;
 mod edges;
 
+pub use batches::Batches;
 use edges::Edges;
 
 /// How much is told.
@@ -55,21 +57,10 @@ const KEPT_MAX: usize = 5;
 
 /// Tells the story with seeds from `first` on, prints what was reached, and says whether every run held.
 pub fn swarm(scenario: &Scenario, simulator: Simulator, first: u64, budget: Budget, bug: Option<&str>) -> Result<bool> {
-    let started = Instant::now();
+    let mut batches = Batches::of(first, budget, BATCH);
     let mut reached = Reached::default();
     let mut failed = 0;
-    let mut next = first;
-    loop {
-        let count = match budget {
-            Budget::Seeds(seeds) => (first + seeds).saturating_sub(next).min(BATCH * 8),
-            Budget::Time(time) if started.elapsed() < time => BATCH,
-            Budget::Time(_) => 0,
-        };
-        if count == 0 {
-            break;
-        }
-        let seeds: Vec<u64> = (next..next + count).collect();
-        next += count;
+    for seeds in batches.by_ref() {
         let runs = parallel::each(&seeds, |seed| {
             let report = simulator.tell(scenario, *seed);
             let differs =
@@ -94,7 +85,7 @@ pub fn swarm(scenario: &Scenario, simulator: Simulator, first: u64, budget: Budg
             }
         }
     }
-    let (runs, seconds) = (next - first, started.elapsed().as_secs_f64());
+    let (runs, seconds) = batches.done()?;
     let rate = f64::from(u32::try_from(runs).unwrap_or(u32::MAX)) / seconds;
     println!("{reached}\n{runs} runs of {}, {seconds:.1}s, {rate:.0} a second; {failed} failed", scenario.name);
     Ok(failed == 0)

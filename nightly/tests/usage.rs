@@ -44,6 +44,14 @@ fn seeds_and_times_of_no_known_form_are_refused() {
 }
 
 #[test]
+fn to_run_nothing_is_no_success() {
+    for nothing in [["--seeds", "0"], ["--for", "0s"], ["--seed", "18446744073709551615"]] {
+        let (status, _, err) = run(&["swarm", nothing[0], nothing[1]]);
+        assert!(status == Some(2) && err.contains("no seed was run"), "{nothing:?}: {status:?}: {err}");
+    }
+}
+
+#[test]
 fn plans_that_cannot_be_run_are_refused() {
     let folder = std::env::temp_dir().join(format!("sheetanchor-plans-{}", std::process::id()));
     std::fs::create_dir_all(&folder).expect("a folder");
@@ -67,7 +75,8 @@ fn plans_that_cannot_be_run_are_refused() {
 
 #[test]
 fn all_backends_need_a_build_that_has_them() {
-    let (status, _, err) = run(&["swarm", "--backend", "all", "--seeds", "1"]);
+    let (status, out, err) = run(&["swarm", "--backend", "all", "--seeds", "1"]);
     // In a build with `--cfg madsim` it runs.
-    assert!(status == Some(0) || (status == Some(2) && err.contains("this build has no madsim")), "{status:?}: {err}");
+    let ran = status == Some(0) && out.contains("madsim");
+    assert!(ran || (status == Some(2) && err.contains("this build has no madsim")), "{status:?}: {out}{err}");
 }

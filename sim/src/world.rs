@@ -324,16 +324,25 @@ impl World {
         }
     }
 
-    /// Holds all traffic between two hosts until [`World::release`].
+    /// Holds all traffic between two hosts until [`World::release`]. Nothing is held where one of them never ran a program, or
+    /// both are the same: a plan may name any.
     pub fn hold(&mut self, one: &str, other: &str) {
         self.gate.note(format!("hold {one} {other}"));
-        self.backend.hold(one, other);
+        if self.are_two(one, other) {
+            self.backend.hold(one, other);
+        }
     }
 
     /// Delivers what was held between two hosts.
     pub fn release(&mut self, one: &str, other: &str) {
         self.gate.note(format!("release {one} {other}"));
-        self.backend.release(one, other);
+        if self.are_two(one, other) {
+            self.backend.release(one, other);
+        }
+    }
+
+    fn are_two(&self, one: &str, other: &str) -> bool {
+        one != other && self.slots.contains_key(one) && self.slots.contains_key(other)
     }
 
     /// The disks and the bucket of a host answer nothing for a while; its timers and its network go on.

@@ -1,4 +1,4 @@
-//! The project's own chores: `cargo xtask ci | tidy | sim | mutants | sweep | swarm | replay | pg`.
+//! The project's own chores: `cargo xtask ci | tidy | sim | mutants | sweep | swarm | replay | traces | pg`.
 //!
 //! By absence: nothing here depends on a crate of ours, so the gate still runs when they do not compile.
 #![forbid(unsafe_code)]
@@ -17,6 +17,7 @@ mod fence;
 mod postgres;
 mod programs;
 mod tidy;
+mod traces;
 
 /// The project's own chores.
 #[derive(Debug, Parser)]
@@ -98,6 +99,15 @@ enum Chore {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         forwarded: Vec<String>,
     },
+    /// Tell stories in a debug and in a release build of the simulator, and compare the traces.
+    Traces {
+        /// So many runs on each simulator, round robin over the stories; every story at least once.
+        #[arg(long, default_value_t = 1)]
+        seeds: u64,
+        /// The simulators, of those that every build has.
+        #[arg(long, default_value = "own,turmoil")]
+        backends: String,
+    },
     /// Find PostgreSQL's servers and headers, or install them as root on Debian and Ubuntu.
     Pg {
         /// Fetch PostgreSQL 17 and 18, too, and run the bridge's tests on them.
@@ -107,10 +117,10 @@ enum Chore {
         #[arg(long)]
         nemesis: bool,
         /// With `--nemesis`: for how long, as in `20m`.
-        #[arg(long = "for", value_name = "TIME", default_value = "20m", value_parser = postgres::nemesis::length)]
+        #[arg(long = "for", value_name = "TIME", requires = "nemesis", default_value = "20m", value_parser = postgres::nemesis::length)]
         length: Duration,
         /// With `--nemesis`: what everything is drawn from.
-        #[arg(long, default_value_t = 1)]
+        #[arg(long, requires = "nemesis", default_value_t = 1)]
         seed: u64,
     },
 }
@@ -152,6 +162,7 @@ fn run(chore: Chore) -> Result<ExitCode> {
         Chore::Replay { forwarded } => return programs::simulator(&root, "replay", &forwarded),
         Chore::Bench { part: Measured::Sim, forwarded } => return programs::bench_simulator(&root, &forwarded),
         Chore::Shrink { forwarded } => return programs::simulator(&root, "shrink", &forwarded),
+        Chore::Traces { seeds, backends } => traces::compare(&root, seeds, &backends).map(|()| true),
         Chore::Pg { releases, nemesis, length, seed } => postgres::ensure().and_then(|servers| {
             println!("{servers}");
             println!("{}", fence::ensure(&root, &servers, None)?);
@@ -171,4 +182,16 @@ fn run(chore: Chore) -> Result<ExitCode> {
 fn root() -> Result<PathBuf> {
     let package = Path::new(env!("CARGO_MANIFEST_DIR"));
     package.parent().map(Path::to_owned).context("the xtask package lies at the root of a file system")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_time_and_the_seed_of_a_nemesis_need_one() {
+        let read = |words: &str| Arguments::try_parse_from(words.split(' ')).is_ok();
+        assert!(read("xtask pg") && read("xtask pg --releases") && read("xtask pg --nemesis --for 5m --seed 2"));
+        assert!(!read("xtask pg --for 5m") && !read("xtask pg --releases --seed 2"));
+    }
 }

@@ -25,10 +25,10 @@ pub fn cargo(root: &Path) -> Command {
 pub fn simulator(root: &Path, chore: &str, arguments: &[String]) -> Result<ExitCode> {
     let mut backend = arguments.iter().skip_while(|word| *word != "--backend").nth(1).map(String::as_str);
     backend = backend.or_else(|| arguments.iter().find_map(|word| word.strip_prefix("--backend=")));
-    // These two compare what the backends say, and so need a build that has all of them.
-    let compares = backend == Some("all") && ["replay", "swarm"].contains(&chore);
-    if backend != Some("all") || compares {
-        return simulator_on(root, chore, arguments, compares || backend == Some("madsim"));
+    // These run on all backends side by side, and so need a build that has them.
+    let all_here = chore == "nightly" || (backend == Some("all") && ["replay", "swarm"].contains(&chore));
+    if backend != Some("all") || all_here {
+        return simulator_on(root, chore, arguments, all_here || backend == Some("madsim"));
     }
     for name in ["own", "turmoil", "madsim"] {
         let replaced = arguments.iter().map(|word| match word.as_str() {

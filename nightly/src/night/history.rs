@@ -55,7 +55,7 @@ pub struct Failed {
 pub struct Hunted {
     /// The bug.
     pub bug: String,
-    /// The story; `None`: all of them, since none claims to see it.
+    /// The story; `None`: none claims to see it, and a general one was told.
     pub story: Option<String>,
     /// How many runs it took.
     pub runs: String,

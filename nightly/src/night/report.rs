@@ -32,8 +32,9 @@ fn real(count: usize) -> f64 {
     u32::try_from(count).map_or(f64::INFINITY, f64::from)
 }
 
-fn kill_percent(night: &Night) -> f64 {
-    100.0 * real(night.killed()) / real(night.hunted.len().max(1))
+/// None of a night that hunted nothing.
+fn kill_percent(night: &Night) -> Option<f64> {
+    (!night.hunted.is_empty()).then(|| 100.0 * real(night.killed()) / real(night.hunted.len()))
 }
 
 /// The command that runs a failure again.
@@ -97,9 +98,9 @@ pub fn page(nights: &[Night], stories: &Stories) -> String {
     let Some(night) = nights.last() else { return String::new() };
     let (verdict, class) = if night.is_good() { ("passed", "good") } else { ("FAILED", "bad") };
     let plots = [
-        plot("runs", nights, |night| real(night.runs)),
-        plot("runs a second", nights, rate),
-        plot("failures", nights, |night| real(night.failed.len())),
+        plot("runs", nights, |night| Some(real(night.runs))),
+        plot("runs a second", nights, |night| Some(rate(night))),
+        plot("failures", nights, |night| Some(real(night.failed.len()))),
         plot("hunts that ended as claimed, %", nights, kill_percent),
     ];
     let failed: Vec<String> = night.failed.iter().map(failure_row).collect();
@@ -169,33 +170,38 @@ fn hunt_row(hunted: &Hunted) -> String {
     )
 }
 
-/// One value over the last nights, from zero up.
-fn plot(name: &str, nights: &[Night], value: impl Fn(&Night) -> f64) -> String {
-    let shown = nights.get(nights.len().saturating_sub(NIGHTS_SHOWN)..).unwrap_or_default();
-    let values: Vec<f64> = shown.iter().map(value).collect();
-    let most = values.iter().copied().fold(1.0, f64::max);
-    let step = 280.0 / real(values.len().saturating_sub(1).max(1));
-    let points =
-        (0_u32..).zip(&values).map(|(place, value)| (10.0 + f64::from(place) * step, 70.0 - 55.0 * value / most));
-    let points: Vec<(f64, f64)> = points.collect();
-    let line: Vec<String> = points.iter().map(|(x, y)| format!("{x:.1},{y:.1}")).collect();
-    let dots: Vec<String> = points
-        .iter()
-        .zip(shown.iter().zip(&values))
-        .map(|((x, y), (night, value))| {
-            format!(
-                "<circle cx=\"{x:.1}\" cy=\"{y:.1}\" r=\"2.5\"><title>{}: {value:.1}</title></circle>",
-                escaped(&night.date)
-            )
-        })
-        .collect();
-    let last = values.last().copied().unwrap_or(0.0);
+/// One value over the last nights that have it, from zero up.
+fn plot(name: &str, nights: &[Night], value: impl Fn(&Night) -> Option<f64>) -> String {
+    let valued: Vec<(&Night, f64)> = nights.iter().filter_map(|night| Some((night, value(night)?))).collect();
+    let shown = valued.get(valued.len().saturating_sub(NIGHTS_SHOWN)..).unwrap_or_default();
+    let most = shown.iter().map(|(_, value)| *value).fold(1.0, f64::max);
+    let step = 280.0 / real(shown.len().saturating_sub(1).max(1));
+    let point = |(place, (night, value)): (u32, &(&Night, f64))| {
+        let (x, y) = (10.0 + f64::from(place) * step, 70.0 - 55.0 * value / most);
+        let date = escaped(&night.date);
+        let dot =
+            format!("<circle cx=\"{x:.1}\" cy=\"{y:.1}\" r=\"2.5\"><title>{date}: {}</title></circle>", figure(*value));
+        (format!("{x:.1},{y:.1}"), dot)
+    };
+    let (line, dots): (Vec<String>, Vec<String>) = (0_u32..).zip(shown).map(point).unzip();
+    let date = |of: Option<&(&Night, f64)>| of.map_or_else(String::new, |(night, _)| escaped(&night.date));
     format!(
-        "<figure><figcaption>{}: <b>{last:.1}</b></figcaption><svg viewBox=\"0 0 300 80\"><line x1=\"10\" x2=\"290\" y1=\"70\" y2=\"70\"/><text x=\"10\" y=\"11\">{most:.1}</text><polyline points=\"{}\"/>{}</svg></figure>",
+        "<figure><figcaption>{}: <b>{}</b></figcaption><svg viewBox=\"0 0 300 84\"><line x1=\"10\" x2=\"290\" y1=\"70\" y2=\"70\"/>\
+         <text x=\"10\" y=\"11\">{}</text><text x=\"10\" y=\"82\">{}</text><text class=\"last\" x=\"290\" y=\"82\">{}</text>\
+         <polyline points=\"{}\"/>{}</svg></figure>",
         escaped(name),
+        shown.last().map_or_else(|| "none yet".into(), |(_, value)| figure(*value)),
+        figure(most),
+        date(shown.first()),
+        date(shown.last()),
         line.join(" "),
         dots.join("")
     )
+}
+
+/// A count as one; with one digit what is none.
+fn figure(value: f64) -> String {
+    if value.fract() == 0.0 { format!("{value:.0}") } else { format!("{value:.1}") }
 }
 
 #[cfg(test)]
@@ -221,6 +227,11 @@ mod tests {
         assert_eq!(page.matches("<polyline").count(), 4);
         assert_eq!(page.matches("<circle").count(), 12);
         assert!(page.contains("Nightly 2026-01-03: passed") && !page.contains("http"));
+        assert!(page.contains("runs: <b>120</b>") && page.contains("runs a second: <b>2</b>"), "{page}");
+        // A night that hunted nothing is no night on which nothing was seen.
+        let idle = super::super::Night { hunted: Vec::new(), ..sample("2026-01-04", 0, true) };
+        let page = super::page(&[nights[0].clone(), idle], &Stories::new());
+        assert!(page.contains("claimed, %: <b>100</b>") && page.matches("<circle").count() == 7, "{page}");
         let page = super::page(&nights[..2], &Stories::new());
         assert!(page.contains("<a href=\"a-story-7-own/timeline.html\">") && page.contains("1 &lt; 2"));
     }

@@ -1,9 +1,11 @@
 //! The search for a smaller case that still fails: greedy, deterministic, and ended by a budget of runs. It knows faults as
 //! data only, so that a new class of fault is shrunk, too.
 
+use std::collections::BTreeSet;
+
 use anyhow::Result;
 use serde_json::Value;
-use sheetanchor_sim::plan::Fault;
+use sheetanchor_sim::plan::{Fault, Trigger};
 
 use crate::case::Case;
 
@@ -23,102 +25,147 @@ const SESSIONS_TRIED: [u64; 3] = [1, 2, 4];
 
 /// Makes `case` smaller as long as `fails` says that it still fails in the same way, at most `runs_max` times asked.
 pub fn search(case: Case, runs_max: u64, mut fails: impl FnMut(&Case) -> Result<bool>) -> Result<Found> {
-    let mut found = Found { case, runs: 0, minimal: false };
+    let found = Found { case, runs: 0, minimal: false };
+    let mut search = Search { found, runs_max, passed: BTreeSet::new(), fails: &mut fails };
     loop {
-        let steps = [fewer_faults, simpler_faults, fewer_sessions];
-        let mut smaller = false;
-        for step in steps {
-            smaller |= step(&mut found, runs_max, &mut fails)?;
-        }
-        if found.runs >= runs_max {
-            return Ok(found);
+        // Fewer sessions before faults are looked at one by one: what is run after that is shorter.
+        let mut smaller = search.fewer_faults()?;
+        smaller |= search.fewer_sessions()?;
+        smaller |= search.simpler_faults()?;
+        smaller |= search.earlier_faults()?;
+        if search.found.runs >= runs_max {
+            return Ok(search.found);
         }
         if !smaller {
-            return Ok(Found { minimal: true, ..found });
+            return Ok(Found { minimal: true, ..search.found });
         }
     }
 }
 
-type Fails<'a> = &'a mut dyn FnMut(&Case) -> Result<bool>;
-
-/// Takes the candidate if it fails. Answers whether it did; not, once the budget is used up.
-fn take_if(found: &mut Found, runs_max: u64, fails: Fails<'_>, candidate: Case) -> Result<bool> {
-    if found.runs >= runs_max || candidate == found.case {
-        return Ok(false);
-    }
-    found.runs += 1;
-    let good = fails(&candidate)?;
-    if good {
-        found.case = candidate;
-    }
-    Ok(good)
+struct Search<'a> {
+    found: Found,
+    runs_max: u64,
+    /// What was asked for and did not fail in the same way. A run is of its case: it is not asked for again.
+    passed: BTreeSet<String>,
+    fails: &'a mut dyn FnMut(&Case) -> Result<bool>,
 }
 
-/// Leaves faults out: all, then halves, quarters, and so on down to single ones.
-fn fewer_faults(found: &mut Found, runs_max: u64, fails: Fails<'_>) -> Result<bool> {
-    let mut smaller = false;
-    let mut chunk = found.case.plan.faults.len();
-    while chunk > 0 {
-        let mut from = 0;
-        while from < found.case.plan.faults.len() {
-            let mut candidate = found.case.clone();
-            let until = (from + chunk).min(candidate.plan.faults.len());
-            candidate.plan.faults.drain(from..until);
-            if take_if(found, runs_max, fails, candidate)? {
-                // What stood behind has moved to here.
-                smaller = true;
-            } else {
-                from += chunk;
+impl Search<'_> {
+    /// Takes the candidate if it fails. Answers whether it did; not, once the budget is used up.
+    fn take_if(&mut self, candidate: Case) -> Result<bool> {
+        if self.found.runs >= self.runs_max || candidate == self.found.case {
+            return Ok(false);
+        }
+        let told = serde_json::to_string(&candidate)?;
+        if self.passed.contains(&told) {
+            return Ok(false);
+        }
+        self.found.runs += 1;
+        let failed = (self.fails)(&candidate)?;
+        if failed {
+            self.found.case = candidate;
+        } else {
+            self.passed.insert(told);
+        }
+        Ok(failed)
+    }
+
+    /// Takes the case with one fault replaced, if that fails.
+    fn take_with(&mut self, place: usize, fault: Fault) -> Result<bool> {
+        let mut candidate = self.found.case.clone();
+        if let Some(replaced) = candidate.plan.faults.get_mut(place) {
+            *replaced = fault;
+        }
+        self.take_if(candidate)
+    }
+
+    /// Leaves faults out: all, then halves, quarters, and so on down to single ones.
+    fn fewer_faults(&mut self) -> Result<bool> {
+        let mut smaller = false;
+        let mut chunk = self.found.case.plan.faults.len();
+        while chunk > 0 {
+            let mut from = 0;
+            while from < self.found.case.plan.faults.len() {
+                let mut candidate = self.found.case.clone();
+                let until = (from + chunk).min(candidate.plan.faults.len());
+                candidate.plan.faults.drain(from..until);
+                if self.take_if(candidate)? {
+                    // What stood behind has moved to here.
+                    smaller = true;
+                } else {
+                    from += chunk;
+                }
+            }
+            chunk /= 2;
+        }
+        Ok(smaller)
+    }
+
+    fn fewer_sessions(&mut self) -> Result<bool> {
+        let tried: Vec<u64> = match self.found.case.sessions_max {
+            None => SESSIONS_TRIED.to_vec(),
+            Some(most) => [most / 2, most.saturating_sub(1)].into_iter().filter(|fewer| *fewer > 0).collect(),
+        };
+        for fewer in tried {
+            if self.take_if(Case { sessions_max: Some(fewer), ..self.found.case.clone() })? {
+                return Ok(true);
             }
         }
-        chunk /= 2;
+        Ok(false)
     }
-    Ok(smaller)
+
+    /// Replaces faults by simpler ones, for as long as one of them will do.
+    fn simpler_faults(&mut self) -> Result<bool> {
+        let mut smaller = false;
+        let mut place = 0;
+        while let Some(fault) = self.found.case.plan.faults.get(place).cloned() {
+            let mut taken = false;
+            for simpler in simpler(&fault) {
+                if self.take_with(place, simpler)? {
+                    taken = true;
+                    break;
+                }
+            }
+            smaller |= taken;
+            if !taken {
+                place += 1;
+            }
+        }
+        Ok(smaller)
+    }
+
+    /// Lets faults strike at earlier passes of the gate: one earlier, and if that will do in steps twice as long each, until
+    /// one pass earlier is too early. Most faults matter where they are: that is one run for each of them.
+    fn earlier_faults(&mut self) -> Result<bool> {
+        let mut smaller = false;
+        for place in 0..self.found.case.plan.faults.len() {
+            let mut step = 1;
+            while step > 0 {
+                let earlier = self.found.case.plan.faults.get(place).and_then(|fault| earlier(fault, step));
+                let taken = earlier.map_or(Ok(false), |fault| self.take_with(place, fault))?;
+                smaller |= taken;
+                // 0 after 1: what is one pass earlier does not fail, or there is no such pass.
+                step = if taken { step * 2 } else { step / 2 };
+            }
+        }
+        Ok(smaller)
+    }
 }
 
-/// Replaces faults by simpler ones, for as long as one of them will do.
-fn simpler_faults(found: &mut Found, runs_max: u64, fails: Fails<'_>) -> Result<bool> {
-    let mut smaller = false;
-    let mut place = 0;
-    while let Some(fault) = found.case.plan.faults.get(place).cloned() {
-        let mut taken = false;
-        for simpler in simpler(&fault) {
-            let mut candidate = found.case.clone();
-            if let Some(fault) = candidate.plan.faults.get_mut(place) {
-                *fault = simpler;
-            }
-            if take_if(found, runs_max, fails, candidate)? {
-                taken = true;
-                break;
-            }
-        }
-        smaller |= taken;
-        if !taken {
-            place += 1;
-        }
-    }
-    Ok(smaller)
-}
-
-fn fewer_sessions(found: &mut Found, runs_max: u64, fails: Fails<'_>) -> Result<bool> {
-    let tried: Vec<u64> = match found.case.sessions_max {
-        None => SESSIONS_TRIED.to_vec(),
-        Some(most) => [most / 2, most.saturating_sub(1)].into_iter().filter(|fewer| *fewer > 0).collect(),
-    };
-    for fewer in tried {
-        let candidate = Case { sessions_max: Some(fewer), ..found.case.clone() };
-        if take_if(found, runs_max, fails, candidate)? {
-            return Ok(true);
-        }
-    }
-    Ok(false)
+/// The fault, so many passes earlier; `None` if it strikes at no pass, or there are not as many before it.
+fn earlier(fault: &Fault, step: u64) -> Option<Fault> {
+    let mut fault = fault.clone();
+    let at = fault.at_mut();
+    let Trigger::Pass(pass) = at.event else { return None };
+    at.event = Trigger::Pass(pass.checked_sub(step).filter(|pass| *pass > 0)?);
+    Some(fault)
 }
 
 /// Policies of a crash, the simplest to think of first.
 const POLICIES: [&str; 3] = ["drop-all", "keep-all", "process-only"];
 
-/// The faults that are one step simpler than this one: earlier, shorter, of a simpler kind.
-pub fn simpler(fault: &Fault) -> Vec<Fault> {
+/// The faults that are one step simpler than this one: shorter, of a simpler kind.
+fn simpler(fault: &Fault) -> Vec<Fault> {
     let Ok(value) = serde_json::to_value(fault) else { return Vec::new() };
     variants(&value).into_iter().filter_map(|variant| serde_json::from_value(variant).ok()).collect()
 }
@@ -143,12 +190,10 @@ fn simpler_field(key: &str, field: &Value) -> Vec<Value> {
             POLICIES.iter().take_while(|simpler| *simpler != policy).map(|simpler| Value::from(*simpler)).collect()
         }
         ("silent", Value::Bool(true)) => vec![Value::from(false)],
-        // A pass of the gate: earlier by half, by a quarter, and so on, down to the one before.
-        ("pass", Value::Number(pass)) => lower(pass.as_u64().unwrap_or(0), 1),
-        // Times: half as long, as long as that is a time that makes a difference.
+        // Times: as short as makes a difference, or half as long.
         ("for_ms" | "restart_after_ms", Value::Number(length)) => {
             let half = length.as_u64().unwrap_or(0) / 2;
-            if half >= MS_MIN { vec![Value::from(half)] } else { Vec::new() }
+            if half >= MS_MIN { vec![Value::from(MS_MIN), Value::from(half)] } else { Vec::new() }
         }
         (_, nested) => variants(nested),
     }
@@ -156,14 +201,6 @@ fn simpler_field(key: &str, field: &Value) -> Vec<Value> {
 
 /// No shorter time is tried: the order of what happens no longer depends on it.
 const MS_MIN: u64 = 10;
-
-fn lower(number: u64, least: u64) -> Vec<Value> {
-    let mut lower: Vec<u64> = [2, 4, 16, 128].iter().map(|part| number - number / part).collect();
-    lower.push(number.saturating_sub(1));
-    lower.retain(|lower| *lower < number && *lower >= least);
-    lower.dedup();
-    lower.into_iter().map(Value::from).collect()
-}
 
 #[cfg(test)]
 mod tests {
@@ -197,15 +234,22 @@ mod tests {
             let one = passes.iter().any(|(host, pass)| host == "n1" && *pass >= 41);
             Ok(one && passes.iter().any(|(host, _)| host == "n2") && case.sessions_max.is_none_or(|most| most >= 2))
         };
-        let found = search(case(many), 300, fails).unwrap();
-        assert!(found.minimal, "{found:?}");
+        let mut asked = Vec::new();
+        let found = search(case(many), 300, |case| {
+            asked.push(case.clone());
+            fails(case)
+        });
+        let found = found.unwrap();
+        assert!(found.minimal && found.runs <= 80, "{found:?}");
+        let twice = |case: &Case| asked.iter().filter(|other| *other == case).count() > 1;
+        assert!(!asked.iter().any(twice), "no case is run twice");
         let mut left = passes(&found.case);
         left.sort();
         assert_eq!(left, [("n1".to_string(), 41), ("n2".to_string(), 1)]);
         assert_eq!(found.case.sessions_max, Some(2));
         for fault in &found.case.plan.faults {
             let Fault::Crash { policy, restart_after_ms, silent, .. } = fault else { panic!("{fault:?}") };
-            assert_eq!((*policy, *restart_after_ms, *silent), (CrashPolicy::DropAll, Some(15), false));
+            assert_eq!((*policy, *restart_after_ms, *silent), (CrashPolicy::DropAll, Some(10), false));
         }
     }
 

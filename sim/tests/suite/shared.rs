@@ -135,6 +135,17 @@ fn a_write_that_fails_does_so_where_it_needs_no_space_too() {
 }
 
 #[test]
+fn a_plan_may_name_hosts_that_are_not_there() {
+    let at = |host: &str| When::milestone(host, "now");
+    let hold = |one: &str, other: &str| Fault::Hold { at: at("n1"), one: one.into(), other: other.into(), for_ms: 5 };
+    let crash = Fault::Crash { at: at("n9"), policy: CrashPolicy::DropAll, restart_after_ms: Some(5), silent: false };
+    let mut world = world(Plan::peaceful().and(hold("n1", "n9")).and(hold("n1", "n1")).and(crash));
+    done(&mut world, "n1", |_| async move { tracing::info!(target: "sheetanchor::test", "now") });
+    world.run_for(Duration::from_millis(20)).unwrap();
+    assert_eq!(world.unstruck(), 1, "no host says the crash's milestone");
+}
+
+#[test]
 fn a_bucket_write_that_times_out_has_taken_effect() {
     let at = When::milestone("n1", "now");
     let settings = Settings { repository: Repository::Store, ..Settings::of(1) };

@@ -6,7 +6,7 @@ use anyhow::{Result, bail};
 
 use super::counts::Runner;
 use super::{Outcome, Postgres, Run, Step, shipped};
-use crate::{programs, tidy};
+use crate::{programs, tidy, traces};
 
 /// Seeds of the simulator in this gate; the nightly run draws many more.
 const SEEDS: &str = "140";
@@ -30,6 +30,7 @@ pub const ALL: &[Step] = &[
     step("mutants", "the simulator sees every bug that we plant", mutants),
     step("madsim", "every story on a second runtime that we did not write", madsim),
     step("backends", "one plan of faults has one verdict on every backend", backends),
+    step("traces", "a seed is the same run in a debug and in a release build", traces),
     step("shipped", "the binary that we ship holds no planted bug", shipped::lacks_planted_bugs),
     step("deny", "licences and sources of what we depend on", deny),
     step("demo", "the main job, on the embedded database", demo),
@@ -152,6 +153,11 @@ fn backends(run: &mut Run) -> Result<Outcome> {
     command.args(["run", "--package", "sheetanchor-nightly", "--", "swarm", "--backend", "all", "--seeds", PLANS]);
     programs::under_madsim(&run.root, &mut command);
     passed(programs::run(&mut command))
+}
+
+/// Every story once, on the fast one; the nightly run has more.
+fn traces(run: &mut Run) -> Result<Outcome> {
+    passed(traces::compare(&run.root, 1, "own"))
 }
 
 fn deny(run: &mut Run) -> Result<Outcome> {
