@@ -128,6 +128,16 @@ pub enum Bug {
     RepositoryUnchecked,
     /// A node that missed an incarnation takes it for its own once it learns of it.
     MissedIsJoined,
+    /// Pages are captured whether or not they agree with their checksums.
+    PageUnchecked,
+    /// A chunk is taken for what was captured, whatever it hashes to.
+    ChunkUnchecked,
+    /// A piece of WAL is taken for whole, whatever it hashes to.
+    PieceUnchecked,
+    /// What was staged is not read again.
+    StagedUnread,
+    /// What recovery has written is not read again.
+    RecoveredUnread,
 }
 
 impl Bug {
@@ -195,6 +205,11 @@ impl Bug {
         ("clone-keeps-identity", Self::CloneKeepsIdentity),
         ("repository-unchecked", Self::RepositoryUnchecked),
         ("missed-is-joined", Self::MissedIsJoined),
+        ("page-unchecked", Self::PageUnchecked),
+        ("chunk-unchecked", Self::ChunkUnchecked),
+        ("piece-unchecked", Self::PieceUnchecked),
+        ("staged-unread", Self::StagedUnread),
+        ("recovered-unread", Self::RecoveredUnread),
     ];
 }
 

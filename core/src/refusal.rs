@@ -46,6 +46,7 @@ catalogue! {
     ChunkDamaged "SA006" "stored data does not hash to what the manifest says" "restore the pack from a copy of the repository, or use another backup";
     PageDamaged "SA007" "a database page fails its checksum" "repair the database from an earlier backup: a backup of a damaged page is not a backup";
     FileChanged "SA008" "a file changed in a way that no page or log explains while it was captured" "run the backup again; if it happens again, something other than the database writes to that folder";
+    NotWritten "SA009" "a disk does not hold what was written to it" "look at the disk that the message names, and restore to another one: nothing was opened";
 
     ConfigInvalid "SA101" "the cluster file is not valid" "correct the line that the message names";
     NotInitialised "SA102" "the repository holds no cluster" "run `sheetanchor init` once, with every agent running";

@@ -41,6 +41,7 @@ const PROVOKED: &[(&str, &str, &str)] = &[
     ("SA006", "core/cli/tests/damage.rs", "a_pack_with_a_flipped_byte_is_refused"),
     ("SA007", "core/cli/tests/damage.rs", "a_page_that_fails_its_checksum_is_not_backed_up"),
     ("SA008", "scenarios/src/stories/capture.rs", "refuses_a_file_that_shrank"),
+    ("SA009", "scenarios/src/stories/damage.rs", "is_read_again"),
     ("SA101", "core/cli/tests/usage.rs", "a_cluster_file_that_is_not_valid_is_refused_before_anything_is_done"),
     ("SA102", "core/cli/tests/damage.rs", "a_repository_without_a_cluster_is_refused"),
     ("SA103", "core/cli/tests/refdb.rs", "a_second_init_changes_nothing_and_another_cluster_is_refused"),

@@ -72,6 +72,9 @@ macro_rules! each_story {
             "anything-crashes-while-a-store-is-the-repository" anything_crashes_while_a_store_is_the_repository: chaos::spares_what_was_proven_on_an_object_store, sees [AckBeforeFlush];
             "an-object-store-ends-in-a-restore-whatever-strikes" an_object_store_ends_in_a_restore_whatever_strikes: trials::end_in_a_restore_from_an_object_store, sees [];
             "disks-that-fail-lose-nothing-acknowledged" disks_that_fail_lose_nothing_acknowledged: disks::lose_nothing_acknowledged, sees [ShortReadIgnored, ShortWriteIgnored, WriteFailureSwallowed];
+            "damage-is-refused-or-without-effect" damage_is_refused_or_without_effect: damage::is_refused_or_without_effect, sees [PageUnchecked];
+            "what-rots-is-found-wherever-it-is" what_rots_is_found_wherever_it_is: damage::is_found_wherever_it_is, sees [PageUnchecked, ChunkUnchecked, PieceUnchecked];
+            "a-restore-reads-again-what-it-has-written" a_restore_reads_again_what_it_has_written: damage::is_read_again, sees [StagedUnread, RecoveredUnread];
             "the-cut-of-a-backup-lies-at-or-after-its-end" the_cut_of_a_backup_lies_at_or_after_its_end: capture::cuts_at_or_after_its_end, sees [CutBeforeEnd];
             "nothing-is-sealed-that-was-not-read-again" nothing_is_sealed_that_was_not_read_again: capture::reads_again_what_it_seals, sees [SealedUnread];
             "damaged-wal-hinders-only-what-needs-it" damaged_wal_hinders_only_what_needs_it: capture::goes_on_beside_damaged_wal, sees [AnyDamageHinders];

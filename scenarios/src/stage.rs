@@ -1,6 +1,7 @@
 //! The vocabulary of the stories: a domain verb a line.
 
 mod copy;
+mod damage;
 mod direct;
 mod draw;
 mod in_doubt;
@@ -10,6 +11,7 @@ mod skew;
 mod trials;
 mod voyage;
 
+pub use damage::Victims;
 pub use in_doubt::Comes;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -53,6 +55,8 @@ pub(crate) type Check = fn(&History, Scn, &LedgerState) -> Result<(), Violation>
 pub struct Stage {
     world: World,
     chance: Chance,
+    /// The draws of silent damage.
+    damage: Chance,
     load: Load,
     storage: Storage,
     /// Whether what spans databases is committed by two-phase commit.
@@ -98,12 +102,13 @@ impl Stage {
     /// A stage in a world without hosts. `draws`: where a story wants faults, they are drawn from the seed. With
     /// `sessions_max` clients work with so many sessions at most.
     pub fn new(world: World, draws: bool, sessions_max: Option<u64>) -> Self {
-        let chance = world.workload_chance();
+        let (chance, damage) = (world.workload_chance(), world.damage_chance());
         let stop = Arc::new(AtomicBool::new(false));
         let (load, recorder) = (Load::SPREAD, Recorder::default());
         Self {
             world,
             chance,
+            damage,
             load,
             storage: Storage::Shared,
             two_phase: false,

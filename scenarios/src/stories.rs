@@ -6,6 +6,7 @@ pub mod capture;
 pub mod catalog;
 pub mod chaos;
 pub mod copy;
+pub mod damage;
 pub mod day;
 pub mod digest;
 pub mod disks;

@@ -14,7 +14,7 @@ use sheetanchor_engine::database::{
     SourceFile, State, Status, WalPiece, WalSource,
 };
 
-use crate::control::{NodeControl, Phase};
+use crate::control::{Control, NodeControl, Phase, unseal};
 use crate::fields;
 use crate::layout::PageNo;
 use crate::node::Node;
@@ -144,6 +144,10 @@ impl Database for Node {
     }
 
     fn check_pages(&self, name: &str, offset: u64, bytes: &[u8]) -> PageVerdict {
+        if name == self.control_file() {
+            // Nothing else tells a damaged one from a good one before it is restored.
+            return if unseal::<Control>(bytes).is_some() { PageVerdict::Sound } else { PageVerdict::Fails(0) };
+        }
         if name != "pages" {
             return PageVerdict::Sound;
         }

@@ -43,7 +43,7 @@ pub(crate) async fn recover(shared: &Shared, recovery: &Recovery, wal: &dyn WalS
     let _locks = lock_all(shared, &control).await?;
     let file = shared.env.disk.open(&shared.folder.pages(), OpenMode::Write).await?;
     let mut replayed = replay(&*file, recovery, wal).await?;
-    check_all(&*file, recovery.scn).await?;
+    check_all(&*file, recovery.scn, replayed.versions).await?;
     file.sync().await?;
     for (thread, range) in &recovery.threads {
         let until = if recovery.sought { replayed.ends.get(thread).copied() } else { Some(range.until) };
@@ -77,6 +77,8 @@ async fn lock_all(shared: &Shared, control: &Control) -> Result<Vec<Box<dyn Disk
 #[derive(Default)]
 struct Replayed {
     records: u64,
+    /// What each page that has changes is at.
+    versions: BTreeMap<PageNo, Scn>,
     /// The end of each thread's last record at or below the cut.
     ends: BTreeMap<ThreadId, Lsn>,
     /// Each thread's transactions that are prepared at the cut.
@@ -121,7 +123,7 @@ async fn replay(file: &dyn DiskFile, recovery: &Recovery, wal: &dyn WalSource) -
                 let Some((page, ..)) = record.body.page_change() else { continue };
                 if !pages.contains_key(&page) {
                     if pages.len() >= PAGES_MAX {
-                        make_room(file, &mut pages).await?;
+                        make_room(file, &mut pages, &mut replayed.versions).await?;
                     }
                     pages.insert(page, Recovered::read(file, page).await?);
                 }
@@ -140,6 +142,7 @@ async fn replay(file: &dyn DiskFile, recovery: &Recovery, wal: &dyn WalSource) -
     for (thread, reader) in unproven {
         find_proof(recovery, *thread, reader, wal).await?;
     }
+    replayed.versions.extend(versions_of(&pages));
     write_changed(file, &mut pages).await?;
     Ok(replayed)
 }
@@ -177,11 +180,20 @@ async fn find_proof(recovery: &Recovery, thread: ThreadId, reader: &mut Reader, 
 
 /// Writes pages out, but for those that were torn: until all of their changes are there, the file must go on showing
 /// it, in case this recovery is cut short and starts over.
-async fn make_room(file: &dyn DiskFile, pages: &mut BTreeMap<PageNo, Recovered>) -> Result<()> {
+async fn make_room(
+    file: &dyn DiskFile,
+    pages: &mut BTreeMap<PageNo, Recovered>,
+    versions: &mut BTreeMap<PageNo, Scn>,
+) -> Result<()> {
     let (torn, mut sound) = core::mem::take(pages).into_iter().partition(|(_, recovered)| recovered.chain.was_torn());
     *pages = torn;
+    versions.extend(versions_of(&sound));
     write_changed(file, &mut sound).await?;
     Ok(())
+}
+
+fn versions_of(pages: &BTreeMap<PageNo, Recovered>) -> impl Iterator<Item = (PageNo, Scn)> {
+    pages.iter().map(|(number, recovered)| (*number, recovered.page.version))
 }
 
 /// A record at or below the cut's SCN lies before the cut's position in its thread: two ways of saying the same.
@@ -197,8 +209,9 @@ fn check_inside(recovery: &Recovery, thread: ThreadId, scn: Scn, until: Lsn) -> 
     }
 }
 
-/// Reads the whole file once more: every page is sound, and none is beyond the cut.
-async fn check_all(file: &dyn DiskFile, cut: Scn) -> Result<()> {
+/// Reads the whole file once more: every page is sound, none is beyond the cut, and those that have changes have all of
+/// them. A disk may lose a write without a word, and leave a page that is sound and older.
+async fn check_all(file: &dyn DiskFile, cut: Scn, mut versions: BTreeMap<PageNo, Scn>) -> Result<()> {
     const CHUNK_PAGES: u64 = 64;
     let length = file.length().await?.get();
     let page_bytes = fields::count(PAGE_BYTES);
@@ -211,9 +224,21 @@ async fn check_all(file: &dyn DiskFile, cut: Scn) -> Result<()> {
                 let message = format!("{number} is at {version}, beyond the cut {cut}");
                 return Err(Refusal::new(Code::CutMissed, message).into());
             }
+            if let Some(written) = versions.remove(&number)
+                && written != version
+            {
+                is_not_written(number, written, version)?;
+            }
         }
     }
-    Ok(())
+    versions.first_key_value().map_or(Ok(()), |(number, written)| is_not_written(*number, *written, Scn::ZERO))
+}
+
+fn is_not_written(number: PageNo, written: Scn, found: Scn) -> Result<()> {
+    if planted::is(Bug::RecoveredUnread) {
+        return Ok(());
+    }
+    Err(Refusal::new(Code::NotWritten, format!("{number} was written at {written}, and is at {found}")).into())
 }
 
 /// Writes a node's control file: it has reached the cut, and its thread goes on there.

@@ -17,6 +17,10 @@ fn body() -> Vec<u8> {
     (1..=250).cycle().take(BYTES).collect()
 }
 
+fn part(from: usize, until: usize) -> Vec<u8> {
+    body().into_iter().take(until).skip(from).collect()
+}
+
 fn world(seed: u64, damage: Damage, draw: u64) -> World {
     let plan = Plan::peaceful().and(Fault::Silent { at: When::pass("n1", 1), damage, draw });
     World::new(Settings { repository: Repository::Store, ..Settings::of(seed).with(plan) }, crate::backend(seed))
@@ -25,8 +29,8 @@ fn world(seed: u64, damage: Damage, draw: u64) -> World {
 /// Writes a file in two pieces, syncs it, and reads it twice; tells what was read.
 async fn write_and_read(env: Env) -> [Vec<u8>; 2] {
     let file = env.disk.open(PATH, OpenMode::CreateNew).await.unwrap();
-    file.write_at(0, body()[..5_000].to_vec()).await.unwrap();
-    file.write_at(5_000, body()[5_000..].to_vec()).await.unwrap();
+    file.write_at(0, part(0, 5_000)).await.unwrap();
+    file.write_at(5_000, part(5_000, BYTES)).await.unwrap();
     file.sync().await.unwrap();
     env.disk.sync_dir("/shared").await.unwrap();
     [file.read_at(0, BYTES * 2).await.unwrap(), file.read_at(0, BYTES * 2).await.unwrap()]

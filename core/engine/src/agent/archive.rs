@@ -277,7 +277,7 @@ fn is_gap(piece: &Result<Option<WalPiece>>) -> bool {
 pub fn read_piece(key: &str, body: &[u8]) -> Result<(WalHeader, Vec<u8>)> {
     let (header, frame) = wal::split(key, body)?;
     let bytes = zstd::decompress(key, frame, header.length.get(), Code::WalDamaged)?;
-    if ContentHash::of(&bytes) != header.hash {
+    if ContentHash::of(&bytes) != header.hash && !planted::is(Bug::PieceUnchecked) {
         return Err(Refusal::new(Code::WalDamaged, format!("{key} does not hash to {}", header.hash)).into());
     }
     Ok((header, bytes))
