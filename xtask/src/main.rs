@@ -1,4 +1,4 @@
-//! The project's own chores: `cargo xtask ci | tidy | sim | mutants | sweep | swarm | replay | traces | pg`.
+//! The project's own chores: `cargo xtask ci | tidy | sim | mutants | sweep | swarm | replay | traces | bench | pg`.
 //!
 //! By absence: nothing here depends on a crate of ours, so the gate still runs when they do not compile.
 #![forbid(unsafe_code)]
@@ -85,7 +85,7 @@ enum Chore {
     /// Measure a part of the project beside the goals that were set for it.
     #[command(disable_help_flag = true)]
     Bench {
-        /// What is measured: `sim`. The rest goes to the runner: `cargo xtask bench sim --help` asks it.
+        /// What is measured: `sim` or `pg`. The rest goes to the runner: `cargo xtask bench pg --help` asks it.
         #[arg(value_enum)]
         part: Measured,
         /// What the runner understands.
@@ -130,6 +130,8 @@ enum Chore {
 enum Measured {
     /// The simulator.
     Sim,
+    /// Backup, restore, archiving and fencing of real PostgreSQL servers, beside other tools.
+    Pg,
 }
 
 /// Parts of the run that a machine may lack.
@@ -161,6 +163,7 @@ fn run(chore: Chore) -> Result<ExitCode> {
         Chore::Nightly { forwarded } => return programs::simulator(&root, "nightly", &forwarded),
         Chore::Replay { forwarded } => return programs::simulator(&root, "replay", &forwarded),
         Chore::Bench { part: Measured::Sim, forwarded } => return programs::bench_simulator(&root, &forwarded),
+        Chore::Bench { part: Measured::Pg, forwarded } => return postgres::measured::run(&root, &forwarded),
         Chore::Shrink { forwarded } => return programs::simulator(&root, "shrink", &forwarded),
         Chore::Traces { seeds, backends } => traces::compare(&root, seeds, &backends).map(|()| true),
         Chore::Pg { releases, nemesis, length, seed } => postgres::ensure().and_then(|servers| {

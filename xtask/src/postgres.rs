@@ -9,6 +9,7 @@ use anyhow::{Context as _, Result, bail};
 
 use crate::programs;
 
+pub mod measured;
 pub mod nemesis;
 pub mod releases;
 

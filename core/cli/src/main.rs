@@ -37,6 +37,7 @@ use crate::report::Result;
 use crate::screen::Screen;
 
 fn main() -> ExitCode {
+    sheetanchor_native::sys::give_freed_memory_back();
     let arguments = Arguments::parse();
     let screen = Screen::new(arguments.json);
     start_logging(arguments.log, &screen);

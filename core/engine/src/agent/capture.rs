@@ -5,6 +5,7 @@ use alloc::string::{String, ToString};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::mem;
+use core::pin::pin;
 use core::time::Duration;
 
 use futures_util::future::BoxFuture;
@@ -41,6 +42,8 @@ struct Packer<'a> {
     operation: OperationId,
     nonce: u64,
     pack: Vec<u8>,
+    /// The pack before this one, on its way into the repository while this one fills.
+    writing: Option<BoxFuture<'a, Result<()>>>,
     list: FileList,
     bytes: u64,
     stored: u64,
@@ -88,13 +91,13 @@ impl Agent {
                 running.push_back(self.piece(place, name.clone(), opened.clone(), offset, want).boxed());
                 offset += want;
                 while running.len() >= PIECES_AT_ONCE
-                    && let Some(piece) = running.next().await
+                    && let Some(piece) = packer.meanwhile(running.next()).await?
                 {
                     packer.add(piece?).await?;
                 }
             }
         }
-        while let Some(piece) = running.next().await {
+        while let Some(piece) = packer.meanwhile(running.next()).await? {
             packer.add(piece?).await?;
         }
         packer.finish().await
@@ -169,7 +172,24 @@ impl Agent {
 impl<'a> Packer<'a> {
     fn new(agent: &'a Agent, operation: OperationId, progress: watch::Sender<Progress>) -> Self {
         let nonce = agent.env.entropy.word();
-        Self { agent, operation, nonce, pack: Vec::new(), list: FileList::default(), bytes: 0, stored: 0, progress }
+        let (pack, list) = (Vec::new(), FileList::default());
+        Self { agent, operation, nonce, pack, writing: None, list, bytes: 0, stored: 0, progress }
+    }
+
+    /// Waits for something else while the pack before is written. An error is the pack's.
+    async fn meanwhile<T>(&mut self, awaited: impl Future<Output = T>) -> Result<T> {
+        let mut awaited = pin!(awaited);
+        while let Some(writing) = &mut self.writing {
+            tokio::select! {
+                biased;
+                written = writing => {
+                    self.writing = None;
+                    written?;
+                }
+                outcome = &mut awaited => return Ok(outcome),
+            }
+        }
+        Ok(awaited.await)
     }
 
     async fn add(&mut self, (place, hash, length, frame): (usize, ContentHash, u64, Vec<u8>)) -> Result<()> {
@@ -206,18 +226,31 @@ impl<'a> Packer<'a> {
         u32::try_from(self.list.packs.len()).map_err(|_| Error::Bug("more packs than a list can name".to_string()))
     }
 
+    /// Begins to write the pack, once the one before it is durable: no more than two are in memory.
     async fn write_pack(&mut self) -> Result<()> {
+        self.written().await?;
         let key = keys::pack(self.operation, self.agent.config.node, self.serial()?, self.nonce);
+        let (agent, pack) = (self.agent, mem::take(&mut self.pack));
+        self.list.packs.push(key.clone());
         // Unique by its nonce: whatever stands there after a time-out is this pack.
-        self.agent.repository.put_hashed(&key, mem::take(&mut self.pack)).await?;
-        self.list.packs.push(key);
+        self.writing = Some(async move { agent.repository.put_hashed(&key, pack).await }.boxed());
         Ok(())
+    }
+
+    /// Waits until the pack on its way is durable.
+    async fn written(&mut self) -> Result<()> {
+        match self.writing.take() {
+            Some(writing) => writing.await,
+            None => Ok(()),
+        }
     }
 
     async fn finish(mut self) -> Result<Captured> {
         if !self.pack.is_empty() {
             self.write_pack().await?;
         }
+        // The list names all of them: it comes last.
+        self.written().await?;
         let frame = zstd::compress(&format::write(&self.list));
         let hash = ContentHash::of(&frame);
         let key = keys::files(self.operation, self.agent.config.node, hash);

@@ -31,8 +31,9 @@ use crate::zstd;
 /// The control file is written beside its place, under its name and this.
 const BESIDE: &str = ".staged";
 
-/// Files that are written at once.
-const FILES_AT_ONCE: usize = 4;
+/// Files that are written at once. Most files of a database are small, and take a sync each: syncs that wait together are
+/// one for the disk.
+const FILES_AT_ONCE: usize = 16;
 
 /// Bytes in the longest list of files, uncompressed: some ten million names.
 const LIST_BYTES_MAX: u64 = 4 << 30;

@@ -5,7 +5,9 @@ use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
 
-use futures_util::future::try_join_all;
+use futures_util::future::{BoxFuture, try_join_all};
+use futures_util::stream::FuturesOrdered;
+use futures_util::{FutureExt, StreamExt};
 use sheetanchor_core::error::{Error, Result};
 use sheetanchor_core::format::files::{Chunk, FileContent};
 use sheetanchor_core::format::manifest::Manifest;
@@ -65,14 +67,23 @@ impl Coordinator {
                 self.packs_are_there(&entries).await?;
                 continue;
             }
-            let chunks: Vec<(&Staged, &Chunk)> = entries.iter().flat_map(chunks_of).collect();
-            for chunks in chunks.chunks(READS_AT_ONCE) {
-                let read = chunks.iter().map(|(staged, chunk)| self.chunk_bytes(staged, chunk));
-                for bytes in try_join_all(read).await? {
-                    verified.chunks += 1;
-                    verified.bytes += bytes;
-                }
+            let mut read = |bytes| {
+                verified.chunks += 1;
+                verified.bytes += bytes;
                 progress(ByteCount::new(verified.bytes), total);
+            };
+            // In order, so that of several that are damaged the first is named, whichever was read first.
+            let mut running: FuturesOrdered<BoxFuture<'_, Result<u64>>> = FuturesOrdered::new();
+            for (staged, chunk) in entries.iter().flat_map(chunks_of) {
+                running.push_back(self.chunk_bytes(staged, chunk).boxed());
+                while running.len() >= READS_AT_ONCE
+                    && let Some(bytes) = running.next().await
+                {
+                    read(bytes?);
+                }
+            }
+            while let Some(bytes) = running.next().await {
+                read(bytes?);
             }
         }
         if how == ReadBack::Contents {
