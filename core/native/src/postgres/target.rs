@@ -202,30 +202,30 @@ fn decoded(text: &str) -> Option<Cow<'_, str>> {
 mod tests {
     use super::*;
 
-    fn parts(others: &str, mode: Option<&str>, roots: Option<&str>) -> Option<Parts> {
-        Some(Parts { others: others.to_owned(), mode: mode.map(str::to_owned), roots: roots.map(str::to_owned) })
+    fn parts(others: &str, mode: Option<&str>, roots: Option<&str>) -> Parts {
+        Parts { others: others.to_owned(), mode: mode.map(str::to_owned), roots: roots.map(str::to_owned) }
     }
 
     #[test]
     fn what_is_said_of_tls_is_taken_out_of_a_connection_string() {
         for (connection, expected) in [
-            ("host=a  port = 1", parts("host=a port = 1 ", None, None)),
-            ("sslmode=require host=a", parts("host=a ", Some("require"), None)),
-            ("host=a sslmode = 'verify-full' user=b", parts("host=a user=b ", Some("verify-full"), None)),
-            (r"sslrootcert='/a b/it\'s' host=a", parts("host=a ", None, Some("/a b/it's"))),
+            ("host=a  port = 1", Some(parts("host=a port = 1 ", None, None))),
+            ("sslmode=require host=a", Some(parts("host=a ", Some("require"), None))),
+            ("host=a sslmode = 'verify-full' user=b", Some(parts("host=a user=b ", Some("verify-full"), None))),
+            (r"sslrootcert='/a b/it\'s' host=a", Some(parts("host=a ", None, Some("/a b/it's")))),
             (
                 r"sslrootcert=/a\ b password='sslmode=x' host=a",
-                parts("password='sslmode=x' host=a ", None, Some("/a b")),
+                Some(parts("password='sslmode=x' host=a ", None, Some("/a b"))),
             ),
-            ("password='\\'' host=a", parts("password='\\'' host=a ", None, None)),
-            ("host=a sslmode=prefer sslmode=disable", parts("host=a ", Some("disable"), None)),
+            ("password='\\'' host=a", Some(parts("password='\\'' host=a ", None, None))),
+            ("host=a sslmode=prefer sslmode=disable", Some(parts("host=a ", Some("disable"), None))),
             ("host=a password='open", None),
             ("host=a sslmode", None),
-            ("postgresql://u:p?w@h:1/d", parts("postgresql://u:p?w@h:1/d", None, None)),
-            ("postgres://h/d?sslmode=verify-ca", parts("postgres://h/d", Some("verify-ca"), None)),
+            ("postgresql://u:p?w@h:1/d", Some(parts("postgresql://u:p?w@h:1/d", None, None))),
+            ("postgres://h/d?sslmode=verify-ca", Some(parts("postgres://h/d", Some("verify-ca"), None))),
             (
                 "postgres://u@h/d?user=x&sslrootcert=%2Fa%20b&sslmode=require&connect_timeout=3",
-                parts("postgres://u@h/d?user=x&connect_timeout=3", Some("require"), Some("/a b")),
+                Some(parts("postgres://u@h/d?user=x&connect_timeout=3", Some("require"), Some("/a b"))),
             ),
             ("postgres://h/d?sslrootcert=%2", None),
         ] {
