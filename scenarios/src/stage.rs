@@ -28,7 +28,7 @@ use sheetanchor_core::views::points::PointState;
 use sheetanchor_engine::coordinator::{ClusterStatus, Coordinator, Planned, Restored, Sealed};
 use sheetanchor_engine::database::Storage;
 use sheetanchor_engine::env::Env;
-use sheetanchor_sim::chance::Chance;
+use sheetanchor_sim::chance::{Chance, Concern};
 use sheetanchor_sim::oracle::Violation;
 use sheetanchor_sim::oracle::ledger::{History, LedgerState, Recorder, check_restored, check_restored_by_scn};
 use sheetanchor_sim::plan::CrashPolicy;
@@ -53,6 +53,8 @@ pub(crate) type Check = fn(&History, Scn, &LedgerState) -> Result<(), Violation>
 pub struct Stage {
     world: World,
     chance: Chance,
+    /// Draws of crashes amid writes: none of them moves what a story draws besides.
+    amid: Chance,
     load: Load,
     storage: Storage,
     /// Whether what spans databases is committed by two-phase commit.
@@ -97,11 +99,13 @@ impl Stage {
     /// `sessions_max` clients work with so many sessions at most.
     pub fn new(world: World, draws: bool, sessions_max: Option<u64>) -> Self {
         let chance = world.workload_chance();
+        let amid = Chance::of(!world.seed(), Concern::Workload);
         let stop = Arc::new(AtomicBool::new(false));
         let (load, recorder) = (Load::SPREAD, Recorder::default());
         Self {
             world,
             chance,
+            amid,
             load,
             storage: Storage::Shared,
             two_phase: false,
