@@ -128,16 +128,16 @@ pub fn wal_to_remove(thread: ThreadId, keys: &[String], floor: &WalFloor) -> Vec
     let pairs = keys.iter().zip(keys.iter().skip(1));
     pairs
         .filter(|(key, next)| {
-            let (Some((timeline, _)), Some((next_timeline, next_start))) =
+            let (Some((timeline, start)), Some((next_timeline, next_start))) =
                 (keys::parse_wal(key), keys::parse_wal(next))
             else {
                 return false;
             };
+            let end = if planted::is(Bug::ExpiryTakesTheFloor) { start } else { next_start };
             match floors {
                 None => true,
                 Some(floors) => {
-                    timeline == next_timeline
-                        && floors.get(&(thread, timeline)).is_some_and(|floor| next_start <= *floor)
+                    timeline == next_timeline && floors.get(&(thread, timeline)).is_some_and(|floor| end <= *floor)
                 }
             }
         })

@@ -138,6 +138,28 @@ pub enum Bug {
     StagedUnread,
     /// What recovery has written is not read again.
     RecoveredUnread,
+    /// A node says that it has drained while commits are under way.
+    DrainNotAwaited,
+    /// A page goes to another node without a record that says so.
+    ReleaseNotLogged,
+    /// A checkpoint moves the place where recovery starts before the pages are durable.
+    CheckpointUnsynced,
+    /// The name of a new segment of the log is not made durable.
+    SegmentNameUnsynced,
+    /// A segment of the log is left for the next one without having been made durable.
+    OlderSegmentUnsynced,
+    /// The segment that holds the first WAL to be kept is recycled with those before it.
+    RecycledOneTooMany,
+    /// The name of a file that was replaced is not made durable.
+    ReplacedNameUnsynced,
+    /// A pin is promised and not written.
+    PinUnwritten,
+    /// A piece of WAL whose write timed out passes for archived, though nothing is there.
+    PieceTimeoutBelieved,
+    /// A file that was staged is not made durable.
+    StagedUnsynced,
+    /// Expiry removes the piece of WAL that holds the first byte to be kept.
+    ExpiryTakesTheFloor,
 }
 
 impl Bug {
@@ -210,6 +232,17 @@ impl Bug {
         ("piece-unchecked", Self::PieceUnchecked),
         ("staged-unread", Self::StagedUnread),
         ("recovered-unread", Self::RecoveredUnread),
+        ("drain-not-awaited", Self::DrainNotAwaited),
+        ("release-not-logged", Self::ReleaseNotLogged),
+        ("checkpoint-unsynced", Self::CheckpointUnsynced),
+        ("segment-name-unsynced", Self::SegmentNameUnsynced),
+        ("older-segment-unsynced", Self::OlderSegmentUnsynced),
+        ("recycled-one-too-many", Self::RecycledOneTooMany),
+        ("replaced-name-unsynced", Self::ReplacedNameUnsynced),
+        ("pin-unwritten", Self::PinUnwritten),
+        ("piece-timeout-believed", Self::PieceTimeoutBelieved),
+        ("staged-unsynced", Self::StagedUnsynced),
+        ("expiry-takes-the-floor", Self::ExpiryTakesTheFloor),
     ];
 }
 

@@ -30,7 +30,7 @@ use sheetanchor_core::views::points::PointState;
 use sheetanchor_engine::coordinator::{ClusterStatus, Coordinator, Planned, Restored, Sealed};
 use sheetanchor_engine::database::Storage;
 use sheetanchor_engine::env::Env;
-use sheetanchor_sim::chance::Chance;
+use sheetanchor_sim::chance::{Chance, Concern};
 use sheetanchor_sim::oracle::Violation;
 use sheetanchor_sim::oracle::ledger::{History, LedgerState, Recorder, check_restored, check_restored_by_scn};
 use sheetanchor_sim::plan::{CrashPolicy, Plan};
@@ -57,6 +57,8 @@ pub struct Stage {
     chance: Chance,
     /// The draws of silent damage.
     damage: Chance,
+    /// Draws of crashes amid writes: none of them moves what a story draws besides.
+    amid: Chance,
     load: Load,
     storage: Storage,
     /// Whether what spans databases is committed by two-phase commit.
@@ -103,12 +105,14 @@ impl Stage {
     /// `sessions_max` clients work with so many sessions at most.
     pub fn new(world: World, draws: bool, sessions_max: Option<u64>) -> Self {
         let (chance, damage) = (world.workload_chance(), world.damage_chance());
+        let amid = Chance::of(!world.seed(), Concern::Workload);
         let stop = Arc::new(AtomicBool::new(false));
         let (load, recorder) = (Load::SPREAD, Recorder::default());
         Self {
             world,
             chance,
             damage,
+            amid,
             load,
             storage: Storage::Shared,
             two_phase: false,

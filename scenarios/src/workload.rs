@@ -29,6 +29,9 @@ pub const PAGE_KINDS: u64 = 12;
 /// Kinds of pages for sessions that roam.
 const ROAMED: u64 = 6;
 
+/// Spare accounts that fill the first sector of every page: four of their rows do.
+pub const SPARE: u64 = 132;
+
 /// Where refdb's ledger keeps the rows of transfers.
 const TRANSFER_KEYS: u64 = 1 << 32;
 
@@ -37,6 +40,9 @@ const TRANSFER_KEYS: u64 = 1 << 32;
 pub struct Load {
     /// How many accounts there are. Few make nodes fight for the same pages.
     pub accounts: u64,
+    /// How many accounts there are besides that nobody touches. They come first on every page: what is changed then lies in
+    /// another sector than the page's checksum, and a loss of power can tear the page.
+    pub spare: u64,
     /// How many sessions there are that move from node to node. Every second one carries the SCN that it has seen; the
     /// others are why a cut needs a fence.
     pub roaming: u64,
@@ -57,6 +63,7 @@ impl Load {
     /// Accounts spread over the pages.
     pub const SPREAD: Self = Self {
         accounts: 24,
+        spare: 0,
         roaming: 4,
         at_home: true,
         hopping: 0,
@@ -66,7 +73,8 @@ impl Load {
     };
 
     /// As little as shows anything, for stories that are told a thousand times.
-    pub const BRIEF: Self = Self { accounts: 12, roaming: 2, at_home: false, pause_ms_max: 30, ..Self::SPREAD };
+    pub const BRIEF: Self =
+        Self { accounts: 12, spare: SPARE, roaming: 2, at_home: false, pause_ms_max: 30, ..Self::SPREAD };
 
     /// The same at leisure, for long stories: a page of rows holds 26 of them, and then it is full.
     pub const CALM: Self = Self { roaming: 3, pause_ms_max: 500, ..Self::SPREAD };
@@ -99,7 +107,11 @@ impl Load {
 
     /// The balances at the start.
     pub fn opening(self) -> BTreeMap<u64, i64> {
-        (0..self.accounts).map(|account| (account, OPENING)).collect()
+        (0..self.created()).map(|account| (account, OPENING)).collect()
+    }
+
+    fn created(self) -> u64 {
+        self.accounts + self.spare
     }
 
     fn accounts_of(self, kinds: &[u64]) -> Vec<u64> {
@@ -110,14 +122,14 @@ impl Load {
 /// Gives every account its balance.
 pub async fn create_accounts(env: Env, load: Load) -> Result<(), ClientError> {
     let mut ledger = Ledger::new(&env, &database_address(1), Session::Causal, Duration::from_secs(20));
-    ledger.create(load.accounts, OPENING).await.map(|_| ())
+    ledger.create(load.created(), OPENING).await.map(|_| ())
 }
 
 /// Gives every account its balance in the database of every node, of which each uses those that are at home there.
 pub async fn create_separate_accounts(env: Env, load: Load) -> Result<(), ClientError> {
     for node in NODES {
         let mut ledger = Ledger::new(&env, &database_address(node), Session::Causal, Duration::from_secs(20));
-        ledger.create(load.accounts, OPENING).await?;
+        ledger.create(load.created(), OPENING).await?;
     }
     Ok(())
 }

@@ -356,7 +356,7 @@ pub trait Database: Send + Sync {
     async fn drain(&self, hold: HoldId) -> Result<(Scn, Position)>;
 
     /// Observes `scn` and writes a record named `record` above it: what lies before it, at or below `scn`, is the cut.
-    /// `SA203` if `hold` does not stand.
+    /// `SA203` if `hold` does not stand. `SA209` from an engine that can tell that nobody has drained under it.
     async fn cut(&self, hold: HoldId, scn: Scn, record: &str) -> Result<CutMade>;
 
     /// Lets commits flow again if `hold` stands. Must not wait for any I/O.

@@ -6,6 +6,7 @@ use async_trait::async_trait;
 use sheetanchor_core::error::{Error, Fault, FaultKind, Result};
 use sheetanchor_core::identity::{ByteCount, HoldId, Incarnation, LifeId, ThreadId, TimelineId};
 use sheetanchor_core::in_doubt::{Fate, Trace};
+use sheetanchor_core::planted::{self, Bug};
 use sheetanchor_core::position::{Lsn, Position};
 use sheetanchor_core::refusal::{Code, Refusal};
 use sheetanchor_core::scn::Scn;
@@ -172,10 +173,11 @@ impl Database for Node {
         loop {
             let mut seen = running.watch();
             {
-                let state = running.state();
+                let mut state = running.state();
                 state.check().map_err(Error::from)?;
                 state.fence.check(hold)?;
-                if state.transactions.is_drained() {
+                if state.transactions.is_drained() || planted::is(Bug::DrainNotAwaited) {
+                    state.fence.drained();
                     return Ok((state.clock.last(), running.position(state.log.end())));
                 }
             }
@@ -191,7 +193,7 @@ impl Database for Node {
         running.ready_to_stamp(running.statement_deadline()).await?;
         let now = running.now();
         let mut state = running.state();
-        state.fence.check(hold)?;
+        state.fence.check_drained(hold)?;
         if let Some(made) = state.fence.cut_made(record) {
             return Ok(made);
         }

@@ -11,6 +11,8 @@ use sheetanchor_engine::database::CutMade;
 #[derive(Debug, Default)]
 pub(crate) struct Fence {
     hold: Option<HoldId>,
+    /// Whether no commit is under way any more since the hold stands.
+    drained: bool,
     /// The cut made under the hold, and the name of its record.
     cut: Option<(String, CutMade)>,
     /// Holds that were let go. A late duplicate of their closing changes nothing.
@@ -38,6 +40,7 @@ impl Fence {
             }
             None => {
                 self.hold = Some(hold);
+                self.drained = false;
                 self.cut = None;
                 Ok(())
             }
@@ -52,6 +55,26 @@ impl Fence {
         }
         let stands = self.hold.map_or_else(|| "none does".into(), |standing| format!("{standing} does"));
         Err(Refusal::new(Code::HoldLost, format!("hold {hold} does not stand: {stands}")))
+    }
+
+    /// Notes that no commit is under way under the standing hold.
+    pub(crate) fn drained(&mut self) {
+        self.drained = true;
+    }
+
+    /// Whether no commit may be under way: the node has drained, and none begins while the hold stands.
+    pub(crate) fn is_drained(&self) -> bool {
+        self.drained && self.holds_commits_back()
+    }
+
+    /// # Errors
+    /// `SA203` if `hold` does not stand, `SA209` if the node has not drained under it.
+    pub(crate) fn check_drained(&self, hold: HoldId) -> Result<(), Refusal> {
+        self.check(hold)?;
+        if self.drained {
+            return Ok(());
+        }
+        Err(Refusal::new(Code::OutOfOrder, format!("commits may be under way: nobody has drained under hold {hold}")))
     }
 
     /// The cut that was made under the standing hold with the record `name`.
@@ -74,6 +97,7 @@ impl Fence {
         let stood = self.hold == Some(hold);
         if stood {
             self.hold = None;
+            self.drained = false;
             self.cut = None;
         }
         stood

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use sheetanchor_core::error::{Error, FaultKind, Result};
+use sheetanchor_core::planted::{self, Bug};
 use sheetanchor_core::position::{Lsn, Position};
 use sheetanchor_core::refusal::{Code, Refusal};
 use sheetanchor_engine::database::State as DatabaseState;
@@ -39,7 +40,9 @@ pub(crate) async fn pin(running: &Running, name: &str) -> Result<Position> {
         (pins, from)
     };
     pins.insert(name.into(), from);
-    write(running, pins).await?;
+    if !planted::is(Bug::PinUnwritten) {
+        write(running, pins).await?;
+    }
     Ok(running.position(from))
 }
 

@@ -32,13 +32,17 @@ impl Writer {
     pub(crate) async fn write(&mut self, disk: &dyn Disk, chunk: Chunk) -> Result<(), Fault> {
         let offset = chunk.from.bytes_since(chunk.segment).unwrap_or(0);
         if self.open.as_ref().is_none_or(|(segment, _)| *segment != chunk.segment) {
-            self.sync().await?;
+            if !planted::is(Bug::OlderSegmentUnsynced) {
+                self.sync().await?;
+            }
             self.open = None;
             let path = path(&self.folder, chunk.segment);
             // A chunk that starts its segment creates it, unless a life that wrote nothing else did so before.
             let mode = if disk.metadata(&path).await?.is_some() { OpenMode::Write } else { OpenMode::CreateNew };
             let file = disk.open(&path, mode).await?;
-            disk.sync_dir(&self.folder).await?;
+            if !planted::is(Bug::SegmentNameUnsynced) {
+                disk.sync_dir(&self.folder).await?;
+            }
             self.open = Some((chunk.segment, file));
         }
         match &self.open {

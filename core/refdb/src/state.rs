@@ -122,7 +122,9 @@ impl State {
     /// Records that the log is durable up to `until`: commits up to there become visible.
     pub(crate) fn made_durable(&mut self, until: Lsn) {
         self.log.made_durable(until);
-        self.transactions.made_durable(until);
+        let ended = self.transactions.made_durable(until);
+        // The other half of what `drain` promised: whoever cuts relies on it.
+        assert!(ended == 0 || !self.fence.is_drained(), "{ended} commits were under way on a node that had drained");
     }
 }
 
@@ -269,11 +271,14 @@ impl Transactions {
         self.committing.is_empty()
     }
 
-    fn made_durable(&mut self, until: Lsn) {
+    /// How many transactions have ended by it.
+    fn made_durable(&mut self, until: Lsn) -> usize {
+        let before = self.committing.len();
         while let Some(entry) = self.committing.first_entry().filter(|entry| *entry.key() <= until) {
             let xid = entry.remove();
             self.active.remove(&xid);
         }
+        before - self.committing.len()
     }
 
     pub(crate) fn finished(&self, xid: Xid) -> Option<Status> {

@@ -142,6 +142,8 @@ fn commits_wait_for_the_fence_and_reads_do_not() {
             committed.set(true);
             scn
         };
+        let early = world.database(2).cut(hold, Scn::ZERO, "early").await;
+        assert_eq!(early.unwrap_err().refusal().unwrap().code, Code::OutOfOrder, "nobody has drained");
         let cut = async {
             let (seen, end) = world.database(2).drain(hold).await.unwrap();
             pause(500).await;

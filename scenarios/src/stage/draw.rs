@@ -1,7 +1,8 @@
 //! Faults as they are drawn from the seed: first which classes a run meets at all, then a few faults of those. A run that
 //! meets few classes goes deeper into them than one that meets all.
 
-use sheetanchor_sim::plan::{BucketTrouble, CrashPolicy, Fault, IoTrouble, Plan, When};
+use sheetanchor_sim::place::place;
+use sheetanchor_sim::plan::{BucketTrouble, CrashPolicy, Fault, IoTrouble, Plan, Since, Trigger, When};
 
 use super::Stage;
 use crate::cluster::{NODES, host};
@@ -24,9 +25,47 @@ enum Class {
 const CLASSES: [Class; 7] =
     [Class::Crash, Class::SyncFailed, Class::NoSpace, Class::Hold, Class::Io, Class::Pause, Class::Bucket];
 
+/// How often a node does one of these things while an operation runs, roughly.
+const WRITES: u64 = 40;
+
+/// What a loss of power does most harm just before: it makes durable what was written, a page or the log or a name. Few
+/// passes of a node are of this kind, so that crashes at any pass seldom meet them.
+fn syncs(node: u16) -> [String; 5] {
+    let own = format!("/shared/db/nodes/{node}");
+    [
+        "disk sync /shared/db/pages".into(),
+        "disk sync /shared/db/pages".into(),
+        format!("disk sync {own}/wal/00000001/0000000000000000"),
+        format!("disk sync-dir {own}/wal/00000001"),
+        format!("disk sync-dir {own}"),
+    ]
+}
+
+/// The policies under which half of a page is written, and the other half is not.
+const TEARING: [CrashPolicy; 3] = [CrashPolicy::TornPrefix, CrashPolicy::AnySectors, CrashPolicy::AnySubset];
+
 impl Stage {
-    /// One to three faults, each at some pass of some host.
+    /// One to three faults, each at some pass of some host; now and then a loss of power amid a write besides.
     pub(super) fn any_plan(&self) -> Plan {
+        let plan = self.any_faults();
+        if self.amid.one_in(3) { plan.and(self.any_crash_amid_a_write()) } else { plan }
+    }
+
+    /// A node loses power while it makes something durable, in the course of the operation that is begun next.
+    fn any_crash_amid_a_write(&self) -> Fault {
+        let draw = |count: usize| usize::try_from(self.amid.below(u64::try_from(count).unwrap_or(1))).unwrap_or(0);
+        let node = NODES.get(draw(NODES.len())).copied().unwrap_or(1);
+        let what = syncs(node).into_iter().nth(draw(5)).unwrap_or_default();
+        let nth = u32::try_from(self.amid.between(1, WRITES)).unwrap_or(1);
+        let policies = if self.amid.one_in(4) { &CrashPolicy::POWER_LOSS[..] } else { &TEARING[..] };
+        let policy = policies.get(draw(policies.len())).copied().unwrap_or(CrashPolicy::AnySectors);
+        let restart_after_ms = Some(self.amid.between(10, 600));
+        let since = Some(Since { host: self.next_operator(), words: "phase=registered".into(), nth: 1 });
+        let event = Trigger::Place { what: place(&what, false), nth, since };
+        Fault::Crash { at: When { host: host(node), event }, policy, restart_after_ms, silent: self.amid.one_in(2) }
+    }
+
+    fn any_faults(&self) -> Plan {
         let drawn: Vec<Class> = CLASSES.into_iter().filter(|_| self.chance.one_in(2)).collect();
         let classes = if drawn.is_empty() { CLASSES.to_vec() } else { drawn };
         let count = self.chance.between(1, 4);

@@ -1,5 +1,5 @@
 //! The general story: whatever an operator may do, in an order drawn from the seed, over several incarnations, while faults
-//! strike. It claims to see no bug in particular; the swarm tells it to meet those that nobody thought of.
+//! strike. The bugs that it claims to see are samples; the swarm tells it to meet those that nobody thought of.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -15,7 +15,7 @@ use sheetanchor_sim::world::Failure;
 
 use crate::cluster::{NODES, PIN_LEASE, host};
 use crate::stage::Stage;
-use crate::workload::Load;
+use crate::workload::{Load, SPARE};
 
 /// A cut that was published, and that a restore may ask for.
 #[derive(Clone, Debug)]
@@ -49,8 +49,8 @@ struct Voyage {
 const LOADS: [Load; 4] = [
     Load { pause_ms_max: 160, ..Load::BRIEF },
     Load { accounts: 3, roaming: 3, pause_ms_max: 200, ..Load::BRIEF },
-    Load { pause_ms_max: 80, ..Load::CARRYING },
-    Load { hopping: 2, pause_ms_max: 120, ..Load::HOPPING },
+    Load { spare: SPARE, pause_ms_max: 80, ..Load::CARRYING },
+    Load { spare: SPARE, hopping: 2, pause_ms_max: 120, ..Load::HOPPING },
 ];
 
 /// Operations of every kind run, alone, beside each other, aborted by somebody else, in incarnation after incarnation,
