@@ -383,7 +383,7 @@ pub trait Database: Send + Sync {
     async fn durable_wal(&self, from: Position, bytes_max: ByteCount) -> Result<Option<WalPiece>>;
 
     /// Recovers the files that were staged into the data folder to a cut, exactly. Works in states `Down` and `Reached`.
-    /// Refusals: `SA403`, `SA404`, `SA405`, `SA408`, `SA504`.
+    /// Refusals: `SA009`, `SA403`, `SA404`, `SA405`, `SA408`, `SA504`.
     async fn recover(&self, recovery: &Recovery, wal: &dyn WalSource) -> Result<()>;
 
     /// What archived WAL says of some prepared transactions: each PREPARE and each end of them at or below the cut, in

@@ -29,7 +29,7 @@ const PAGES_MAX: usize = 4096;
 /// only changes that it does not have.
 ///
 /// # Errors
-/// `SA403`, `SA404`, `SA405`, `SA408`, `SA504`; `SA209` if a node of the folder was opened.
+/// `SA009`, `SA403`, `SA404`, `SA405`, `SA408`, `SA504`; `SA209` if a node of the folder was opened.
 pub(crate) async fn recover(shared: &Shared, recovery: &Recovery, wal: &dyn WalSource) -> Result<()> {
     let _turn = shared.changing.lock().await;
     let Some(control) = shared.control().await? else {

@@ -216,6 +216,23 @@ fn recovery_that_is_cut_short_anywhere_starts_over_to_the_same_state() {
 }
 
 #[test]
+fn a_damaged_control_file_is_not_backed_up() {
+    run(async {
+        let taken = taken().await;
+        let world = World::created().await;
+        let database = world.database(1);
+        let control = &taken.archive.files["control"];
+        assert_eq!(database.check_pages("control", 0, control), PageVerdict::Sound);
+        for at in 0..control.len() {
+            let mut damaged = control.clone();
+            damaged[at] ^= 1;
+            assert_eq!(database.check_pages("control", 0, &damaged), PageVerdict::Fails(0), "byte {at}");
+        }
+        assert_eq!(database.check_pages("control", 0, &[]), PageVerdict::Fails(0));
+    });
+}
+
+#[test]
 fn pages_torn_during_capture_are_mended_by_the_images_in_the_log() {
     run(async {
         let taken = taken().await;
