@@ -185,9 +185,8 @@ async fn look(session: &Session) -> Result<Vec<Prepared>> {
     let mut prepared = Vec::new();
     for row in session.rows(sql, &[]).await? {
         let gid = row.text(1)?;
-        let gid = unhex(&gid).ok_or_else(|| {
-            Fault::new(FaultKind::Other, "read what is prepared", format!("`{gid}` spells no bytes"))
-        })?;
+        let gid = unhex(&gid)
+            .ok_or_else(|| Fault::new(FaultKind::Other, "read what is prepared", format!("`{gid}` spells no bytes")))?;
         prepared.push(Prepared { transaction: row.parsed(0)?, gid, database: row.text(2)? });
     }
     prepared.sort();
@@ -211,7 +210,7 @@ pub(super) async fn resolve(database: &PostgresDatabase, fates: &[(String, Fate)
         list.prepared.into_iter().partition(|prepared| fate_of(prepared).is_some());
     let databases: BTreeSet<&str> = ending.iter().map(|prepared| prepared.database.as_str()).collect();
     for name in databases {
-        // Whoever is in none of them is in none at all: the first session starts the server.
+        // Starts the server if it does not run, and waits until it answers.
         drop(closed_session(database, &restored).await?);
         let mut target = private_target(database.target(), data);
         let session = Session::open(target.dbname(name)).await?;
@@ -331,6 +330,7 @@ impl Tracer {
 
 /// The refusal of what is declared and cannot be.
 pub(super) fn cannot_prepare(node: impl std::fmt::Display) -> Error {
-    let message = format!("two_phase is declared, and max_prepared_transactions of node {node} is 0: nothing can be prepared");
+    let message =
+        format!("two_phase is declared, and max_prepared_transactions of node {node} is 0: nothing can be prepared");
     Refusal::new(Code::ConfigInvalid, message).into()
 }
