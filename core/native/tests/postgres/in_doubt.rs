@@ -211,8 +211,8 @@ async fn told(wal_level: &str) {
         .values_mut()
         .for_each(|piece| piece.bytes.iter_mut().skip(9000).step_by(4096).for_each(|byte| *byte ^= 1));
     assert_eq!(code(node.search(&search(one, two), &Sliced(&damaged)).await), Code::WalDamaged);
-    let none = Segments(std::collections::BTreeMap::new());
-    assert_eq!(code(node.search(&search(one, two), &Sliced(&none)).await), Code::WalDamaged);
+    let empty = Segments(std::collections::BTreeMap::new());
+    assert_eq!(code(node.search(&search(one, two), &Sliced(&empty)).await), Code::WalDamaged);
 }
 
 async fn tales(node: &PostgresDatabase, search: &Search, wal: &Segments) -> Vec<(Option<String>, Option<Fate>)> {

@@ -113,7 +113,7 @@ fn gid_of(mover: usize, step: usize, first: usize, second: usize) -> String {
     format!("move {mover}.{step} {} {}", NODES[first], NODES[second])
 }
 
-async fn transfers(mover: usize, connections: Vec<String>, over: Arc<AtomicBool>, moved: Arc<AtomicUsize>) {
+async fn transfers(mover: usize, connections: Vec<String>, over: Arc<AtomicBool>, count: Arc<AtomicUsize>) {
     let (mut sessions, mut drivers) = (Vec::new(), JoinSet::new());
     for connection in connections {
         let (session, driver) = tokio_postgres::connect(&connection, NoTls).await.unwrap();
@@ -136,7 +136,7 @@ async fn transfers(mover: usize, connections: Vec<String>, over: Arc<AtomicBool>
             // A cut falls between the two halves more often than not.
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
-        moved.fetch_add(1, Ordering::SeqCst);
+        count.fetch_add(1, Ordering::SeqCst);
         step += 1;
     }
 }
