@@ -133,7 +133,8 @@ impl Seen {
             }),
             "refdb" => {
                 if let Some(declared) = &self.two_phase {
-                    let message = "`two_phase` means nothing to refdb, whose nodes share one commit record a transaction";
+                    let message =
+                        "`two_phase` means nothing to refdb, whose nodes share one commit record a transaction";
                     return Err(wrong(declared, Code::ConfigInvalid, message));
                 }
                 let odd = node.bin.as_ref().or(node.run_as.as_ref()).or(node.wal.as_ref()).map(Spanned::span);

@@ -16,7 +16,8 @@ use super::oracle::Case;
 use super::site::{NodeText, Site, free_addresses};
 use super::town::{NODES, Town, await_gone};
 
-/// Restores a cut and holds it against the journal; the entries that are there.
+/// Restores a cut and holds it against the journal; the entries that are there, and how many halves of transfers were in
+/// doubt.
 ///
 /// # Errors
 /// What is wrong with it.
@@ -26,15 +27,13 @@ pub async fn check(
     current: u32,
     sent: &[Sent],
     base: &BTreeSet<i64>,
-) -> Result<BTreeSet<i64>, String> {
+) -> Result<(BTreeSet<i64>, usize), String> {
     let beside = Beside::new(town).await;
-    let restored = beside.restore(listed, current).map_err(|said| format!("cannot be restored: {said}"))?;
+    let in_doubt = beside.restore(listed, current).map_err(|said| format!("cannot be restored: {said}"))?;
     let contents = beside.read().await;
-    let case = Case { sent, incarnation: listed.incarnation, base, window: listed.window, contents: &contents };
-    let found = case.judge()?;
+    let found = Case { sent, listed, base, contents: &contents }.judge()?;
     beside.check_files().await?;
-    drop(restored);
-    Ok(found)
+    Ok((found, in_doubt))
 }
 
 struct Beside {
@@ -48,6 +47,7 @@ impl Beside {
         let repository = town.site.path("store/beside");
         link_tree(&town.site.repository(), Path::new(&repository));
         site.repository = Some(repository.clone());
+        site.two_phase = true;
         let account = Account::to_run_as(None).await.unwrap();
         for (id, agent) in NODES.into_iter().zip(free_addresses(NODES.len())) {
             let sockets = site.path(&format!("s{id}"));
@@ -69,14 +69,17 @@ impl Beside {
         Self { site, repository }
     }
 
-    fn restore(&self, listed: &Listed, current: u32) -> Result<String, String> {
+    fn restore(&self, listed: &Listed, current: u32) -> Result<usize, String> {
         let incarnation = listed.incarnation.to_string();
-        let mut arguments = vec!["restore", "--to", &listed.target];
+        let mut arguments = vec!["--json", "restore", "--to", &listed.target];
         if listed.incarnation != current {
             arguments.extend(["--incarnation", &incarnation]);
         }
         let said = self.site.run(&arguments);
-        if said.status == 0 { Ok(said.out) } else { Err(format!("{}{}", said.err, self.logs())) }
+        if said.status != 0 {
+            return Err(format!("{}{}", said.err, self.logs()));
+        }
+        Ok(said.json()["in_doubt"].as_array().unwrap().len())
     }
 
     async fn read(&self) -> BTreeMap<u16, Contents> {

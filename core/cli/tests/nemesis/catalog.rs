@@ -19,6 +19,7 @@ pub struct Listed {
     pub window: Window,
     pub state: String,
     pub reason: String,
+    pub guarantee: String,
 }
 
 /// All named points and sealed backups, from `restore-points --json` and `history --json`.
@@ -32,6 +33,7 @@ pub fn listed(points: &Value, history: &Value, made: &Made) -> Vec<Listed> {
             window: made[name],
             state: row["state"].as_str().unwrap().to_owned(),
             reason: row["reason"].as_str().unwrap_or_default().to_owned(),
+            guarantee: row["guarantee"].as_str().unwrap().to_owned(),
         });
     }
     for row in history["history"].as_array().unwrap().iter().filter(|row| row["state"] == "sealed") {
@@ -41,6 +43,7 @@ pub fn listed(points: &Value, history: &Value, made: &Made) -> Vec<Listed> {
             window: made[row["label"].as_str().unwrap()],
             state: "reachable".to_owned(),
             reason: String::new(),
+            guarantee: row["guarantee"].as_str().unwrap().to_owned(),
         });
     }
     all

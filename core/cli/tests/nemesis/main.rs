@@ -1,5 +1,5 @@
-//! Three PostgreSQL primaries, agents and coordinators as processes, clients that move money from one server to another,
-//! and a nemesis. After every round cuts of all incarnations are restored beside the running servers, and every entry is
+//! Three PostgreSQL primaries, agents and coordinators as processes, clients that move money from one server to another
+//! in two ways (one commit after the other, and two phases), and a nemesis. After every round cuts of all incarnations are restored beside the running servers, and every entry is
 //! held against what the clients saw. Every second round ends with the loss of everything, and a restore in its place.
 //!
 //! `cargo xtask pg --nemesis --for 20m` runs it for a while; without that it runs a few rounds. What is drawn follows from
@@ -24,6 +24,7 @@ mod faults;
 mod ledger;
 mod links;
 mod oracle;
+mod pairs;
 mod report;
 mod rounds;
 mod town;

@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
 
+use super::catalog::Listed;
 use super::ledger::{ACCOUNTS, BALANCE, Contents, Found, Outcome, Sent, body};
 
 /// When a cut was made: after the one, before the other.
@@ -16,10 +17,9 @@ pub struct Window {
 /// What is held against what.
 pub struct Case<'a> {
     pub sent: &'a [Sent],
-    pub incarnation: u32,
-    /// The entries that this incarnation began with, on all nodes.
+    pub listed: &'a Listed,
+    /// The entries that its incarnation began with, on all nodes.
     pub base: &'a BTreeSet<i64>,
-    pub window: Window,
     pub contents: &'a BTreeMap<u16, Contents>,
 }
 
@@ -34,23 +34,28 @@ impl Case<'_> {
                 self.was_sent(*node, *id, found)?;
             }
             balances_follow(contents).map_err(|wrong| format!("node {node}: {wrong}"))?;
+            if let Some(gid) = contents.prepared.first() {
+                return Err(format!("{gid} is prepared still on node {node}"));
+            }
         }
+        let Listed { incarnation, window, .. } = *self.listed;
         let found: BTreeSet<i64> =
             self.contents.values().flat_map(|contents| contents.entries.keys().copied()).collect();
         if let Some(lost) = self.base.difference(&found).next() {
-            return Err(format!("entry {lost}, which incarnation {} began with, is lost", self.incarnation));
+            return Err(format!("entry {lost}, which incarnation {incarnation} began with, is lost"));
         }
-        let ours = || (1..).zip(self.sent).filter(|(_, sent)| sent.incarnation == self.incarnation);
+        self.is_whole(&found)?;
+        let ours = || (1..).zip(self.sent).filter(|(_, sent)| sent.incarnation == incarnation);
         // The latest beginning among what is there: all that was acknowledged before it is its cause, perhaps.
         let latest = ours().filter(|(id, _)| found.contains(id)).max_by_key(|(_, sent)| sent.begun);
         for (id, sent) in ours() {
             let (node, here) = (sent.node, found.contains(&id));
-            if here && sent.begun > self.window.ended {
+            if here && sent.begun > window.ended {
                 return Err(format!("entry {id} on node {node} was sent after the cut was made, and is there"));
             }
             match sent.outcome {
                 Outcome::Failed if here => return Err(format!("entry {id} on node {node} failed, and is there")),
-                Outcome::Acknowledged(at) if !here && at < self.window.begun => {
+                Outcome::Acknowledged(at) if !here && at < window.begun => {
                     return Err(format!(
                         "entry {id} on node {node} was acknowledged before the cut was begun, and is lost"
                     ));
@@ -70,10 +75,23 @@ impl Case<'_> {
         Ok(found)
     }
 
+    /// Where the cut says that it is atomic: a transfer that was sent in two phases is there with both halves or with none.
+    fn is_whole(&self, found: &BTreeSet<i64>) -> Result<(), String> {
+        let mut halves: BTreeMap<usize, i64> = BTreeMap::new();
+        for (id, sent) in (1..).zip(self.sent).filter(|_| self.listed.guarantee == "atomic") {
+            let Some(first) = sent.pair.and_then(|pair| halves.insert(pair, id)) else { continue };
+            if found.contains(&first) != found.contains(&id) {
+                let there = if found.contains(&id) { id } else { first };
+                return Err(format!("of entries {first} and {id}, one transaction, only {there} is there"));
+            }
+        }
+        Ok(())
+    }
+
     fn was_sent(&self, node: u16, id: i64, found: &Found) -> Result<(), String> {
         let sent = usize::try_from(id - 1).ok().and_then(|place| self.sent.get(place));
         let Some(sent) = sent else { return Err(format!("node {node} holds entry {id}, which nobody sent")) };
-        if sent.incarnation != self.incarnation && !self.base.contains(&id) {
+        if sent.incarnation != self.listed.incarnation && !self.base.contains(&id) {
             return Err(format!("node {node} holds entry {id} of incarnation {}", sent.incarnation));
         }
         let meant = Found { account: sent.account, amount: sent.amount, body: body(id) };
@@ -127,9 +145,16 @@ fn the_oracle_sees_what_is_lost_torn_or_too_much() {
     use std::time::Duration;
     let start = Instant::now();
     let at = |second: u64| start + Duration::from_secs(second);
-    let sent =
-        |node, begun: u64, outcome| Sent { node, account: 0, amount: 1, incarnation: 1, begun: at(begun), outcome };
-    let all = [
+    let sent = |node, begun: u64, outcome| Sent {
+        node,
+        account: 0,
+        amount: 1,
+        incarnation: 1,
+        begun: at(begun),
+        outcome,
+        pair: None,
+    };
+    let mut all = [
         sent(1, 10, Outcome::Acknowledged(at(11))),
         sent(2, 20, Outcome::Acknowledged(at(21))),
         sent(1, 30, Outcome::Acknowledged(at(31))),
@@ -137,7 +162,7 @@ fn the_oracle_sees_what_is_lost_torn_or_too_much() {
         sent(1, 50, Outcome::Failed),
         sent(2, 60, Outcome::Acknowledged(at(61))),
     ];
-    let judge = |ids: &[i64], window: (u64, u64), base: &[i64]| {
+    let judge = |all: &[Sent], guarantee: &str, ids: &[i64], window: (u64, u64), base: &[i64]| {
         let mut contents: BTreeMap<u16, Contents> = BTreeMap::new();
         for node in [1, 2] {
             let held = contents.entry(node).or_default();
@@ -151,11 +176,14 @@ fn the_oracle_sees_what_is_lost_torn_or_too_much() {
         }
         let window = Window { begun: at(window.0), ended: at(window.1) };
         let base = base.iter().copied().collect();
-        Case { sent: &all, incarnation: 1, base: &base, window, contents: &contents }.judge()
+        let (target, state, reason, guarantee) =
+            ("name:x".to_owned(), "reachable".to_owned(), String::new(), guarantee.to_owned());
+        let listed = Listed { target, incarnation: 1, window, state, reason, guarantee };
+        Case { sent: all, listed: &listed, base: &base, contents: &contents }.judge()
     };
     for (ids, window) in [(&[1, 2][..], (22, 29)), (&[1], (12, 25)), (&[1, 2, 3, 4], (35, 45)), (&[1, 2, 3], (35, 45))]
     {
-        assert!(judge(ids, window, &[]).is_ok(), "{ids:?} {window:?}");
+        assert!(judge(&all, "atomic", ids, window, &[]).is_ok(), "{ids:?} {window:?}");
     }
     for (ids, window, base, wrong) in [
         (&[1][..], (22, 29), &[][..], "is lost"),
@@ -165,9 +193,15 @@ fn the_oracle_sees_what_is_lost_torn_or_too_much() {
         (&[1, 2, 3, 5], (35, 70), &[], "failed, and is there"),
         (&[1, 2], (22, 29), &[3], "began with"),
     ] {
-        let said = judge(ids, window, base).unwrap_err();
+        let said = judge(&all, "atomic", ids, window, base).unwrap_err();
         assert!(said.contains(wrong), "{ids:?} {window:?}: {said}");
     }
+    (all[2].pair, all[3].pair) = (Some(7), Some(7));
+    assert!(judge(&all, "atomic", &[1, 2, 3, 4], (35, 45), &[]).is_ok());
+    assert!(judge(&all, "atomic", &[1, 2], (22, 29), &[]).is_ok());
+    let said = judge(&all, "atomic", &[1, 2, 3], (35, 45), &[]).unwrap_err();
+    assert!(said.contains("one transaction"), "{said}");
+    assert!(judge(&all, "causal", &[1, 2, 3], (35, 45), &[]).is_ok(), "nobody says that it is whole");
     let mut seen = Seen::default();
     let window = |begun, ended| Window { begun: at(begun), ended: at(ended) };
     seen.add(window(1, 2), BTreeSet::from([1, 4])).unwrap();

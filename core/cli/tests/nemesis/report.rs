@@ -14,6 +14,10 @@ pub struct Row {
     pub backups_failed: u32,
     pub restored: Vec<String>,
     pub entries: usize,
+    /// Transfers so far that were committed in two phases.
+    pub pairs: usize,
+    /// Halves of them that were in doubt at the cuts that were restored beside.
+    pub in_doubt: usize,
     pub took: Duration,
 }
 
@@ -32,14 +36,16 @@ impl Report {
 
     pub fn add(&mut self, row: Row) {
         eprintln!(
-            "round {}: {} points, {} failed; {} backups, {} failed; restored {}; {} entries; {} cuts restored so far, {:.0} s",
+            "round {}: {} points, {} failed; {} backups, {} failed; restored {}, {} in doubt; {} entries, {} transfers in two phases; {} cuts restored so far, {:.0} s",
             row.round,
             row.points,
             row.points_failed,
             row.backups,
             row.backups_failed,
             row.restored.join(", "),
+            row.in_doubt,
             row.entries,
+            row.pairs,
             self.restored() + row.restored.len(),
             self.begun.elapsed().as_secs_f32(),
         );
@@ -56,7 +62,7 @@ impl Report {
         let Some(folder) = &self.folder else { return };
         let mut text = format!(
             "# Nemesis, seed {}\n\n{} cuts restored in {} rounds and {:.0} s: {verdict}.\n\n\
-             | round | what the nemesis did | points | failed | backups | failed | restored | entries | seconds |\n|---|---|---|---|---|---|---|---|---|\n",
+             | round | what the nemesis did | points | failed | backups | failed | restored | in doubt | entries | in two phases | seconds |\n|---|---|---|---|---|---|---|---|---|---|---|\n",
             self.seed,
             self.restored(),
             self.rows.len(),
@@ -64,7 +70,7 @@ impl Report {
         );
         for row in &self.rows {
             text += &format!(
-                "| {} | {} | {} | {} | {} | {} | {} | {} | {:.0} |\n",
+                "| {} | {} | {} | {} | {} | {} | {} | {} | {} | {} | {:.0} |\n",
                 row.round,
                 row.deeds.join("; "),
                 row.points,
@@ -72,7 +78,9 @@ impl Report {
                 row.backups,
                 row.backups_failed,
                 row.restored.join(", "),
+                row.in_doubt,
                 row.entries,
+                row.pairs,
                 row.took.as_secs_f32()
             );
         }

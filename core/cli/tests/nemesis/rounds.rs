@@ -109,12 +109,14 @@ impl Run {
             self.lose_everything().await;
         }
         self.row.entries = self.journal.all().len();
+        self.row.pairs = self.journal.committed_pairs();
         self.row.took = begun.elapsed();
         self.report.add(self.row.clone());
     }
 
     pub fn end(self) {
         assert!(self.report.restored() > 0, "nothing was restored");
+        assert!(self.journal.committed_pairs() > 0, "nothing was committed in two phases");
     }
 
     fn maker(&mut self, what: &'static str, over: &Arc<AtomicBool>) -> Maker {
@@ -207,7 +209,11 @@ impl Run {
 
     fn listed(&self) -> Vec<Listed> {
         let (points, history) = (&["--json", "restore-points"], &["--json", "history"]);
-        listed(&self.town.operator(points).json(), &self.town.operator(history).json(), &self.made)
+        let all = listed(&self.town.operator(points).json(), &self.town.operator(history).json(), &self.made);
+        if let Some(cut) = all.iter().find(|cut| cut.guarantee != "atomic") {
+            self.fail(&format!("two-phase commit is declared, and not every cut is atomic: {cut:?}"));
+        }
+        all
     }
 
     async fn check_some(&mut self, cuts: usize) {
@@ -222,9 +228,12 @@ impl Run {
             let sent = self.journal.all();
             let base = &self.bases[&cut.incarnation];
             let judged = beside::check(&self.town, &cut, self.current, &sent, base).await;
-            let judged = judged.and_then(|found| self.seen.entry(cut.incarnation).or_default().add(cut.window, found));
-            if let Err(wrong) = judged {
-                self.fail(&format!("{cut:?}: {wrong}"));
+            let judged = judged.and_then(|(found, in_doubt)| {
+                self.seen.entry(cut.incarnation).or_default().add(cut.window, found).map(|()| in_doubt)
+            });
+            match judged {
+                Ok(in_doubt) => self.row.in_doubt += in_doubt,
+                Err(wrong) => self.fail(&format!("{cut:?}: {wrong}")),
             }
             self.row.restored.push(format!("{} of incarnation {}", cut.target, cut.incarnation));
         }
@@ -254,8 +263,7 @@ impl Run {
             }
         }
         let (sent, base) = (self.journal.all(), &self.bases[&cut.incarnation]);
-        let case = Case { sent: &sent, incarnation: cut.incarnation, base, window: cut.window, contents: &contents };
-        let found = match case.judge() {
+        let found = match (Case { sent: &sent, listed: &cut, base, contents: &contents }).judge() {
             Ok(found) => found,
             Err(wrong) => self.fail(&format!("{cut:?} in its place: {wrong}")),
         };

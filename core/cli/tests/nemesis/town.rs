@@ -82,6 +82,7 @@ impl Town {
         let third_disk = Mount::make(&site.path("disk3"), 400);
         let repository = Mount::make(&site.path("store"), 1500);
         site.repository = Some("store/repository".to_owned());
+        site.two_phase = true;
         let (mut servers, mut links, mut agents) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
         for (id, agent) in NODES.into_iter().zip(free_addresses(NODES.len())) {
             let data = if id == 3 { "disk3/pg".to_owned() } else { format!("pg-{id}") };

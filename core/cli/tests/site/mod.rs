@@ -75,6 +75,8 @@ pub struct Site {
     pub repository: Option<String>,
     /// The repository that it is a clone of.
     pub source: Option<PathBuf>,
+    /// Whether its clients are declared to commit in two phases.
+    pub two_phase: bool,
 }
 
 impl Site {
@@ -83,7 +85,8 @@ impl Site {
         let folder = std::env::temp_dir().join(format!("sa-cli-{test}-{}", std::process::id()));
         fs::create_dir_all(&folder).unwrap();
         fs::set_permissions(&folder, fs::Permissions::from_mode(0o755)).unwrap();
-        Self { folder, agents: BTreeMap::new(), nodes: Vec::new(), name: "ledger", repository: None, source: None }
+        let (agents, nodes) = (BTreeMap::new(), Vec::new());
+        Self { folder, agents, nodes, name: "ledger", repository: None, source: None, two_phase: false }
     }
 
     /// Three nodes of the embedded database, whose agents do not run yet.
@@ -126,6 +129,9 @@ impl Site {
             format!("[cluster]\nname = \"{}\"\nrepository = \"file://{}\"\n", self.name, repository.display());
         if let Some(source) = &self.source {
             text += &format!("source = \"file://{}\"\n", source.display());
+        }
+        if self.two_phase {
+            text += "two_phase = true\n";
         }
         for NodeText { id, agent, state, engine, data, connection } in &self.nodes {
             text += &format!(

@@ -99,8 +99,8 @@ impl RestorePerformer<'_> {
             let all: Result<Vec<_>> = self.coordinator.describe_all().await.into_values().collect();
             match all {
                 Ok(all) => {
-                    let declared = all.iter().all(|node| node.two_phase);
-                    return Ok(declared.then_some(&EqualGids as &dyn Family));
+                    let equal: &'static dyn Family = &EqualGids;
+                    return Ok(all.iter().all(|node| node.two_phase).then_some(equal));
                 }
                 // It may restart meanwhile; the machine has a deadline for the judgement.
                 Err(Error::Refusal(refusal)) if refusal.code == Code::NodeSilent => {

@@ -64,7 +64,16 @@ impl Prepared {
 }
 
 fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    marked_hex(bytes, "")
+}
+
+/// Two digits a byte, with `mark` before each.
+fn marked_hex(bytes: &[u8], mark: &str) -> String {
+    let mut text = String::new();
+    for byte in bytes {
+        text.extend([mark, &format!("{byte:02x}")]);
+    }
+    text
 }
 
 fn unhex(text: &str) -> Option<Vec<u8>> {
@@ -185,9 +194,8 @@ async fn look(session: &Session) -> Result<Vec<Prepared>> {
     let mut prepared = Vec::new();
     for row in session.rows(sql, &[]).await? {
         let gid = row.text(1)?;
-        let gid = unhex(&gid).ok_or_else(|| {
-            Fault::new(FaultKind::Other, "read what is prepared", format!("`{gid}` spells no bytes"))
-        })?;
+        let gid = unhex(&gid)
+            .ok_or_else(|| Fault::new(FaultKind::Other, "read what is prepared", format!("`{gid}` spells no bytes")))?;
         prepared.push(Prepared { transaction: row.parsed(0)?, gid, database: row.text(2)? });
     }
     prepared.sort();
@@ -211,7 +219,7 @@ pub(super) async fn resolve(database: &PostgresDatabase, fates: &[(String, Fate)
         list.prepared.into_iter().partition(|prepared| fate_of(prepared).is_some());
     let databases: BTreeSet<&str> = ending.iter().map(|prepared| prepared.database.as_str()).collect();
     for name in databases {
-        // Whoever is in none of them is in none at all: the first session starts the server.
+        // Starts the server if it does not run, and waits until it answers.
         drop(closed_session(database, &restored).await?);
         let session = Session::open(&private_target(database.target(), data).in_database(name)).await?;
         session.command(QUERY_WAIT, "SET statement_timeout = 0; SET lock_timeout = 0").await?;
@@ -234,7 +242,7 @@ async fn end(session: &Session, prepared: &Prepared, fate: Fate) -> Result<()> {
         Fate::RolledBack => "ROLLBACK PREPARED",
     };
     // Byte by byte: no quoting, and no encoding but the database's own.
-    let gid: String = prepared.gid.iter().map(|byte| format!("\\x{byte:02x}")).collect();
+    let gid = marked_hex(&prepared.gid, "\\x");
     match session.run(QUERY_WAIT, &format!("{command} E'{gid}'")).await? {
         Ok(()) => {
             tracing::info!(gid = prepared.gid(), database = prepared.database, ?fate, "ended");
@@ -330,6 +338,27 @@ impl Tracer {
 
 /// The refusal of what is declared and cannot be.
 pub(super) fn cannot_prepare(node: impl std::fmt::Display) -> Error {
-    let message = format!("two_phase is declared, and max_prepared_transactions of node {node} is 0: nothing can be prepared");
+    let message =
+        format!("two_phase is declared, and max_prepared_transactions of node {node} is 0: nothing can be prepared");
     Refusal::new(Code::ConfigInvalid, message).into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_list_reads_back_and_a_strange_one_does_not() {
+        let prepared = Prepared { transaction: 742, gid: b"caf\xe9 \\".to_vec(), database: "po st".to_owned() };
+        assert_eq!((prepared.gid(), marked_hex(&prepared.gid, "\\x").len()), ("caf\u{fffd} \\".to_owned(), 24));
+        let none = Prepared { transaction: 743, gid: Vec::new(), database: String::new() };
+        let list =
+            List { record: "sa-1".to_owned(), until: "0/30044A0".parse().unwrap(), prepared: vec![prepared, none] };
+        let text = list.text();
+        assert_eq!(List::parse(&text), Some(list));
+        let cut = &text[..text.len() - 3];
+        for bad in ["", "sa-1\n", cut, &text.replace("742", "-1"), &text.replace("e9", "E9"), &format!("{text}\n")] {
+            assert_eq!(List::parse(bad), None, "{bad}");
+        }
+    }
 }

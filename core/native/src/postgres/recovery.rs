@@ -97,7 +97,11 @@ pub(super) async fn recover(database: &PostgresDatabase, recovery: &Recovery, wa
         return Err(Refusal::new(Code::OutOfOrder, format!("{data} is at {stands}, not {asked}")).into());
     }
     if let Some(marker) = marker.as_ref().filter(|_| !is_to_recover(data)) {
-        return if marker.reached { in_doubt::note(database, marker).await } else { Err(opened_itself(database, &wanted)) };
+        return if marker.reached {
+            in_doubt::note(database, marker).await
+        } else {
+            Err(opened_itself(database, &wanted))
+        };
     }
     let (child, wanted) = match Postmaster::of(data)? {
         // Perhaps it is just being promoted.

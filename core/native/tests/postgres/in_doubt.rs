@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use sheetanchor_core::error::Result;
@@ -53,9 +54,21 @@ async fn prepare(client: &Client, database: &str, gid: &str) {
     in_database(client, database).sql(&sql).await;
 }
 
+/// Kills every process of a server in folder `name`, one that has only just begun, too.
 async fn kill(bench: &Bench, name: &str) {
-    if let Some(postmaster) = Postmaster::of(&bench.path(name)).unwrap() {
-        postmaster.stop(StopMode::Kill).await.unwrap();
+    let folder = fs::canonicalize(bench.path(name)).unwrap();
+    let works_there = |process: &fs::DirEntry| {
+        let is_there = fs::read_link(process.path().join("cwd")).is_ok_and(|works_in| works_in == folder);
+        is_there && fs::read_link(process.path().join("exe")).is_ok_and(|program| program.ends_with("postgres"))
+    };
+    let mut quiet = 0;
+    while quiet < 3 {
+        let working: Vec<fs::DirEntry> = fs::read_dir("/proc").unwrap().flatten().filter(works_there).collect();
+        for process in &working {
+            Command::new("kill").arg("-KILL").arg(process.file_name()).stderr(Stdio::null()).status().unwrap();
+        }
+        quiet = if working.is_empty() { quiet + 1 } else { 0 };
+        tokio::time::sleep(Duration::from_millis(50)).await;
     }
 }
 
@@ -193,10 +206,13 @@ async fn told(wal_level: &str) {
     assert!(asked.len() == 3 && asked[0] == asked[1] && asked[1] != asked[2], "one gid, two transactions: {asked:?}");
 
     let mut damaged = Segments(wal.0.clone());
-    damaged.0.values_mut().for_each(|piece| piece.bytes.iter_mut().skip(9000).step_by(4096).for_each(|byte| *byte ^= 1));
+    damaged
+        .0
+        .values_mut()
+        .for_each(|piece| piece.bytes.iter_mut().skip(9000).step_by(4096).for_each(|byte| *byte ^= 1));
     assert_eq!(code(node.search(&search(one, two), &Sliced(&damaged)).await), Code::WalDamaged);
-    let none = Segments(std::collections::BTreeMap::new());
-    assert_eq!(code(node.search(&search(one, two), &Sliced(&none)).await), Code::WalDamaged);
+    let empty = Segments(std::collections::BTreeMap::new());
+    assert_eq!(code(node.search(&search(one, two), &Sliced(&empty)).await), Code::WalDamaged);
 }
 
 async fn tales(node: &PostgresDatabase, search: &Search, wal: &Segments) -> Vec<(Option<String>, Option<Fate>)> {

@@ -44,9 +44,7 @@ fn client(cluster: &Cluster, node: u16) -> Client {
 }
 
 async fn prepare(cluster: &Cluster, node: u16, gid: &str) {
-    client(cluster, node)
-        .sql(&format!("BEGIN; INSERT INTO moved VALUES ('{gid}'); PREPARE TRANSACTION '{gid}'"))
-        .await;
+    client(cluster, node).sql(&format!("BEGIN; INSERT INTO moved VALUES ('{gid}'); PREPARE TRANSACTION '{gid}'")).await;
 }
 
 async fn point(cluster: &Cluster, name: &str) -> Guarantee {
@@ -58,7 +56,9 @@ async fn is_reachable(cluster: &Cluster, name: &str) {
         let points = cluster.coordinator.points().await.unwrap();
         points
             .iter()
-            .any(|view| view.name.as_ref().is_some_and(|own| own.as_str() == name) && view.state == PointState::Reachable)
+            .any(|view| {
+                view.name.as_ref().is_some_and(|own| own.as_str() == name) && view.state == PointState::Reachable
+            })
             .then_some(())
     };
     eventually(reached).await;
@@ -113,7 +113,7 @@ fn gid_of(mover: usize, step: usize, first: usize, second: usize) -> String {
     format!("move {mover}.{step} {} {}", NODES[first], NODES[second])
 }
 
-async fn transfers(mover: usize, connections: Vec<String>, over: Arc<AtomicBool>, moved: Arc<AtomicUsize>) {
+async fn transfers(mover: usize, connections: Vec<String>, over: Arc<AtomicBool>, count: Arc<AtomicUsize>) {
     let (mut sessions, mut drivers) = (Vec::new(), JoinSet::new());
     for connection in connections {
         let (session, driver) = tokio_postgres::connect(&connection, NoTls).await.unwrap();
@@ -136,7 +136,7 @@ async fn transfers(mover: usize, connections: Vec<String>, over: Arc<AtomicBool>
             // A cut falls between the two halves more often than not.
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
-        moved.fetch_add(1, Ordering::SeqCst);
+        count.fetch_add(1, Ordering::SeqCst);
         step += 1;
     }
 }
@@ -193,11 +193,8 @@ async fn what_is_prepared_at_a_cut_ends_alike_on_every_server() {
     let (doubtful, held) = restored(&cluster, "doubtful").await;
     let verdicts: Vec<(u16, &str, Verdict)> =
         doubtful.in_doubt.iter().map(|half| (half.node.get(), half.gid.as_str(), half.verdict)).collect();
-    let expected = [
-        (2, "sure", Verdict::Commit),
-        (2, "it' is \\ alone", Verdict::Rollback),
-        (3, "sure", Verdict::Commit),
-    ];
+    let expected =
+        [(2, "sure", Verdict::Commit), (2, "it' is \\ alone", Verdict::Rollback), (3, "sure", Verdict::Commit)];
     assert_eq!(verdicts, expected);
     for node in NODES {
         assert!(held[&node].contains("sure"), "node {node}");
