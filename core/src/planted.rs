@@ -70,6 +70,8 @@ pub enum Bug {
     FlushNotAwaited,
     /// A page goes to another node before the log of its changes is durable.
     PageShippedUnflushed,
+    /// A sync of pages that follows a failed one is believed.
+    SyncedBehindAFailure,
     /// A checkpoint moves the place where recovery starts, and leaves changed pages unwritten.
     CheckpointTooEarly,
     /// The SCN of a message is observed whichever cluster the message is of.
@@ -234,6 +236,7 @@ impl Bug {
         ("recovered-unread", Self::RecoveredUnread),
         ("drain-not-awaited", Self::DrainNotAwaited),
         ("release-not-logged", Self::ReleaseNotLogged),
+        ("synced-behind-a-failure", Self::SyncedBehindAFailure),
         ("checkpoint-unsynced", Self::CheckpointUnsynced),
         ("segment-name-unsynced", Self::SegmentNameUnsynced),
         ("older-segment-unsynced", Self::OlderSegmentUnsynced),

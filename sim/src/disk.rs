@@ -552,9 +552,10 @@ impl DiskFile for SimFile {
     }
 
     async fn sync(&self) -> Result<(), Fault> {
+        let host = self.disk.host();
         self.run(Kind::Sync, Said::of("disk sync", &self.path), &[], |content, injected| {
             if let Some(Met::Fails(kind)) = injected {
-                content.fail_sync();
+                content.fail_sync(host);
                 return Err(fault(kind, "sync", &self.path, BROKEN));
             }
             content.sync();

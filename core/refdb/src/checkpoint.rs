@@ -42,7 +42,8 @@ impl Running {
             self.write_page(page).await?;
         }
         if !planted::is(Bug::CheckpointUnsynced) {
-            self.pages_file.sync().await.inspect_err(|fault| self.fail(fault.clone()))?;
+            let _turn = self.page_writer.lock().await;
+            self.sync_pages().await?;
         }
         self.update_control(|control| control.redo = redo).await?;
         self.state().pages.evict(self.config.cache_pages_max);
@@ -59,6 +60,8 @@ impl Running {
         };
         let Some(until) = segments.last().copied() else { return Ok(()) };
         let folder = self.folder.wal(self.node(), self.incarnation);
+        let _turn = self.segment_namer.lock().await;
+        self.lives()?;
         for segment in segments {
             // Forgotten first: whoever reads it meanwhile is refused, and not told of damage.
             self.state().log.forget(segment);

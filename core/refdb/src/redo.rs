@@ -181,6 +181,7 @@ pub(crate) async fn start(env: &Env, config: &Config, control: &Control) -> Resu
         links: Links::default(),
         control: tokio::sync::Mutex::new(own),
         page_writer: tokio::sync::Mutex::default(),
+        segment_namer: tokio::sync::Mutex::default(),
         checkpointing: tokio::sync::Mutex::default(),
         pins_writer: tokio::sync::Mutex::default(),
         flush_wanted: Notify::new(),

@@ -36,6 +36,8 @@ pub(crate) struct Running {
     pub(crate) control: tokio::sync::Mutex<NodeControl>,
     /// Whoever holds it writes pages: two writes of one page never overtake each other.
     pub(crate) page_writer: tokio::sync::Mutex<()>,
+    /// Whoever holds it adds segments of the log, or takes some away: their names are synced as those of one folder.
+    pub(crate) segment_namer: tokio::sync::Mutex<()>,
     /// One checkpoint at a time.
     pub(crate) checkpointing: tokio::sync::Mutex<()>,
     /// Whoever holds it replaces the file of pins.
@@ -122,6 +124,14 @@ impl Running {
     /// Lets another life begin, once all tasks of this one have ended.
     pub(crate) fn unlock(&self) {
         drop(self.lock.lock().unwrap_or_else(PoisonError::into_inner).take());
+    }
+
+    /// Whether it can go on.
+    ///
+    /// # Errors
+    /// Why the node has failed.
+    pub(crate) fn lives(&self) -> Result<(), Fault> {
+        self.state().failed.clone().map_or(Ok(()), Err)
     }
 
     pub(crate) fn has_failed(&self) -> bool {
@@ -212,6 +222,8 @@ async fn flush(
     chunks: std::collections::VecDeque<crate::log::Chunk>,
 ) -> Result<(), Fault> {
     for chunk in chunks {
+        let _turn = running.segment_namer.lock().await;
+        running.lives()?;
         writer.write(&*running.env.disk, chunk).await?;
     }
     writer.sync().await

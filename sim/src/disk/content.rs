@@ -160,20 +160,18 @@ impl Content {
 
     /// Makes everything durable that no failed sync gave up, whoever wrote it, as fsync on a shared file system does.
     pub(super) fn sync(&mut self) {
-        self.settle(Fate::Durable);
+        self.settle(Fate::Durable, |_| true);
         self.fold();
     }
 
-    /// A sync that fails: the dirty changes are given up without another word.
-    pub(super) fn fail_sync(&mut self) {
-        self.settle(Fate::Lost);
+    /// A sync of `writer` that fails: what its cache holds is given up without another word. Other hosts have their own.
+    pub(super) fn fail_sync(&mut self, writer: HostId) {
+        self.settle(Fate::Lost, |change| change.writer == writer);
     }
 
-    fn settle(&mut self, fate: Fate) {
-        for change in &mut self.changes {
-            if change.fate == Fate::Dirty {
-                change.fate = fate;
-            }
+    fn settle(&mut self, fate: Fate, which: impl Fn(&Change) -> bool) {
+        for change in self.changes.iter_mut().filter(|change| change.fate == Fate::Dirty && which(change)) {
+            change.fate = fate;
         }
     }
 
@@ -292,12 +290,22 @@ mod tests {
     #[test]
     fn after_a_failed_sync_a_good_one_brings_nothing_back() {
         let mut content = written(&[(A, 0, b"first")]);
-        content.fail_sync();
+        content.fail_sync(A);
         content.write(A, 5, b"second".to_vec());
         content.sync();
         assert_eq!(all(&content), b"firstsecond", "still readable");
         content.crash(A, CrashPolicy::KeepAll, &chance());
         assert_eq!(all(&content), b"\0\0\0\0\0second");
+    }
+
+    #[test]
+    fn a_failed_sync_gives_up_what_its_own_host_has_written() {
+        let mut content = written(&[(A, 0, b"mine"), (B, 4, b"theirs")]);
+        content.fail_sync(B);
+        content.sync();
+        content.crash(A, CrashPolicy::DropAll, &chance());
+        content.crash(B, CrashPolicy::DropAll, &chance());
+        assert_eq!(all(&content), b"mine");
     }
 
     #[test]
