@@ -222,7 +222,12 @@ fn the_catalog_has_one_spelling() {
 fn the_manifest_and_the_plan_have_one_spelling() {
     check("manifest", &manifest());
     check("plan", &plan());
-    check("plan-of-a-clone", &Plan { source: Some(ClusterId::new(0xFEED)), ..plan() });
+    // A clone's says where it comes from, and is the same besides.
+    let cloned = Plan { source: Some(ClusterId::new(0xFEED)), ..plan() };
+    let spelled = String::from_utf8(format::write(&cloned)).unwrap();
+    assert!(spelled.contains("\"source\": \"000000000000feed\""), "{spelled}");
+    assert_eq!(format::read::<Plan>("x", spelled.as_bytes()).unwrap(), cloned);
+    assert!(!String::from_utf8(format::write(&plan())).unwrap().contains("source"));
 }
 
 #[test]

@@ -181,9 +181,9 @@ pub fn goes_on_beside_damaged_wal(stage: &mut Stage) -> Result<(), Failure> {
         return stage.holds(false, Violation::new("WAL is archived behind a backup", format!("{pieces:?}, {end:?}")));
     };
     is_harmed(stage, behind, Harm::Header)?;
-    let state = stage.point_is_listed_as("between")?;
-    let shown = Violation::new("what lies behind damage is not shown as reachable", format!("{state:?}"));
-    stage.holds(state.is_some_and(|state| state != PointState::Reachable), shown)?;
+    let listed = stage.point_is_listed_as("between")?;
+    let shown = Violation::new("what lies behind damage is not shown as reachable", format!("{listed:?}"));
+    stage.holds(listed.is_some_and(|state| state != PointState::Reachable), shown)?;
     let plan = stage.begin_plan(point.name.map_or(Target::Latest, Target::Name));
     stage.is_refused("a plan that needs damaged WAL", &plan, &[Code::WalDamaged])?;
     the_next_one_is_good(stage)

@@ -64,13 +64,20 @@ impl Coordinator {
             address: self.setup.addresses.get(&node).cloned().unwrap_or_default(),
             description,
         });
+        let mut unfinished = Vec::new();
+        for operation in self.unfinished().await? {
+            // Whoever came no further than a folder has nothing that could be ended.
+            if self.repository.is_registered(operation).await? {
+                unfinished.push(operation);
+            }
+        }
         Ok(ClusterStatus {
             nodes: nodes.collect(),
             incarnation: footing.incarnation,
             incarnations: self.repository.incarnations().await?,
             backups: catalog.backups,
             points: catalog.points,
-            unfinished: self.unfinished().await?,
+            unfinished,
             half_open: self.half_open(&footing).await?,
             cluster: footing.cluster,
             members: footing.members,
