@@ -71,7 +71,7 @@ macro_rules! each_story {
             "a-repository-out-of-reach-is-given-up-in-time" a_repository_out_of_reach_is_given_up_in_time: unsure::is_given_up_in_time, sees [RetryUnbounded];
             "anything-crashes-while-a-store-is-the-repository" anything_crashes_while_a_store_is_the_repository: chaos::spares_what_was_proven_on_an_object_store, sees [AckBeforeFlush];
             "an-object-store-ends-in-a-restore-whatever-strikes" an_object_store_ends_in_a_restore_whatever_strikes: trials::end_in_a_restore_from_an_object_store, sees [];
-            "disks-that-fail-lose-nothing-acknowledged" disks_that_fail_lose_nothing_acknowledged: disks::lose_nothing_acknowledged, sees [ShortReadIgnored, ShortWriteIgnored, WriteFailureSwallowed];
+            "disks-that-fail-lose-nothing-acknowledged" disks_that_fail_lose_nothing_acknowledged: disks::lose_nothing_acknowledged, sees [ShortReadIgnored, ShortWriteIgnored, WriteFailureSwallowed, SyncedBehindAFailure];
             "damage-is-refused-or-without-effect" damage_is_refused_or_without_effect: damage::is_refused_or_without_effect, sees [PageUnchecked];
             "what-rots-is-found-wherever-it-is" what_rots_is_found_wherever_it_is: damage::is_found_wherever_it_is, sees [PageUnchecked, ChunkUnchecked, PieceUnchecked];
             "a-restore-reads-again-what-it-has-written" a_restore_reads_again_what_it_has_written: damage::is_read_again, sees [StagedUnread, RecoveredUnread];
@@ -84,7 +84,7 @@ macro_rules! each_story {
             "a-restore-does-not-take-a-folder-from-another" a_restore_does_not_take_a_folder_from_another: restore::leaves_the_folder_of_another_alone, sees [OtherRestoreIgnored];
             "expiry-is-refused-while-something-has-no-outcome" expiry_is_refused_while_something_has_no_outcome: expiry::is_refused_while_something_has_no_outcome, sees [ExpiryIgnoresBackups];
             "a-backup-ends-in-a-restore-whatever-strikes" a_backup_ends_in_a_restore_whatever_strikes: trials::end_in_a_restore_whatever_strikes, sees [NoFsyncBeforeSeal, FolderUnsynced, DrainNotAwaited, CheckpointUnsynced, SegmentNameUnsynced, RecycledOneTooMany, ReplacedNameUnsynced, PinUnwritten, StagedUnsynced];
-            "every-history-is-kept-whatever-strikes" every_history_is_kept_whatever_strikes: voyage::keeps_every_history, sees [OlderSegmentUnsynced, PieceTimeoutBelieved, ExpiryTakesTheFloor, ReleaseNotLogged, SyncedBehindAFailure];
+            "every-history-is-kept-whatever-strikes" every_history_is_kept_whatever_strikes: voyage::keeps_every_history, sees [OlderSegmentUnsynced, PieceTimeoutBelieved, ExpiryTakesTheFloor, ReleaseNotLogged];
         }
     };
 }

@@ -45,6 +45,9 @@ pub const CLIENTS: &str = "clients";
 /// How often folders are wiped at most: as often as a plan may have faults for that.
 const WIPES_MAX: usize = 4;
 
+/// How often a node that ends is started again before it counts as one that cannot start.
+const STARTS_MAX: usize = 5;
+
 /// Longer than any operation may take once nothing goes wrong any more.
 const BOUND: Duration = Duration::from_mins(3);
 
@@ -209,14 +212,27 @@ impl Stage {
         Ok(())
     }
 
-    /// Waits until a node's agent listens in its present life.
+    /// Waits until a node's agent listens in its present life. One that a failing disk ends before is started again, as a
+    /// supervisor does; each fault strikes once.
     fn is_listening(&mut self, node: u16) -> Result<(), Failure> {
         let listening = move |world: &World| {
             let milestones = world.milestones(&host(node));
             milestones.iter().filter(|event| event.what.contains("listening")).count()
         };
         let before = self.listened.get(&node).copied().unwrap_or(0);
-        self.world.run_until(move |world| listening(world) > before, Duration::from_secs(30))?;
+        let name = host(node);
+        for _ in 0..STARTS_MAX {
+            let ended = name.clone();
+            let comes = move |world: &World| listening(world) > before || world.has_ended(&ended);
+            self.world.run_until(comes, Duration::from_secs(30))?;
+            if listening(&self.world) > before {
+                break;
+            }
+            self.world.crash(&name, CrashPolicy::ProcessOnly);
+            self.world.restart(&name);
+        }
+        let listens = listening(&self.world) > before;
+        self.holds(listens, Violation::new("a node starts", format!("{name} ended {STARTS_MAX} times")))?;
         self.listened.insert(node, listening(&self.world));
         Ok(())
     }

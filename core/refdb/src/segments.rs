@@ -108,7 +108,7 @@ pub(crate) async fn scan(disk: &(dyn Disk + 'static), folder: &str, redo: Lsn, d
                 if scan.end < durable || record::proves_damage(rest, scan.end) {
                     return Err(damaged(scan.end, &format!("the thread was durable beyond it, to {durable} at least")));
                 }
-                cut_off(disk, &path(folder, *segment), fields::count(good)).await?;
+                write_anew(disk, &path(folder, *segment), bytes.get(..good).unwrap_or_default()).await?;
             }
         }
     }
@@ -132,13 +132,10 @@ fn read_segment(scan: &mut Scan, bytes: &[u8], segment: Lsn, from: Lsn) -> usize
     }
 }
 
-async fn cut_off(disk: &dyn Disk, path: &str, length: u64) -> Result<(), Fault> {
-    let file = disk.open(path, OpenMode::Write).await?;
-    if file.length().await?.get() > length {
-        file.truncate(length).await?;
-    }
-    // Also what needs no cutting: after the death of a process alone, what is read may not be durable yet.
-    file.sync().await
+/// Writes the last segment again, without a torn end, under its name. After the death of a process alone what is read may
+/// not be durable yet, and a sync that failed may have given up its bytes, or its name, for good.
+async fn write_anew(disk: &(dyn Disk + 'static), path: &str, bytes: &[u8]) -> Result<(), Fault> {
+    disk.replace(path, bytes.to_vec()).await
 }
 
 fn damaged(at: Lsn, why: &str) -> sheetanchor_core::error::Error {
