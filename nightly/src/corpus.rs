@@ -42,6 +42,24 @@ const SEEDS: &[(&str, u64, &str, &str)] = &[
         "a failed sync, a restart and a loss of power lost a committed change of the embedded database",
         "8392a9b",
     ),
+    (
+        "disks-that-fail-lose-nothing-acknowledged",
+        15_210_433,
+        "a sync of pages behind one that had failed beside it was believed: an acknowledged change was lost",
+        "d8701aa",
+    ),
+    (
+        "disks-that-fail-lose-nothing-acknowledged",
+        15_210_814,
+        "the name of a segment that a failed sync had given up was taken for durable after a restart: its WAL was lost",
+        "6eff0f4",
+    ),
+    (
+        "a-backup-ends-in-a-restore-whatever-strikes",
+        21_427,
+        "the story started no node again that a failing disk had ended at its very start",
+        "6eff0f4",
+    ),
 ];
 
 /// The runs of the corpus that belong to these stories.

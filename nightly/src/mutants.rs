@@ -105,7 +105,7 @@ pub struct Mutants {
     /// One bug, by name; all of them if none is named.
     pub planted: Option<String>,
     /// So many runs for each bug and story, at most.
-    #[arg(long, default_value_t = 400)]
+    #[arg(long, default_value_t = 800)]
     pub seeds: u64,
     /// So many of them tell the kill rate.
     #[arg(long, default_value_t = RATED)]
@@ -233,7 +233,7 @@ pub struct Here {
     #[arg(long, default_value_t = 1)]
     pub rated: u64,
     /// So many runs at most.
-    #[arg(long, default_value_t = 400)]
+    #[arg(long, default_value_t = 800)]
     pub at_most: u64,
 }
 
