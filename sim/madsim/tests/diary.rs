@@ -113,6 +113,9 @@ fn a_call_and_a_word_over_a_held_link_arrive_when_it_is_released() {
                 stream.flush().await.unwrap();
             }
         });
+        // Only hosts that are there are held apart.
+        let there = world.launch("n2", |_| async {});
+        assert_eq!(world.finish(&there, LIMIT), Ok(()));
         world.run_for(Duration::from_millis(20)).unwrap();
         world.hold("n1", "n2");
         let asked = world.launch("n2", |env| async move {
