@@ -372,7 +372,7 @@ impl Disk for SimDisk {
                 return Err(fault(FaultKind::Other, "sync", path, "it is no folder"));
             }
             if let Some(Met::Fails(kind)) = injected {
-                volume.fail_sync_folder(folder);
+                volume.fail_sync_folder(host, folder);
                 return Err(fault(kind, "sync", path, BROKEN));
             }
             volume.sync_folder(folder);

@@ -167,18 +167,18 @@ impl Volume {
 
     /// Makes the names in a folder durable, and with each the rest of the change that it came with.
     pub(super) fn sync_folder(&mut self, folder: Inode) {
-        self.settle(folder, Fate::Durable);
+        self.settle(folder, Fate::Durable, |_| true);
         self.fold();
     }
 
-    /// A folder sync that fails gives up the name changes it was to write.
-    pub(super) fn fail_sync_folder(&mut self, folder: Inode) {
-        self.settle(folder, Fate::Lost);
+    /// A folder sync of `writer` that fails gives up the name changes that it was to write. Other hosts have their own.
+    pub(super) fn fail_sync_folder(&mut self, writer: HostId, folder: Inode) {
+        self.settle(folder, Fate::Lost, |change| change.writer == writer);
     }
 
-    fn settle(&mut self, folder: Inode, fate: Fate) {
-        for change in &mut self.changes {
-            if change.fate == Fate::Dirty && change.entries.iter().any(|((within, _), _)| *within == folder) {
+    fn settle(&mut self, folder: Inode, fate: Fate, which: impl Fn(&NameChange) -> bool) {
+        for change in self.changes.iter_mut().filter(|change| change.fate == Fate::Dirty && which(change)) {
+            if change.entries.iter().any(|((within, _), _)| *within == folder) {
                 change.fate = fate;
             }
         }

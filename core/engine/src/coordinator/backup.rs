@@ -11,12 +11,11 @@ use sheetanchor_core::format::manifest::{Manifest, ThreadSpan, Unit};
 use sheetanchor_core::format::{self, keys};
 use sheetanchor_core::identity::{ContentHash, OperationId, OperationKind, PointName};
 use sheetanchor_core::lineage::Way;
-use sheetanchor_core::plan::{Choice, Reach, replay};
+use sheetanchor_core::plan::{Choice, Reach};
 use sheetanchor_core::planted::{self, Bug};
 use sheetanchor_core::refusal::{Code, Refusal};
 use sheetanchor_core::scn::Scn;
 
-use super::plan::{Archived, or_damage};
 use super::{Coordinator, Footing, Term, point};
 use crate::pump::{self, Perform, Performed};
 
@@ -130,7 +129,7 @@ impl BackupPerformer<'_> {
         if planted::is(Bug::SealedUnread) {
             return Ok(Scn::ZERO);
         }
-        let Archived { archive, damaged } = self.coordinator.archive_of(manifest).await?;
+        let archived = self.coordinator.archive_of(manifest).await?;
         let choice = Choice {
             backup: manifest.operation,
             cut: manifest.cut.clone(),
@@ -139,11 +138,10 @@ impl BackupPerformer<'_> {
             resolved: format!("{}", manifest.operation),
             sought: false,
         };
-        let replay = replay(manifest, &Way::within(manifest.incarnation), &choice, &archive)
-            .map_err(|refusal| or_damage(refusal, damaged.as_ref()))?;
+        let replay = archived.replay(manifest, &Way::within(manifest.incarnation), &choice)?;
         self.coordinator.read_back(manifest, &replay, self.coordinator.read_back, &|_, _| ()).await?;
         let last = |thread, start| {
-            let pieces = archive.get(&(manifest.incarnation, thread)).cloned().unwrap_or_default();
+            let pieces = archived.archive.get(&(manifest.incarnation, thread)).cloned().unwrap_or_default();
             Reach::from(start, pieces).pieces.iter().rev().find_map(|(_, header)| header.scn_last)
         };
         let lasts = manifest.threads.iter().map(|(thread, span)| last(*thread, span.start).unwrap_or_default());

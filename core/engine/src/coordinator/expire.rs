@@ -112,13 +112,11 @@ impl Coordinator {
     }
 
     /// Waits for every backup and restore that has been registered: it may rely on what is condemned now, or on WAL that
-    /// nobody else needs. Whoever registers later sees what is condemned.
+    /// nobody else needs. Whoever registers later, or whose registration is still on its way, sees what is condemned.
     async fn await_outcomes(&self) -> Result<()> {
         let until = self.env.clock.now().after(self.limits.retry);
-        let mut strays = BTreeSet::new();
         loop {
             let mut waiting = self.unfinished().await?;
-            waiting.retain(|operation| !strays.contains(operation));
             waiting.retain(|operation| match operation.kind() {
                 OperationKind::Backup => !planted::is(Bug::ExpiryIgnoresBackups),
                 OperationKind::Restore | OperationKind::Clone => !planted::is(Bug::ExpiryIgnoresRestores),
@@ -126,12 +124,6 @@ impl Coordinator {
             });
             let Some(first) = waiting.first() else { return Ok(()) };
             if self.env.clock.now() >= until {
-                // Never registered: it relies on nothing. If its registration is still on its way, it will find what is
-                // condemned, and rely on none of that.
-                if !self.repository.is_registered(*first).await? {
-                    strays.insert(*first);
-                    continue;
-                }
                 let message = format!("{first} may rely on what would be removed, and has no outcome yet");
                 return Err(Refusal::new(Code::Unfinished, message).into());
             }

@@ -9,12 +9,11 @@ use sheetanchor_core::error::{Error, Result};
 use sheetanchor_core::format::catalog::{Cluster, IncarnationObject, Members, Point, Seal};
 use sheetanchor_core::identity::{ByteCount, Incarnation, NodeId, OperationId, OperationKind};
 use sheetanchor_core::lineage::{Lineage, Way};
-use sheetanchor_core::plan::{Aim, Target, choices, is_stamped, replay};
+use sheetanchor_core::plan::{Aim, Target, choices, is_stamped};
 use sheetanchor_core::refusal::{Code, Refusal};
 use sheetanchor_core::request::{Answer, Description, PinSeen, Progress, Request};
 
 use super::Coordinator;
-use super::plan::{Archived, or_damage};
 use super::proof::{ReadBack, Verified};
 
 /// The cluster at a glance.
@@ -64,20 +63,13 @@ impl Coordinator {
             address: self.setup.addresses.get(&node).cloned().unwrap_or_default(),
             description,
         });
-        let mut unfinished = Vec::new();
-        for operation in self.unfinished().await? {
-            // Whoever came no further than a folder has nothing that could be ended.
-            if self.repository.is_registered(operation).await? {
-                unfinished.push(operation);
-            }
-        }
         Ok(ClusterStatus {
             nodes: nodes.collect(),
             incarnation: footing.incarnation,
             incarnations: self.repository.incarnations().await?,
             backups: catalog.backups,
             points: catalog.points,
-            unfinished,
+            unfinished: self.unfinished().await?,
             half_open: self.half_open(&footing).await?,
             cluster: footing.cluster,
             members: footing.members,
@@ -90,14 +82,18 @@ impl Coordinator {
         seen.filter_map(|(node, description)| Some((node, description.ok()?.progress))).collect()
     }
 
-    /// Operations that were begun and have no outcome yet, by kind and in order of time. A backup or a point whose coordinator
-    /// came no further than a folder for it may be among them.
+    /// Operations that were begun and have no outcome yet, by kind and in order of time. One whose coordinator came no further
+    /// than a folder for it has not begun: there is nothing that could be ended.
     pub(super) async fn unfinished(&self) -> Result<Vec<OperationId>> {
         let mut unfinished = Vec::new();
         for kind in [OperationKind::Backup, OperationKind::Point, OperationKind::Clone] {
             let ended: BTreeSet<OperationId> = self.repository.ended(kind).await?.into_iter().collect();
             let begun = self.repository.operations(kind).await?;
-            unfinished.extend(begun.into_iter().filter(|operation| !ended.contains(operation)));
+            for operation in begun.into_iter().filter(|operation| !ended.contains(operation)) {
+                if self.repository.is_registered(operation).await? {
+                    unfinished.push(operation);
+                }
+            }
         }
         let incarnations = self.repository.incarnations().await?;
         for operation in self.repository.operations(OperationKind::Restore).await? {
@@ -161,15 +157,14 @@ impl Coordinator {
         let catalog = self.repository.catalog(footing.incarnation).await?;
         let manifest = self.manifest_of(&catalog, backup).await?;
         let way = Way::within(manifest.incarnation);
-        let Archived { archive, damaged } = self.archive_of(&manifest).await?;
+        let archived = self.archive_of(&manifest).await?;
         let lineage = Lineage::of(&self.repository.incarnations().await?)?;
         let aim = Aim::from(&Target::Backup(backup));
-        let choice = choices(&catalog, &lineage, &way, &aim, is_stamped(&archive))?.into_iter().next();
+        let choice = choices(&catalog, &lineage, &way, &aim, is_stamped(&archived.archive))?.into_iter().next();
         let Some(choice) = choice else {
             return Err(Refusal::new(Code::NoSuchTarget, format!("{backup} is no sealed backup")).into());
         };
-        let replay =
-            replay(&manifest, &way, &choice, &archive).map_err(|refusal| or_damage(refusal, damaged.as_ref()))?;
+        let replay = archived.replay(&manifest, &way, &choice)?;
         self.read_back(&manifest, &replay, ReadBack::Contents, progress).await
     }
 }

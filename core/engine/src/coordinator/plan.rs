@@ -43,14 +43,22 @@ impl Archived {
         self.damaged = self.damaged.take().or(damaged);
         Ok(())
     }
+
+    /// What a choice replays. A damaged piece is in nobody's way who does not need it; to whoever misses one it is said that
+    /// it is damaged, not that it is gone.
+    ///
+    /// # Errors
+    /// As [`replay`]; `SA504` instead of `SA303` and `SA501` where a piece is damaged.
+    pub(super) fn replay(&self, manifest: &Manifest, way: &Way, choice: &Choice) -> Result<Replay, Refusal> {
+        replay(manifest, way, choice, &self.archive).map_err(|refusal| match &self.damaged {
+            Some(damaged) if is_out_of_reach(&refusal) => damaged.clone(),
+            Some(_) | None => refusal,
+        })
+    }
 }
 
-/// A damaged piece is in nobody's way who does not need it. To whoever misses one it is said that it is damaged, not gone.
-pub(super) fn or_damage(refusal: Refusal, damaged: Option<&Refusal>) -> Refusal {
-    match damaged {
-        Some(damaged) if matches!(refusal.code, Code::NotReachable | Code::WalGap) => damaged.clone(),
-        _ => refusal,
-    }
+fn is_out_of_reach(refusal: &Refusal) -> bool {
+    matches!(refusal.code, Code::NotReachable | Code::WalGap)
 }
 
 impl Coordinator {
@@ -68,22 +76,20 @@ impl Coordinator {
         let lineage = Lineage::of(&self.repository.incarnations().await?)?;
         let way = lineage.way_to(aim.incarnation.unwrap_or(footing.incarnation))?;
         let catalog = self.repository.whole_catalog().await?;
-        let Archived { archive, damaged } = self.archive_along(footing, &way).await?;
+        let archived = self.archive_along(footing, &way).await?;
         let mut passed_over = Vec::new();
-        for choice in choices(&catalog, &lineage, &way, aim, is_stamped(&archive))? {
+        for choice in choices(&catalog, &lineage, &way, aim, is_stamped(&archived.archive))? {
             let manifest = self.manifest_of(&catalog, choice.backup).await?;
-            let replay = match replay(&manifest, &way, &choice, &archive) {
+            let replay = match archived.replay(&manifest, &way, &choice) {
                 Ok(replay) => replay,
-                Err(refusal) => match or_damage(refusal, damaged.as_ref()) {
-                    refusal if matches!(refusal.code, Code::NotReachable | Code::WalGap) => {
-                        passed_over.push(refusal);
-                        continue;
-                    }
-                    refusal => return Err(refusal.into()),
-                },
+                Err(refusal) if is_out_of_reach(&refusal) => {
+                    passed_over.push(refusal);
+                    continue;
+                }
+                Err(refusal) => return Err(refusal.into()),
             };
             let scn_floor = self.high_water(&catalog).await?;
-            let resolved = self.resolved(&way, &choice, is_stamped(&archive));
+            let resolved = self.resolved(&way, &choice, is_stamped(&archived.archive));
             let words = resolved.words.clone();
             let plan = plan_of(footing, aim, operation, manifest, &choice, replay, resolved, scn_floor);
             return Ok(Planned { plan, resolved: words, passed_over });

@@ -25,7 +25,9 @@ pub struct Cluster {
     pub bench: Bench,
     pub servers: Vec<Running>,
     pub coordinator: Coordinator,
-    _agents: Vec<Box<dyn Task>>,
+    env: Env,
+    addresses: BTreeMap<NodeId, String>,
+    agents: Vec<Box<dyn Task>>,
 }
 
 impl Cluster {
@@ -46,20 +48,30 @@ impl Cluster {
         for node in NODES {
             let name = format!("n{node}");
             servers.push(if fenced { bench.fenced(&name, &[]).await } else { bench.server(&name, &[]).await });
-            let (agent, address) = agent(&bench, &env, NodeId::new(node)).await;
+            let (agent, address) = agent(&bench, &env, NodeId::new(node), "127.0.0.1:0").await;
             agents.push(agent);
             addresses.insert(NodeId::new(node), address);
         }
-        let coordinator = Coordinator::new(env, Setup { name: "ledger".to_owned(), addresses }, Limits::default());
-        Self { bench, servers, coordinator, _agents: agents }
+        let setup = Setup { name: "ledger".to_owned(), addresses: addresses.clone() };
+        let coordinator = Coordinator::new(env.clone(), setup, Limits::default());
+        Self { bench, servers, coordinator, env, addresses, agents }
+    }
+
+    /// Ends the agent of a node, and starts another where it listened.
+    pub async fn restart_agent(&mut self, node: NodeId) {
+        let place = self.addresses[&node].clone();
+        let old = &mut self.agents[usize::from(node.get()) - 1];
+        old.cancel();
+        old.join().await;
+        *old = agent(&self.bench, &self.env, node, &place).await.0;
     }
 }
 
-async fn agent(bench: &Bench, env: &Env, node: NodeId) -> (Box<dyn Task>, String) {
-    let listener = env.net.listen("127.0.0.1:0").await.unwrap();
+async fn agent(bench: &Bench, env: &Env, node: NodeId, place: &str) -> (Box<dyn Task>, String) {
+    let listener = eventually(async || env.net.listen(place).await.ok()).await;
     let address = listener.address();
     let state = bench.path(&format!("state{node}"));
-    fs::create_dir(&state).unwrap();
+    fs::create_dir_all(&state).unwrap();
     let database = Arc::new(bench.node(&format!("n{node}"), node));
     let agent = Agent::load(env.clone(), Config::new(node, &address, state), database).await.unwrap();
     let serving = async move {
