@@ -12,6 +12,7 @@ extern crate std;
 
 pub mod env;
 
+pub mod changes;
 pub mod database;
 
 pub mod folder_bucket;
