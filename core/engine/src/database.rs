@@ -16,6 +16,8 @@ use sheetanchor_core::position::{Lsn, Position};
 use sheetanchor_core::refusal::{Code, Refusal};
 use sheetanchor_core::scn::Scn;
 
+use crate::changes::ChangeMap;
+
 /// Where an engine keeps its data.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Storage {
@@ -330,6 +332,15 @@ pub trait Database: Send + Sync {
     fn link_target(&self, name: &str, target: &str) -> Result<String> {
         let message = format!("{name} led to {target}, and this engine knows no links");
         Err(Refusal::new(Code::UnsafePath, message).into())
+    }
+
+    /// What has changed in this node's files, or in those that all share, by the WAL of one thread from `since` until `until`,
+    /// exclusive, both of one timeline. `wal` waits for what is not archived yet. `None` if the engine cannot tell, and
+    /// refusals: then everything is read. A file that the map vouches for is, as far as nothing is told, byte for byte what a
+    /// backup that started at `since` has captured, or differs in what recovery from `until` on does not need.
+    async fn changes(&self, since: Position, until: Position, wal: &dyn WalSource) -> Result<Option<ChangeMap>> {
+        let (_, _, _): (Position, Position, &dyn WalSource) = (since, until, wal);
+        Ok(None)
     }
 
     /// Checks the pages in `bytes`, which start at `offset` of file `name` (a multiple of 64 KiB).

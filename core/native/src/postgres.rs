@@ -2,7 +2,7 @@
 //!
 //! [`PostgresDatabase`] speaks to a server that its operator runs, and starts one only in a folder that was restored.
 //! Reading order: [`install`](mod@install) and [`postmaster`] (programs and processes), `target`, `tls` and `session` (connections), `direct`, `look`,
-//! `pins`, `backup`, `files`, `pages`, `wal`, [`wal_reader`], `wal_chain`, `replication`, `wal_stream`, `wal_road`, `fence`,
+//! `pins`, `backup`, `files`, `pages`, `wal`, [`wal_reader`], `changes`, `wal_chain`, `replication`, `wal_stream`, `wal_road`, `fence`,
 //! `marker`, `recovery` and `in_doubt`, and [`server`], which makes new servers for demonstrations and tests.
 //!
 //! What it relies on, by the manual of PostgreSQL: "Making a Base Backup Using the Low Level API", "Recovery Target",
@@ -10,6 +10,7 @@
 //! it a cut is of one node alone.
 
 mod backup;
+mod changes;
 mod control;
 mod database;
 mod direct;

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use sheetanchor_core::error::{Error, FaultKind, Result};
+use sheetanchor_core::position::{Lsn, Position};
 use sheetanchor_core::refusal::{Code, Refusal};
 use sheetanchor_engine::database::{Begun, Ended};
 use tokio::sync::Mutex;
@@ -27,6 +28,8 @@ pub(super) struct Backups {
 #[derive(Clone)]
 struct Backup {
     begun: Begun,
+    /// Where replay of it starts, in the segment that `begun` says.
+    redo: Lsn,
     stage: Stage,
 }
 
@@ -47,11 +50,21 @@ impl Backups {
         }
     }
 
-    /// Takes a running backup in.
+    /// Where replay starts of the backup that has begun at `start`, if it runs still.
+    pub(super) async fn redo(&self, start: Position) -> Option<Lsn> {
+        let known = self.known.lock().await;
+        let backup = known.values().rfind(|backup| backup.begun.start == start)?;
+        match &backup.stage {
+            Stage::Running(session) if session.is_closed() => None,
+            Stage::Running(_) | Stage::Ended(_) => Some(backup.redo),
+        }
+    }
+
+    /// Takes a running backup in, whose replay starts at `redo`.
     ///
     /// # Errors
     /// `SA205` if too many are running.
-    pub(super) async fn add(&self, label: &str, session: Session, begun: Begun) -> Result<()> {
+    pub(super) async fn add(&self, label: &str, session: Session, begun: Begun, redo: Lsn) -> Result<()> {
         let mut known = self.known.lock().await;
         if known.len() >= REMEMBERED_MAX {
             known.retain(|_, backup| match &backup.stage {
@@ -63,7 +76,7 @@ impl Backups {
             let message = format!("{} backups are running on this node already", known.len());
             return Err(Refusal::new(Code::Busy, message).into());
         }
-        known.insert(label.to_owned(), Backup { begun, stage: Stage::Running(Arc::new(session)) });
+        known.insert(label.to_owned(), Backup { begun, redo, stage: Stage::Running(Arc::new(session)) });
         Ok(())
     }
 

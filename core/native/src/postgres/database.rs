@@ -14,6 +14,7 @@ use sheetanchor_core::position::{Lsn, Position};
 use sheetanchor_core::refusal::{Code, Refusal};
 use sheetanchor_core::scn::Scn;
 use sheetanchor_engine::agent::archive::ARCHIVE_PIN;
+use sheetanchor_engine::changes::ChangeMap;
 use sheetanchor_engine::database::{
     Begun, Capabilities, CutMade, Database, Ended, Identity, Joining, Opening, PageVerdict, Pin, Recovery, Search,
     SourceFile, State, Status, Storage, WalPiece, WalSource,
@@ -35,7 +36,7 @@ use super::wal::Place;
 use super::wal_chain::{Chain, prove_record};
 use super::wal_road::{WalRoad, Wanted};
 use super::wal_stream::WalStream;
-use super::{files, in_doubt, pages, pins};
+use super::{changes, files, in_doubt, pages, pins};
 use crate::faults::{blocking, fault};
 
 /// Bytes in the longest name of a restore point record.
@@ -143,6 +144,10 @@ impl PostgresDatabase {
 
     pub(super) fn stream(&self) -> &Mutex<Option<WalStream>> {
         &self.stream
+    }
+
+    pub(super) fn backups(&self) -> &Backups {
+        &self.backups
     }
 
     pub(super) fn wanted(&self) -> &Wanted {
@@ -435,12 +440,13 @@ impl Database for PostgresDatabase {
         if !session.facts().checksums {
             tracing::warn!(node = %self.config.node, "page checksums are off: a page that the disk has damaged is captured as it is");
         }
-        let start = backup::start(&session, label).await.map_err(over_is_down)?.lsn(0)?;
+        let redo = backup::start(&session, label).await.map_err(over_is_down)?.lsn(0)?;
+        changes::note_checksums(&session).await.map_err(over_is_down)?;
         let (timeline, _) = end_of_wal(&session).await.map_err(over_is_down)?;
         // A server reads the head of a segment before anything in it.
-        let start = segment_size(&session)?.start(start);
+        let start = segment_size(&session)?.start(redo);
         let begun = Begun { start: self.position(timeline, start), scn: self.scn_seen() };
-        self.backups.add(label, session, begun).await?;
+        self.backups.add(label, session, begun, redo).await?;
         Ok(begun)
     }
 
@@ -467,6 +473,10 @@ impl Database for PostgresDatabase {
         let (data, major) = (self.data().to_owned(), session.facts().major());
         // A refusal passes through a call that knows faults only.
         blocking(move || Ok(files::list(&data, major))).await?
+    }
+
+    async fn changes(&self, since: Position, until: Position, wal: &dyn WalSource) -> Result<Option<ChangeMap>> {
+        changes::changes(self, since, until, wal).await
     }
 
     fn link_target(&self, name: &str, target: &str) -> Result<String> {

@@ -10,6 +10,7 @@ use sheetanchor_core::identity::ByteCount;
 use sheetanchor_core::refusal::{Code, Refusal};
 use sheetanchor_engine::database::{SourceFile, SourceKind};
 
+use super::wal_reader::Fork;
 use crate::faults::fault;
 
 /// Folders that are captured empty: what lies in them is of one run of the server only. Slots are pins, and a restored
@@ -89,15 +90,6 @@ pub(super) struct Relation {
     pub fork: Fork,
     /// Which gigabyte of it.
     pub segment: u32,
-}
-
-/// A relation's forks.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Fork {
-    Main,
-    FreeSpace,
-    Visibility,
-    Init,
 }
 
 impl Relation {

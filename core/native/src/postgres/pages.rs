@@ -14,7 +14,7 @@ use super::files::Relation;
 pub(super) const PAGE_BYTES: usize = 8192;
 
 /// Pages of a relation's segment file, in every usual build: a gigabyte.
-const SEGMENT_PAGES: u64 = 131_072;
+pub(super) const SEGMENT_PAGES: u64 = 131_072;
 
 const PRIME: u32 = 16_777_619;
 

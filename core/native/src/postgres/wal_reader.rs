@@ -3,17 +3,18 @@
 //! It proves that a stretch of WAL is one unbroken chain: each page is the one that belongs at its address, each record
 //! holds by its CRC-32C and names the record before it, what runs over a page's end goes on at the next page, and all
 //! that lies between records is zero. Of the content it understands only what decides where a recovery may end
-//! ([`Event`]). By the sources of PostgreSQL: `xlog_internal.h`, `xlogrecord.h`, `xlogreader.c`, `xact.h`.
+//! ([`Event`]) and, where that is asked for, which files a record changes ([`Touch`]). By the sources of PostgreSQL: `xlog_internal.h`, `xlogrecord.h`, `xlogreader.c`, `xact.h`.
 //!
 //! What it cannot see: a flipped `XLP_BKP_REMOVABLE` in a page's header, which has no meaning for recovery; what came of a
 //! record that a crash cut short, which is not replayed; and, where reading began inside a record, that record's rest.
 //!
-//! Reading order: `version`, `page`, `record`, `event`, and here the [`Reader`].
+//! Reading order: `version`, `page`, `record`, `event`, `touch`, and here the [`Reader`].
 
 mod event;
 mod page;
 mod record;
 mod totals;
+mod touch;
 mod version;
 
 #[cfg(test)]
@@ -28,6 +29,7 @@ use sheetanchor_core::position::Lsn;
 
 pub use self::event::{Event, Noted, Outcome};
 pub use self::totals::{Total, Totals};
+pub use self::touch::{CHECKSUMS_MESSAGE, Fork, Locator, Touch};
 pub use self::version::Version;
 pub use super::wal::SegmentSize;
 
@@ -73,6 +75,31 @@ impl fmt::Display for Broken {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(out, "{} at {}", self.why, self.at)
     }
+}
+
+/// Takes what is read, record by record.
+pub trait Sink {
+    /// Whether it wants to know what each record changes.
+    const TOUCHES: bool;
+
+    /// A record that is understood.
+    fn noted(&mut self, noted: Noted);
+
+    /// What a record changes; it may change several things.
+    fn touched(&mut self, touch: Touch);
+}
+
+/// Takes events alone.
+struct Events<'a, F>(&'a mut F);
+
+impl<F: FnMut(Noted)> Sink for Events<'_, F> {
+    const TOUCHES: bool = false;
+
+    fn noted(&mut self, noted: Noted) {
+        self.0(noted);
+    }
+
+    fn touched(&mut self, _touch: Touch) {}
 }
 
 /// What the next byte belongs to.
@@ -139,6 +166,14 @@ impl Reader {
         Lsn::new(self.next)
     }
 
+    /// Whether no record is open: the next byte is of another one, or of none.
+    pub fn is_between_records(&self) -> bool {
+        match self.state {
+            State::Fresh | State::Between | State::Blank => true,
+            State::Joining(_) | State::Inside(_) => false,
+        }
+    }
+
     /// The end of the last whole record: recovery can come this far, and no further.
     pub fn whole_until(&self) -> Lsn {
         Lsn::new(self.whole)
@@ -164,6 +199,14 @@ impl Reader {
     /// # Errors
     /// What does not hold. Nothing can be read after that.
     pub fn feed(&mut self, bytes: &[u8], sink: &mut impl FnMut(Noted)) -> Result<(), Broken> {
+        self.read(bytes, &mut Events(sink))
+    }
+
+    /// Reads on, as [`feed`](Self::feed) does, for whoever wants to know more.
+    ///
+    /// # Errors
+    /// What does not hold. Nothing can be read after that.
+    pub fn read(&mut self, bytes: &[u8], sink: &mut impl Sink) -> Result<(), Broken> {
         let mut rest = bytes;
         while !rest.is_empty() {
             if matches!(self.state, State::Blank) && self.next.is_multiple_of(self.origin.segment.bytes()) {
@@ -245,7 +288,7 @@ impl Reader {
     }
 
     /// Takes bytes of one page, none of its header.
-    fn take_body(&mut self, bytes: &[u8], sink: &mut impl FnMut(Noted)) -> Result<(), Broken> {
+    fn take_body(&mut self, bytes: &[u8], sink: &mut impl Sink) -> Result<(), Broken> {
         let mut rest = bytes;
         while !rest.is_empty() {
             let used = match &mut self.state {
@@ -290,7 +333,7 @@ impl Reader {
     }
 
     /// Begins a record, and takes all of it if it lies in `bytes`; says how many of them were used.
-    fn begin(&mut self, bytes: &[u8], sink: &mut impl FnMut(Noted)) -> Result<usize, Broken> {
+    fn begin(&mut self, bytes: &[u8], sink: &mut impl Sink) -> Result<usize, Broken> {
         let start = self.next;
         // Most records lie whole in one page, and need not be copied.
         if let Some(head) = bytes.first_chunk::<HEAD_BYTES>().map(RecordHead::of)
@@ -308,7 +351,7 @@ impl Reader {
     }
 
     /// Goes on with the record that is open; says how many bytes were used.
-    fn go_on(&mut self, bytes: &[u8], sink: &mut impl FnMut(Noted)) -> Result<usize, Broken> {
+    fn go_on<S: Sink>(&mut self, bytes: &[u8], sink: &mut S) -> Result<usize, Broken> {
         let state = std::mem::replace(&mut self.state, State::Between);
         let State::Inside(mut pending) = state else { return Ok(0) };
         let start = pending.start();
@@ -323,7 +366,7 @@ impl Reader {
         };
         if used > 0 {
             self.check_head(&head, start)?;
-            pending.keep_if(event::is_understood(&head));
+            pending.keep(bytes_wanted::<S>(&head));
         }
         let body = bytes.get(used..).unwrap_or_default();
         let body = body.get(..bound(pending.left(), body.len())).unwrap_or_default();
@@ -352,14 +395,14 @@ impl Reader {
         Ok(())
     }
 
-    /// Accepts a whole record. Its body's bytes are there if it is one that is understood.
-    fn finish(
+    /// Accepts a whole record. Of its body, those bytes are there that are wanted.
+    fn finish<S: Sink>(
         &mut self,
         head: &RecordHead,
         start: u64,
         body_checksum: u32,
         body: &[u8],
-        sink: &mut impl FnMut(Noted),
+        sink: &mut S,
     ) -> Result<(), Broken> {
         let seen = head.checksum_over(body_checksum);
         if seen != head.checksum {
@@ -370,23 +413,30 @@ impl Reader {
         self.last = Some(start);
         self.whole = self.next.next_multiple_of(ALIGNMENT);
         self.state = State::Between;
-        if !event::is_understood(head) {
+        if !S::TOUCHES && !event::is_understood(head) {
             return self.check_given_up(start, None);
         }
         // A page was read before any record was.
         let Some(version) = self.version else { return Err(self.broken(start, "a record before any page".to_owned())) };
-        let event = event::read(version, head, body).ok_or_else(|| {
+        let strange = || {
             let why = format!(
                 "a record of resource manager {} and kind {:02X} that is not understood",
                 head.manager, head.info
             );
             self.broken(start, why)
-        })?;
+        };
+        if S::TOUCHES {
+            touch::read(version, head, body, &mut |touch| sink.touched(touch)).ok_or_else(strange)?;
+        }
+        if !event::is_understood(head) {
+            return self.check_given_up(start, None);
+        }
+        let event = event::read(version, head, body).ok_or_else(strange)?;
         self.check_given_up(start, Some(&event))?;
         if event == Event::Switch && !self.whole.is_multiple_of(self.origin.segment.bytes()) {
             self.state = State::Blank;
         }
-        sink(Noted { start: Lsn::new(start), end: self.whole_until(), event });
+        sink.noted(Noted { start: Lsn::new(start), end: self.whole_until(), event });
         Ok(())
     }
 
@@ -408,6 +458,15 @@ impl Reader {
     fn broken(&self, start: u64, why: String) -> Broken {
         let until = self.next.max(start.saturating_add(ALIGNMENT));
         Broken { at: Lsn::new(start), until: Lsn::new(until), why }
+    }
+}
+
+/// How much of a record's body is read, from its start.
+fn bytes_wanted<S: Sink>(head: &RecordHead) -> usize {
+    match (event::is_understood(head), S::TOUCHES) {
+        (true, _) => usize::MAX,
+        (false, true) => touch::bytes_wanted(head),
+        (false, false) => 0,
     }
 }
 

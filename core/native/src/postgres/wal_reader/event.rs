@@ -84,7 +84,7 @@ pub enum Outcome {
 }
 
 const XLOG: u8 = 0;
-const XACT: u8 = 1;
+pub(super) const XACT: u8 = 1;
 
 /// The half of the info byte that belongs to the resource manager; of it, a transaction's record keeps one flag.
 const KIND: u8 = 0xF0;
@@ -196,9 +196,24 @@ const HAS_INVALIDATIONS: u32 = 1 << 3;
 const HAS_TWO_PHASE: u32 = 1 << 4;
 const HAS_GID: u32 = 1 << 7;
 
-/// `xl_xact_commit` and `xl_xact_abort`, with `xl_xact_xinfo` and what it announces.
-fn ended(version: Version, head: &RecordHead, kind: u8, data: &[u8]) -> Option<Event> {
-    let time_us = i64_at(data, 0)?;
+/// Whether this is a transaction's last record.
+pub(super) fn ends_transaction(head: &RecordHead) -> bool {
+    head.manager == XACT && matches!(head.info & XACT_KIND, COMMIT | ABORT | COMMIT_PREPARED | ABORT_PREPARED)
+}
+
+/// The relations whose files went with a transaction's end, by its last record's own data: twelve bytes each.
+pub(super) fn removed_files<'a>(version: Version, head: &RecordHead, data: &'a [u8]) -> Option<&'a [u8]> {
+    lists(version, head, data).map(|lists| lists.files)
+}
+
+/// What stands in a transaction's last record after its time.
+struct Lists<'a> {
+    flags: u32,
+    files: &'a [u8],
+    rest: &'a [u8],
+}
+
+fn lists<'a>(version: Version, head: &RecordHead, data: &'a [u8]) -> Option<Lists<'a>> {
     let mut rest = data.get(8..)?;
     let mut flags = 0;
     if head.info & HAS_INFO != 0 {
@@ -214,12 +229,24 @@ fn ended(version: Version, head: &RecordHead, kind: u8, data: &[u8]) -> Option<E
         (HAS_DROPPED_STATISTICS, version.dropped_statistics_bytes()),
         (HAS_INVALIDATIONS, Some(16)),
     ];
+    let mut files: &[u8] = &[];
     for (flag, item_bytes) in lists {
         if flags & flag != 0 {
             let items = usize::try_from(u32_at(rest, 0)?).ok()?;
-            rest = rest.get(items.checked_mul(item_bytes?)?.checked_add(4)?..)?;
+            let (list, after) = rest.get(4..)?.split_at_checked(items.checked_mul(item_bytes?)?)?;
+            rest = after;
+            if flag == HAS_FILES {
+                files = list;
+            }
         }
     }
+    Some(Lists { flags, files, rest })
+}
+
+/// `xl_xact_commit` and `xl_xact_abort`, with `xl_xact_xinfo` and what it announces.
+fn ended(version: Version, head: &RecordHead, kind: u8, data: &[u8]) -> Option<Event> {
+    let time_us = i64_at(data, 0)?;
+    let Lists { flags, mut rest, .. } = lists(version, head, data)?;
     let (mut transaction, mut gid) = (head.transaction, None);
     let two_phase = flags & HAS_TWO_PHASE != 0;
     if two_phase {

@@ -3,6 +3,7 @@
 use sheetanchor_core::identity::TimelineId;
 use sheetanchor_core::position::Lsn;
 
+use super::touch::Locator;
 use super::version::Version;
 use super::{Origin, PAGE_BYTES, SegmentSize};
 
@@ -12,6 +13,19 @@ pub(crate) const SYSTEM: u64 = 7_435_209_318_723;
 pub(crate) fn origin() -> Origin {
     Origin { system: SYSTEM, segment: SegmentSize::new(1 << 20).unwrap(), timeline: TimelineId::new(2) }
 }
+
+/// A page's image in a record, by its bytes there.
+#[derive(Clone, Copy)]
+pub(crate) enum Image {
+    Whole(usize),
+    WithHole(usize),
+    Packed(usize),
+    PackedWithHole(usize),
+}
+
+/// A reference to a block: its relation (that of the one before if none is said), the fork's number, the block, an image of
+/// it, and data that belongs to it.
+pub(crate) type Reference<'a> = (Option<Locator>, u8, u32, Option<Image>, &'a [u8]);
 
 /// WAL being made.
 pub(crate) struct Forge {
@@ -86,6 +100,46 @@ impl Forge {
         while !self.bytes.len().is_multiple_of(8) {
             self.bytes.push(0);
         }
+    }
+
+    /// A body of references and own data, in the layout of 15.
+    pub(crate) fn body(references: &[Reference], own: &[u8]) -> Vec<u8> {
+        Self::body_of(Version::V15, references, own)
+    }
+
+    /// A body of references and own data.
+    pub(crate) fn body_of(version: Version, references: &[Reference], own: &[u8]) -> Vec<u8> {
+        let (mut headers, mut rest) = (Vec::new(), Vec::new());
+        for (id, (locator, fork, block, image, data)) in (0_u8..).zip(references) {
+            let flags = if image.is_some() { 0x10 } else { 0 } | if locator.is_none() { 0x80 } else { 0 };
+            headers.extend([id, fork | flags | if data.is_empty() { 0 } else { 0x20 }]);
+            headers.extend(u16::try_from(data.len()).unwrap().to_ne_bytes());
+            let packed = if version == Version::V14 { 0x02 } else { 0x08 };
+            if let Some(image) = image {
+                let (bytes, flags) = match *image {
+                    Image::Whole(bytes) => (bytes, 0),
+                    Image::WithHole(bytes) => (bytes, 1),
+                    Image::Packed(bytes) => (bytes, packed),
+                    Image::PackedWithHole(bytes) => (bytes, packed | 1),
+                };
+                headers.extend(u16::try_from(bytes).unwrap().to_ne_bytes());
+                headers.extend([9, 9, flags]);
+                if flags == packed | 1 {
+                    headers.extend([8, 8]);
+                }
+                rest.extend(vec![0xEE; bytes]);
+            }
+            if let Some(Locator { space, database, number }) = locator {
+                headers.extend([*space, *database, *number].iter().flat_map(|word| word.to_ne_bytes()));
+            }
+            headers.extend(block.to_ne_bytes());
+            rest.extend(*data);
+        }
+        if !own.is_empty() {
+            let data = Self::data(own);
+            headers.extend(&data[..data.len() - own.len()]);
+        }
+        [headers, rest, own.to_vec()].concat()
     }
 
     /// Data behind the short header that announces it.

@@ -67,14 +67,15 @@ pub(super) struct Pending {
     /// Bytes that have come, those of the header included.
     have: u64,
     checksum: u32,
-    /// The body, if somebody wants to read it.
-    kept: Option<Vec<u8>>,
+    /// As much of the body as somebody wants to read.
+    kept: Vec<u8>,
+    kept_max: usize,
 }
 
 impl Pending {
     /// A record that starts at `start`.
     pub(super) fn new(start: u64) -> Self {
-        Self { start, head: [0; HEAD_BYTES], have: 0, checksum: 0, kept: None }
+        Self { start, head: [0; HEAD_BYTES], have: 0, checksum: 0, kept: Vec::new(), kept_max: 0 }
     }
 
     /// Its first byte.
@@ -104,17 +105,16 @@ impl Pending {
         (self.have >= super::length(&self.head)).then(|| RecordHead::of(&self.head))
     }
 
-    /// Keeps the body from now on, or does not.
-    pub(super) fn keep_if(&mut self, wanted: bool) {
-        self.kept = wanted.then(Vec::new);
+    /// Keeps so many bytes of the body, which has not begun to come.
+    pub(super) fn keep(&mut self, bytes_max: usize) {
+        self.kept_max = bytes_max;
     }
 
     /// Takes bytes of the body.
     pub(super) fn take_body(&mut self, bytes: &[u8]) {
         self.checksum = crc32c::crc32c_append(self.checksum, bytes);
-        if let Some(kept) = &mut self.kept {
-            kept.extend_from_slice(bytes);
-        }
+        let room = self.kept_max.saturating_sub(self.kept.len());
+        self.kept.extend_from_slice(bytes.get(..room).unwrap_or(bytes));
         self.have = self.have.saturating_add(super::length(bytes));
     }
 
@@ -128,9 +128,9 @@ impl Pending {
         self.checksum
     }
 
-    /// The body, if it is kept.
+    /// What is kept of the body.
     pub(super) fn kept(&self) -> &[u8] {
-        self.kept.as_deref().unwrap_or_default()
+        &self.kept
     }
 }
 
