@@ -8,6 +8,8 @@
 //! - The visibility map is *not* told by references: a row's change clears bits of it by a flag in its own record. It counts as
 //!   changed wherever anything of its relation is.
 //! - The free space map is not in the WAL, and nor is anything that is no relation: nobody vouches for those.
+//! - The first page of an SP-GiST index caches which pages have room, and this is not logged: what is restored may have an
+//!   older cache, as any index has after a crash.
 //! - Whether `full_page_writes` is on does not matter: references are there without images, too.
 //!
 //! Nothing is told across what WAL does not show: another timeline, `wal_level` minimal, records that are marked as changing

@@ -275,7 +275,7 @@ pub async fn said(name: &str, arguments: &[&str]) -> String {
     String::from_utf8(said.stdout).unwrap()
 }
 
-async fn program(name: &str) -> PathBuf {
+pub async fn program(name: &str) -> PathBuf {
     Install::find(None, None).await.unwrap().program(name)
 }
 

@@ -11,6 +11,7 @@
 mod bench;
 mod bridge;
 mod causal;
+mod changes;
 mod cluster;
 mod failover;
 mod fence;
