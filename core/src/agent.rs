@@ -231,7 +231,7 @@ impl Agent {
             | Request::Enlist { .. }
             | Request::Pin { .. }
             | Request::Begin
-            | Request::Capture
+            | Request::Capture { .. }
             | Request::Archive { .. }
             | Request::CutAlone { .. }
             | Request::Flush { .. }

@@ -55,6 +55,8 @@ pub struct Order {
     pub shared: bool,
     /// How the cut is taken.
     pub method: Method,
+    /// The sealed backup that it goes on from; none for a full one.
+    pub base: Option<OperationId>,
     /// The name of the records that mark a cut of each node by itself, unique for ever.
     pub record: String,
     /// How long things may take.
@@ -353,7 +355,9 @@ impl Backup {
     fn capture(&mut self, now: Moment) -> Vec<Effect> {
         let units = if self.order.shared { 1 } else { self.order.nodes.len() };
         let units: BTreeSet<NodeId> = self.order.nodes.iter().take(units).copied().collect();
-        self.ask(now, Phase::Capturing, self.order.limits.capture, &Request::Capture, units)
+        let base = self.order.base;
+        let starts = if base.is_some() { self.evidence.starts.values().copied().collect() } else { Vec::new() };
+        self.ask(now, Phase::Capturing, self.order.limits.capture, &Request::Capture { base, starts }, units)
     }
 
     /// The cut comes after every node has ended: what lies before an end is no state that recovery can reach.

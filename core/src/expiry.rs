@@ -146,8 +146,8 @@ pub fn wal_to_remove(thread: ThreadId, keys: &[String], floor: &WalFloor) -> Vec
 }
 
 /// Which objects of backups go, given the keys under `manifests/`, `files/` and `packs/`: those of operations that are
-/// over and of no use.
-pub fn objects_to_remove(keys: &[String], dead: &BTreeSet<OperationId>) -> Vec<String> {
+/// over and of no use, but for the packs in `used`, which a later backup that is kept goes on using.
+pub fn objects_to_remove(keys: &[String], dead: &BTreeSet<OperationId>, used: &BTreeSet<String>) -> Vec<String> {
     let dead: BTreeSet<String> = dead.iter().map(ToString::to_string).collect();
     let owner = |key: &str| -> Option<String> {
         let name = key.split('/').nth(1)?;
@@ -155,7 +155,8 @@ pub fn objects_to_remove(keys: &[String], dead: &BTreeSet<OperationId>) -> Vec<S
         let end = name.match_indices('-').nth(2).map(|(at, _)| at)?;
         name.get(..end).map(ToString::to_string)
     };
-    keys.iter().filter(|key| owner(key).is_some_and(|owner| dead.contains(&owner))).cloned().collect()
+    let of_the_dead = keys.iter().filter(|key| owner(key).is_some_and(|owner| dead.contains(&owner)));
+    of_the_dead.filter(|key| !used.contains(*key) || planted::is(Bug::ExpiryTakesBasePacks)).cloned().collect()
 }
 
 #[cfg(test)]
@@ -163,19 +164,21 @@ mod tests {
     use super::*;
     use crate::format::catalog::{Branch, IncarnationObject, IncarnationState, Opened, ThreadCut};
     use crate::format::manifest::ThreadSpan;
-    use crate::identity::{ClusterId, ContentHash, Membership, Nonce, OperationKind};
+    use crate::identity::{ByteCount, ClusterId, ContentHash, Membership, Nonce, OperationKind};
     use crate::scn::Scn;
     use std::format;
     use std::vec;
 
     fn backup(number: u32, ended_ms: u64) -> (OperationId, Seal) {
         let seal = Seal {
+            base: None,
             cut: Cut { record: String::new(), scn: Scn::new(u64::from(number)), threads: BTreeMap::new() },
             ended_ms: WallMillis::new(ended_ms),
             guarantee: Guarantee::Atomic,
             incarnation: Incarnation::new(1),
             manifest: ContentHash::of(b""),
             point: None,
+            stored: ByteCount::new(1),
         };
         (OperationId::new(OperationKind::Backup, u64::from(number), number), seal)
     }
@@ -293,6 +296,8 @@ mod tests {
     fn only_objects_of_dead_operations_go() {
         let (dead, alive) = (backup(1, 1).0, backup(2, 2).0);
         let keys = [format!("packs/{dead}-1-00-000000"), format!("packs/{alive}-1-00-000000"), "packs/x".into()];
-        assert_eq!(objects_to_remove(&keys, &BTreeSet::from([dead])), [keys[0].clone()]);
+        let dead = BTreeSet::from([dead]);
+        assert_eq!(objects_to_remove(&keys, &dead, &BTreeSet::new()), [keys[0].clone()]);
+        assert_eq!(objects_to_remove(&keys, &dead, &BTreeSet::from([keys[0].clone()])), [] as [String; 0]);
     }
 }

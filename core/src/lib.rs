@@ -44,6 +44,8 @@ pub mod schedule;
 
 pub mod backup;
 
+pub mod incremental;
+
 pub mod in_doubt;
 
 pub mod restore;

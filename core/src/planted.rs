@@ -162,6 +162,18 @@ pub enum Bug {
     StagedUnsynced,
     /// Expiry removes the piece of WAL that holds the first byte to be kept.
     ExpiryTakesTheFloor,
+    /// Expiry removes every pack of a condemned backup, whichever backup goes on using it.
+    ExpiryTakesBasePacks,
+    /// A backup of another incarnation passes for one to go on from.
+    BaseOfAnotherIncarnation,
+    /// On shared storage only the capturing node's own WAL is asked what has changed.
+    ChangesOfOneThread,
+    /// The last 4 KiB of WAL before a backup starts are left out of what has changed.
+    LastWalPageMissed,
+    /// The last chunk of a file passes for unchanged though the file has grown.
+    GrownTailUnread,
+    /// A patch holds what has changed since the backup before, and not since its chunk was stored.
+    PatchForgetsThePatch,
 }
 
 impl Bug {
@@ -246,6 +258,12 @@ impl Bug {
         ("piece-timeout-believed", Self::PieceTimeoutBelieved),
         ("staged-unsynced", Self::StagedUnsynced),
         ("expiry-takes-the-floor", Self::ExpiryTakesTheFloor),
+        ("expiry-takes-base-packs", Self::ExpiryTakesBasePacks),
+        ("base-of-another-incarnation", Self::BaseOfAnotherIncarnation),
+        ("changes-of-one-thread", Self::ChangesOfOneThread),
+        ("last-wal-page-missed", Self::LastWalPageMissed),
+        ("grown-tail-unread", Self::GrownTailUnread),
+        ("patch-forgets-the-patch", Self::PatchForgetsThePatch),
     ];
 }
 

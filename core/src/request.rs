@@ -62,8 +62,14 @@ pub enum Request {
     Unpin,
     /// Begin the backup.
     Begin,
-    /// Copy the data into the repository.
-    Capture,
+    /// Copy the data into the repository: all of it, or what has changed since an earlier backup. Where the node cannot tell
+    /// what has, it copies all, and says why.
+    Capture {
+        /// The sealed backup to go on from.
+        base: Option<OperationId>,
+        /// Where the backup starts in each thread: what had changed before that is told by WAL. Empty without a base.
+        starts: Vec<Position>,
+    },
     /// End the backup that was begun there, and no other: a repeated [`Request::Begin`] may have begun another one in a
     /// later life of the node.
     End {
@@ -207,7 +213,7 @@ impl Request {
             Self::Pin { .. }
             | Self::Renew { .. }
             | Self::Begin
-            | Self::Capture
+            | Self::Capture { .. }
             | Self::End { .. }
             | Self::Archive { .. }
             | Self::Close { .. }
@@ -229,7 +235,7 @@ impl Request {
             Self::Renew { .. } => "renew",
             Self::Unpin => "unpin",
             Self::Begin => "begin",
-            Self::Capture => "capture",
+            Self::Capture { .. } => "capture",
             Self::End { .. } => "end",
             Self::Archive { .. } => "archive",
             Self::Close { .. } => "close",
@@ -426,6 +432,10 @@ pub struct Captured {
     pub bytes: ByteCount,
     /// Bytes that were stored for them.
     pub stored: ByteCount,
+    /// The backup whose packs it goes on using.
+    pub base: Option<OperationId>,
+    /// Why everything was copied although there was a base.
+    pub why_full: Option<String>,
 }
 
 /// One pin of one node.

@@ -16,7 +16,7 @@ use sheetanchor_core::format::catalog::{
     Abort, Branch, Cluster, Condemned, Cut, Ending, Guarantee, IncarnationObject, IncarnationState, Members, Method,
     NameClaim, NodeOpened, Opened, Origin, Outcome, Point, Registered, Resolutions, Seal, Term, ThreadCut,
 };
-use sheetanchor_core::format::files::{Chunk, FileContent, FileEntry, FileList};
+use sheetanchor_core::format::files::{Chunk, FileContent, FileEntry, FileList, Patch};
 use sheetanchor_core::format::manifest::{ListRef, Manifest, Plan, Resolved, ThreadPlan, ThreadSpan, Unit, WalSpan};
 use sheetanchor_core::format::wal::{self, WalHeader};
 use sheetanchor_core::format::{self, Object};
@@ -50,10 +50,12 @@ fn cut() -> Cut {
 fn unit() -> Unit {
     let hash = ContentHash::of(b"list");
     Unit {
+        base: None,
         bytes: ByteCount::new(81_920),
         entries: 3,
         lists: vec![ListRef { hash, key: format!("files/{}-1-{hash}", id(OperationKind::Backup)) }],
         stored: ByteCount::new(4_096),
+        why_full: None,
     }
 }
 
@@ -179,12 +181,14 @@ fn the_catalog_has_one_spelling() {
     let abort = Abort { code: "SA201".into(), message: "node 2 did not answer \"in time\"".into() };
     check("aborted", &Outcome { nonce, operation, result: Ending::Aborted(abort.clone()) });
     let seal = Seal {
+        base: None,
         cut: cut(),
         ended_ms: started_ms,
         guarantee: Guarantee::Atomic,
         incarnation,
         manifest: ContentHash::of(b"manifest"),
         point: Some(id(OperationKind::Point)),
+        stored: ByteCount::new(4_096),
     };
     check("sealed", &Outcome { nonce, operation, result: Ending::Sealed(seal) });
     let point = Point {
@@ -271,6 +275,7 @@ fn lists_of_files_have_one_spelling() {
         length: ByteCount::new(9),
         offset: 0,
         pack: 0,
+        patch: None,
         stored: ByteCount::new(18),
     };
     let entries = vec![
@@ -279,6 +284,32 @@ fn lists_of_files_have_one_spelling() {
         FileEntry { content: FileContent::Link("../elsewhere".into()), mode: 0o777, name: "base/l".into() },
     ];
     check("files", &FileList { entries, packs: vec!["packs/x-1-0".into()] });
+}
+
+#[test]
+fn what_an_incremental_backup_adds_has_one_spelling() {
+    let hash = ContentHash::of(b"blocks");
+    let patch = Patch { block: 4, hash, numbers: vec![0, 2], offset: 18, pack: 1, stored: ByteCount::new(17) };
+    let chunk = Chunk {
+        hash: ContentHash::of(b"chunk"),
+        length: ByteCount::new(9),
+        offset: 0,
+        pack: 0,
+        patch: Some(patch),
+        stored: ByteCount::new(18),
+    };
+    let entries = vec![FileEntry { content: FileContent::File(vec![chunk]), mode: 0o600, name: "base/1".into() }];
+    check("files-incremental", &FileList { entries, packs: vec!["packs/x-1-0".into(), "packs/y-1-0".into()] });
+    let mut manifest = manifest();
+    let base = OperationId::new(OperationKind::Backup, STARTED_MS - 1, 7);
+    let unit = manifest.units.values().next().cloned().unwrap();
+    let why_full = Some("the WAL since then is not in the archive".into());
+    manifest.shared = false;
+    manifest.units =
+        [(NodeId::new(1), Unit { base: Some(base), ..unit.clone() }), (NodeId::new(2), Unit { why_full, ..unit })]
+            .into();
+    assert_eq!((manifest.base(), manifest.validate()), (Some(base), Ok(())));
+    check("manifest-incremental", &manifest);
 }
 
 #[test]

@@ -39,6 +39,8 @@ const STATE: &str = "/state";
 pub enum Pace {
     /// Several times a second: all of it happens in a story of some seconds.
     Brisk,
+    /// The same, and files are captured in chunks of 16 pages.
+    BriskInSmallChunks,
     /// Several times an hour, as on real clusters: for a story of a day.
     Leisurely,
 }
@@ -85,6 +87,9 @@ fn agent_config(node: u16, pace: Pace) -> agent::Config {
     config.archive_piece = ByteCount::new(64 << 10);
     config.pack = ByteCount::new(64 << 10);
     config.pin_lease = PIN_LEASE;
+    if pace == Pace::BriskInSmallChunks {
+        config.piece = ByteCount::new(64 << 10);
+    }
     if pace == Pace::Leisurely {
         config.archive_interval = Duration::from_secs(20);
     }

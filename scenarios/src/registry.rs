@@ -80,6 +80,10 @@ macro_rules! each_story {
             "damaged-wal-hinders-only-what-needs-it" damaged_wal_hinders_only_what_needs_it: capture::goes_on_beside_damaged_wal, sees [AnyDamageHinders];
             "a-link-out-of-the-folder-is-refused" a_link_out_of_the_folder_is_refused: capture::refuses_links_that_lead_out, sees [LinksDropped];
             "a-file-that-shrinks-while-it-is-copied-is-refused" a_file_that_shrinks_while_it_is_copied_is_refused: capture::refuses_a_file_that_shrank, sees [ShrunkFileAccepted];
+            "an-incremental-backup-is-whole" an_incremental_backup_is_whole: incremental::are_whole, sees [LastWalPageMissed, ChangesOfOneThread, GrownTailUnread, PatchForgetsThePatch];
+            "an-incremental-backup-outlives-its-base" an_incremental_backup_outlives_its_base: incremental::outlive_their_base, sees [ExpiryTakesBasePacks];
+            "an-incremental-backup-stays-in-its-incarnation" an_incremental_backup_stays_in_its_incarnation: incremental::go_on_from_their_own_incarnation, sees [BaseOfAnotherIncarnation];
+            "a-damaged-base-is-refused" a_damaged_base_is_refused: incremental::are_refused_with_a_damaged_base, sees [];
             "digests-never-say-what-is-not-so" digests_never_say_what_is_not_so: digest::never_say_what_is_not_so, sees [DigestTrusted];
             "a-restore-does-not-take-a-folder-from-another" a_restore_does_not_take_a_folder_from_another: restore::leaves_the_folder_of_another_alone, sees [OtherRestoreIgnored];
             "expiry-is-refused-while-something-has-no-outcome" expiry_is_refused_while_something_has_no_outcome: expiry::is_refused_while_something_has_no_outcome, sees [ExpiryIgnoresBackups];

@@ -5,6 +5,7 @@ mod damage;
 mod direct;
 mod draw;
 mod in_doubt;
+mod incremental;
 mod loss;
 mod moved;
 mod skew;

@@ -14,6 +14,7 @@ pub mod evidence;
 pub mod expiry;
 pub mod fence;
 pub mod forward;
+pub mod incremental;
 pub mod lineage;
 pub mod missed;
 pub mod operations;

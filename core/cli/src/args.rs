@@ -115,6 +115,14 @@ pub struct BackupArguments {
     #[arg(long, value_name = "NAME")]
     pub label: Option<String>,
 
+    /// Copy what has changed since the newest backup, where that can be told; else all, saying why
+    #[arg(long, conflicts_with = "full")]
+    pub incremental: bool,
+
+    /// Copy all of it, which is also what happens if nothing is said
+    #[arg(long)]
+    pub full: bool,
+
     /// How the nodes are cut
     #[arg(long, value_name = "HOW", default_value = "fence")]
     pub cut: CutArgument,
@@ -129,6 +137,8 @@ pub struct BackupArguments {
 pub enum ReadBackArgument {
     /// Everything that was stored: what is sealed hashes to what was captured
     Contents,
+    /// That, and what an incremental backup goes on using of earlier ones
+    All,
     /// Lists, and whether the rest is there: cheap, and damage on the way is found by `verify` only
     Presence,
 }

@@ -4,6 +4,7 @@
 pub mod archive;
 pub mod capture;
 pub mod in_doubt;
+mod incremental;
 mod missed;
 pub mod perform;
 pub mod stage;
@@ -57,6 +58,9 @@ pub struct Config {
     pub pin_lease: Duration,
     /// At most so much data in one pack.
     pub pack: ByteCount,
+    /// Bytes of a file that are read, hashed and stored as one chunk: a multiple of 64 KiB, and of every size of page. An
+    /// incremental backup reads chunks anew where it differs from that of the backup before.
+    pub piece: ByteCount,
 }
 
 impl Config {
@@ -72,6 +76,7 @@ impl Config {
             archive_patience: Duration::from_mins(15),
             pin_lease: Duration::from_mins(1),
             pack: ByteCount::new(16 << 20),
+            piece: ByteCount::new(1 << 20),
         }
     }
 }

@@ -84,6 +84,25 @@ impl ChangeMap {
         self.folders.insert(prefix.to_string());
     }
 
+    /// What changed by this map or by another one, of the same blocks: where several threads change one set of files. Only
+    /// what both vouch for is vouched for.
+    #[must_use]
+    pub fn and(mut self, other: Self) -> Self {
+        if self.block != other.block {
+            self.folder("");
+        }
+        self.folders.extend(other.folders);
+        other.whole.iter().for_each(|name| self.whole(name));
+        for (name, numbers) in &other.blocks {
+            numbers.iter().for_each(|number| self.block(name, *number));
+        }
+        self.vouched = match (self.vouched, other.vouched) {
+            (Some(one), Some(two)) => Some(Box::new(move |name| one(name) && two(name))),
+            (Some(_) | None, None) | (None, Some(_)) => None,
+        };
+        self
+    }
+
     /// What changed in the file `name`.
     pub fn of(&self, name: &str) -> Changed<'_> {
         let vouched = self.vouched.as_ref().is_some_and(|vouched| vouched(name));
@@ -141,6 +160,23 @@ mod tests {
         assert_eq!(map.of("base/161/1"), Changed::Same);
         map.folder("");
         assert_eq!(map.of("base/161/1"), Changed::Whole);
+    }
+
+    #[test]
+    fn two_maps_together_say_what_either_says() {
+        let (mut one, mut two) = (of_base(), ChangeMap::new(8192, Box::new(|name| name != "base/unvouched")));
+        one.block("base/1", 1);
+        one.block("base/2", 1);
+        two.block("base/1", 2);
+        two.whole("base/2");
+        two.folder("base/3");
+        let both = one.and(two);
+        assert_eq!(both.of("base/1"), Changed::Blocks { size: 8192, numbers: &BTreeSet::from([1, 2]) });
+        assert_eq!(["base/2", "base/3/1", "base/unvouched", "x"].map(|name| both.of(name)), [Changed::Whole; 4]);
+        assert_eq!((both.of("base/4"), both.held), (Changed::Same, 2));
+        let of_other_blocks = of_base().and(ChangeMap::new(4096, Box::new(|_| true)));
+        assert_eq!(of_other_blocks.of("base/4"), Changed::Whole);
+        assert_eq!(of_base().and(ChangeMap::default()).of("base/4"), Changed::Whole);
     }
 
     #[test]

@@ -10,6 +10,7 @@ use core::time::Duration;
 
 use async_trait::async_trait;
 use sheetanchor_core::error::Result;
+use sheetanchor_core::format::wal::WalHeader;
 use sheetanchor_core::identity::{ByteCount, ClusterId, HoldId, Incarnation, LifeId, NodeId, ThreadId, TimelineId};
 use sheetanchor_core::in_doubt::{Fate, Held, Trace};
 use sheetanchor_core::position::{Lsn, Position};
@@ -191,6 +192,22 @@ impl core::fmt::Debug for WalPiece {
     }
 }
 
+impl WalPiece {
+    /// A piece that was read back, from the place `from` in it on. Where a byte of WAL is a byte here it is cut to the place;
+    /// else the engine knows what to skip.
+    pub(crate) fn cut_to(from: Position, header: &WalHeader, mut bytes: Vec<u8>) -> Self {
+        let mut start = header.from;
+        if header.until.bytes_since(header.from) == Some(header.length.get())
+            && let Some(skip) = from.lsn.bytes_since(header.from)
+        {
+            bytes.drain(..usize::try_from(skip).unwrap_or(usize::MAX).min(bytes.len()));
+            start = from.lsn;
+        }
+        let from = Position { thread: from.thread, timeline: header.timeline, lsn: start };
+        Self { from, until: header.until, scn_last: header.scn_last, bytes }
+    }
+}
+
 /// Archived WAL, read back for recovery.
 #[async_trait]
 pub trait WalSource: Send + Sync {
@@ -343,7 +360,8 @@ pub trait Database: Send + Sync {
         Ok(None)
     }
 
-    /// Checks the pages in `bytes`, which start at `offset` of file `name` (a multiple of 64 KiB).
+    /// Checks the pages in `bytes`, which start at `offset` of file `name`: a multiple of 64 KiB, or of the block that
+    /// `changes` counts in.
     fn check_pages(&self, name: &str, offset: u64, bytes: &[u8]) -> PageVerdict;
 
     /// Whether the file `name` may shrink or go away while the database runs, with the WAL saying so. If not, one that does

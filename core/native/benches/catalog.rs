@@ -140,7 +140,8 @@ fn fill(root: &Path, points: u64) {
         let (cut, ended_ms) = (cut(place), WallMillis::new(1 + place));
         if place % 10 == 0 {
             let manifest = ContentHash::of(&place.to_le_bytes());
-            let seal = Seal { cut: cut.clone(), ended_ms, guarantee, incarnation, manifest, point: None };
+            let (base, point, stored, cut) = (None, None, ByteCount::new(1), cut.clone());
+            let seal = Seal { base, cut, ended_ms, guarantee, incarnation, manifest, point, stored };
             operation(root, OperationKind::Backup, place, Ending::Sealed(seal));
         }
         let name = Some(format!("point-{place}").parse().unwrap());

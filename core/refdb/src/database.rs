@@ -10,6 +10,7 @@ use sheetanchor_core::planted::{self, Bug};
 use sheetanchor_core::position::{Lsn, Position};
 use sheetanchor_core::refusal::{Code, Refusal};
 use sheetanchor_core::scn::Scn;
+use sheetanchor_engine::changes::ChangeMap;
 use sheetanchor_engine::database::{
     Begun, Capabilities, CutMade, Database, Ended, Identity, Joining, Opening, PageVerdict, Pin, Recovery, Search,
     SourceFile, State, Status, WalPiece, WalSource,
@@ -23,7 +24,7 @@ use crate::page::{PAGE_BYTES, Page};
 use crate::pins;
 use crate::record::Body;
 use crate::running::Running;
-use crate::{create, files, in_doubt, recover, wal};
+use crate::{changes, create, files, in_doubt, recover, wal};
 
 /// Bytes in the longest name of a restore point's record.
 const RECORD_NAME_MAX: usize = 255;
@@ -142,6 +143,10 @@ impl Database for Node {
 
     async fn files(&self) -> Result<Vec<SourceFile>> {
         files::list(&*self.shared.open()?).await
+    }
+
+    async fn changes(&self, since: Position, until: Position, wal: &dyn WalSource) -> Result<Option<ChangeMap>> {
+        changes::between(since, until, wal).await
     }
 
     fn check_pages(&self, name: &str, offset: u64, bytes: &[u8]) -> PageVerdict {

@@ -8,6 +8,9 @@ use sheetanchor_engine::env::EntryKind;
 
 use crate::running::Running;
 
+/// The file of all pages.
+pub(crate) const PAGES: &str = "pages";
+
 /// Everything to capture, sorted by name: the control file, the pages, and a folder for each node. WAL goes another way.
 ///
 /// # Errors

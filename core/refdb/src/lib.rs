@@ -52,6 +52,7 @@ mod protocol;
 mod running;
 mod session;
 
+mod changes;
 mod create;
 mod database;
 mod files;

@@ -9,8 +9,8 @@ use serde::{Deserialize, Serialize};
 
 use super::Object;
 use crate::identity::{
-    ClusterId, ContentHash, Epoch, Incarnation, Membership, NodeId, Nonce, OperationId, OperationKind, PointName,
-    ThreadId, TimelineId,
+    ByteCount, ClusterId, ContentHash, Epoch, Incarnation, Membership, NodeId, Nonce, OperationId, OperationKind,
+    PointName, ThreadId, TimelineId,
 };
 use crate::in_doubt::Resolved;
 use crate::position::Lsn;
@@ -156,6 +156,8 @@ pub struct Abort {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Seal {
+    /// The backup that it is based on; none of a full one.
+    pub base: Option<OperationId>,
     /// The cut that restoring the backup itself ends at.
     pub cut: Cut,
     /// When it was sealed.
@@ -168,6 +170,8 @@ pub struct Seal {
     pub manifest: ContentHash,
     /// The point that was published for its cut, where the cut is cluster-wide.
     pub point: Option<OperationId>,
+    /// Bytes that it has stored for files.
+    pub stored: ByteCount,
 }
 
 /// A restore point.

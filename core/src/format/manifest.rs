@@ -62,14 +62,20 @@ pub struct Manifest {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Unit {
+    /// The backup whose packs it goes on using, of an incremental capture.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub base: Option<OperationId>,
     /// Bytes of its files.
     pub bytes: ByteCount,
     /// How many files, folders and links.
     pub entries: u64,
     /// The lists that name them; a later list wins.
     pub lists: Vec<ListRef>,
-    /// Bytes stored for them.
+    /// Bytes stored for them by this backup.
     pub stored: ByteCount,
+    /// Why it is a full one although an incremental one was asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub why_full: Option<String>,
 }
 
 /// A list of files in the repository.
@@ -102,15 +108,27 @@ impl Unit {
     /// A unit made of what its agent captured, in order.
     pub fn of(captured: &[Captured]) -> Self {
         Self {
+            base: captured.iter().find_map(|part| part.base),
             bytes: ByteCount::new(captured.iter().map(|part| part.bytes.get()).sum()),
             entries: captured.iter().map(|part| part.entries).sum(),
             lists: captured.iter().map(|part| ListRef { hash: part.hash, key: part.list.clone() }).collect(),
             stored: ByteCount::new(captured.iter().map(|part| part.stored.get()).sum()),
+            why_full: captured.iter().find_map(|part| part.why_full.clone()),
         }
     }
 }
 
 impl Manifest {
+    /// The backup that it is based on; none of a full one.
+    pub fn base(&self) -> Option<OperationId> {
+        self.units.values().find_map(|unit| unit.base)
+    }
+
+    /// Bytes that this backup has stored.
+    pub fn stored(&self) -> ByteCount {
+        ByteCount::new(self.units.values().map(|unit| unit.stored.get()).sum())
+    }
+
     /// Checks what a reader relies on, before the manifest is published and after it is read: every member has a thread
     /// with a span and a cut that lies at or after its stop, and the units are those of the storage.
     ///

@@ -90,6 +90,10 @@ pub struct HistoryRow {
     pub guarantee: Option<Guarantee>,
     /// The restore point that was published for its cut.
     pub point_id: Option<OperationId>,
+    /// The backup that it is based on; of an incremental one.
+    pub base_id: Option<OperationId>,
+    /// Bytes that it has stored for files, once it is sealed.
+    pub stored_bytes: Option<ByteCount>,
     /// Why it came to nothing.
     pub error: Option<String>,
 }
@@ -169,6 +173,8 @@ fn history_row(scene: &Scene, begun: &Registered) -> HistoryRow {
         method: None,
         guarantee: None,
         point_id: None,
+        base_id: None,
+        stored_bytes: None,
         error: None,
     };
     match outcome_of(scene, begun.operation).map(|outcome| &outcome.result) {
@@ -181,6 +187,8 @@ fn history_row(scene: &Scene, begun: &Registered) -> HistoryRow {
             row.method = Some(method_of(scene, seal));
             row.guarantee = Some(seal.guarantee);
             row.point_id = seal.point;
+            row.base_id = seal.base;
+            row.stored_bytes = Some(seal.stored);
         }
         Some(Ending::Aborted(abort)) => {
             row.state = BackupState::Aborted;

@@ -169,7 +169,7 @@ fn behind(scene: &Scene, incarnation: Incarnation, thread: ThreadId, until: Lsn)
 mod tests {
     use super::*;
     use crate::format::catalog::{Branch, Ending, IncarnationObject, IncarnationState, Opened, Outcome, ThreadCut};
-    use crate::identity::{ContentHash, Nonce, OperationKind};
+    use crate::identity::{ByteCount, ContentHash, Nonce, OperationKind};
     use crate::lineage::Lineage;
     use std::vec;
 
@@ -201,12 +201,14 @@ mod tests {
     /// the first and last byte of each run, by incarnation.
     fn scene(stamped: bool, archives: &[(u32, &[(u64, u64)])]) -> Scene {
         let seal = Seal {
+            base: None,
             cut: cut(10),
             ended_ms: WallMillis::new(0),
             guarantee: Guarantee::Node,
             incarnation: Incarnation::new(1),
             manifest: ContentHash::of(b""),
             point: None,
+            stored: ByteCount::new(1),
         };
         let point = Point {
             cut: cut(90),

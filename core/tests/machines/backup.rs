@@ -14,7 +14,8 @@ use sheetanchor_core::scn::Scn;
 use super::{LIFE, code, ms, nodes, operation, place, silent};
 
 fn order(method: Method) -> backup::Order {
-    backup::Order { nodes: nodes(), shared: true, method, record: "sa-b".into(), limits: backup::Limits::default() }
+    let limits = backup::Limits::default();
+    backup::Order { nodes: nodes(), shared: true, method, base: None, record: "sa-b".into(), limits }
 }
 
 fn answer_backup(node: NodeId, request: &Request) -> Answer {
@@ -24,12 +25,14 @@ fn answer_backup(node: NodeId, request: &Request) -> Answer {
         entries: 1,
         bytes: ByteCount::new(1),
         stored: ByteCount::new(1),
+        base: None,
+        why_full: None,
     };
     match request {
         Request::Enlist { .. } => Answer::Enlisted { life: LIFE, epoch: Epoch::new(1) },
         Request::Pin { .. } => Answer::Pinned { from: place(node, 0) },
         Request::Begin => Answer::Begun { start: place(node, 10), scn: Scn::new(10 + u64::from(node.get())) },
-        Request::Capture => Answer::Captured(captured),
+        Request::Capture { .. } => Answer::Captured(captured),
         Request::End { start } => {
             assert_eq!(*start, place(node, 10), "what the node has begun, and nothing else, is ended");
             Answer::Ended { stop: place(node, 50), scn: Scn::new(100 + u64::from(node.get())), extra: None }

@@ -38,6 +38,8 @@ fn answers() -> impl Strategy<Value = Result<Answer>> {
         entries: 1,
         bytes: ByteCount::new(1),
         stored: ByteCount::new(1),
+        base: None,
+        why_full: None,
     };
     let sound = vec![
         Answer::Done,
@@ -188,7 +190,7 @@ proptest! {
     fn a_backup_survives_any_events(draws in draws(), shared in any::<bool>(), fenced in any::<bool>()) {
         let method = if fenced { Method::Fence } else { Method::Alone };
         let limits = backup::Limits { capture: Duration::from_mins(30), ..backup::Limits::default() };
-        let order = backup::Order { nodes: nodes(), shared, method, record: "sa-b".into(), limits };
+        let order = backup::Order { nodes: nodes(), shared, method, base: None, record: "sa-b".into(), limits };
         let mut machine = Backup::new(order);
         machine.step(ms(0), backup::Event::Begun);
         let mut now = 0;

@@ -70,7 +70,7 @@ pub fn cuts_at_or_after_its_end(stage: &mut Stage) -> Result<(), Failure> {
 
 /// What becomes of an object in the repository.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Harm {
+pub(super) enum Harm {
     Gone,
     Flipped,
     Short,
@@ -78,7 +78,7 @@ enum Harm {
 }
 
 /// When: somebody harms an object of the repository, which no well-behaved writer does; answers what it was.
-fn is_harmed(stage: &mut Stage, key: &str, harm: Harm) -> Result<Vec<u8>, Failure> {
+pub(super) fn is_harmed(stage: &mut Stage, key: &str, harm: Harm) -> Result<Vec<u8>, Failure> {
     let name = key.to_owned();
     let read = stage.operate(move |operator| {
         let key = name.clone();
@@ -97,7 +97,7 @@ fn is_harmed(stage: &mut Stage, key: &str, harm: Harm) -> Result<Vec<u8>, Failur
     Ok(whole)
 }
 
-fn is_replaced(stage: &mut Stage, key: &str, body: Option<Vec<u8>>) -> Result<(), Failure> {
+pub(super) fn is_replaced(stage: &mut Stage, key: &str, body: Option<Vec<u8>>) -> Result<(), Failure> {
     let key = key.to_owned();
     let replaced = stage.operate(move |operator| {
         let (key, body) = (key.clone(), body.clone());
@@ -113,7 +113,7 @@ fn is_replaced(stage: &mut Stage, key: &str, body: Option<Vec<u8>>) -> Result<()
     stage.succeeds("an object is replaced", &replaced)
 }
 
-fn keys_under(stage: &mut Stage, prefix: &'static str) -> Result<Vec<String>, Failure> {
+pub(super) fn keys_under(stage: &mut Stage, prefix: &'static str) -> Result<Vec<String>, Failure> {
     let keys = stage.operate(move |operator| async move { Ok(operator.repository().bucket().list(prefix).await?) });
     stage.succeeds("objects are listed", &keys)
 }

@@ -4,13 +4,15 @@ use std::path::Path;
 
 use serde_json::json;
 use sheetanchor_core::format::catalog::{Guarantee, Method};
+use sheetanchor_core::format::manifest::Manifest;
 use sheetanchor_core::identity::ByteCount;
+use sheetanchor_core::incremental::Extent;
 use sheetanchor_engine::coordinator::{ReadBack, Sealed};
 
 use crate::args::{BackupArguments, CutArgument, ReadBackArgument};
 use crate::connect::Connected;
 use crate::report::Result;
-use crate::screen::{Screen, Table, bytes, time};
+use crate::screen::{Screen, Table, bytes, lines, time};
 
 /// Takes a backup and shows what was sealed.
 ///
@@ -25,13 +27,16 @@ pub async fn run(file: &Path, screen: &Screen, arguments: &BackupArguments) -> R
     };
     let read_back = match arguments.read_back {
         ReadBackArgument::Contents => ReadBack::Contents,
+        ReadBackArgument::All => ReadBack::All,
         ReadBackArgument::Presence => ReadBack::Presence,
     };
     let connected = Connected::new(file, screen)?;
     let coordinator = connected.coordinator.clone().reading_back(read_back);
-    let sealed = connected.watched(coordinator.backup(label, method)).await?;
+    let extent = if arguments.incremental { Extent::Incremental } else { Extent::Full };
+    let sealed = connected.watched(coordinator.backup_of(extent, label, method)).await?;
     let value = json!({
         "backup": sealed.operation, "seal": sealed.seal, "method": sealed.manifest.method,
+        "kind": kind_word(sealed.seal.base.is_some()),
         "units": sealed.manifest.units, "threads": sealed.manifest.threads, "label": sealed.manifest.label,
     });
     screen.result(&describe(&sealed), &value)
@@ -40,10 +45,11 @@ pub async fn run(file: &Path, screen: &Screen, arguments: &BackupArguments) -> R
 /// What was sealed, in words.
 pub fn describe(sealed: &Sealed) -> String {
     let (seal, manifest) = (&sealed.seal, &sealed.manifest);
-    let mut units = Table::new(["captured by", "files", "bytes", "stored"]);
+    let mut units = Table::new(["captured by", "kind", "files", "bytes", "stored"]);
     for (node, unit) in &manifest.units {
         let who = if manifest.shared { format!("node {node}, for all") } else { format!("node {node}") };
-        units.row([who, unit.entries.to_string(), bytes(unit.bytes), bytes(unit.stored)]);
+        let kind = kind_word(unit.base.is_some()).to_owned();
+        units.row([who, kind, unit.entries.to_string(), bytes(unit.bytes), bytes(unit.stored)]);
     }
     let mut threads = Table::new(["thread", "start", "stop", "cut", "proof"]);
     for (thread, span) in &manifest.threads {
@@ -59,7 +65,7 @@ pub fn describe(sealed: &Sealed) -> String {
     let took = seal.ended_ms.get().saturating_sub(manifest.started_ms.get());
     let copied = ByteCount::new(manifest.units.values().map(|unit| unit.bytes.get()).sum());
     format!(
-        "{} is sealed: {} of {} nodes in {}.{:03} s, {}\n{}\n{units}\n{threads}",
+        "{} is sealed: {} of {} nodes in {}.{:03} s, {}\n{}\n{}{units}\n{threads}",
         sealed.operation,
         bytes(copied),
         manifest.nodes.len(),
@@ -67,7 +73,23 @@ pub fn describe(sealed: &Sealed) -> String {
         took % 1000,
         time(seal.ended_ms),
         promise(manifest.method, seal.guarantee),
+        extent_lines(manifest),
     )
+}
+
+/// What an incremental backup goes on from, and where it is full all the same, and why.
+fn extent_lines(manifest: &Manifest) -> String {
+    let base = manifest.base().map(|base| format!("incremental on {base}"));
+    let full = manifest
+        .units
+        .iter()
+        .filter_map(|(node, unit)| Some(format!("FULL, NOT INCREMENTAL, of node {node}: {}", unit.why_full.as_ref()?)));
+    lines(base.into_iter().chain(full))
+}
+
+/// The word for how much of the data a backup has stored.
+pub const fn kind_word(is_incremental: bool) -> &'static str {
+    if is_incremental { "incremental" } else { "full" }
 }
 
 /// What a cut is worth, in words.

@@ -12,7 +12,7 @@ use sheetanchor_core::views::backups::backup;
 use sheetanchor_core::views::points::{PointRow, restore_points};
 use sheetanchor_engine::coordinator::{ClusterStatus, NodeStatus};
 
-use super::backup::method_word;
+use super::backup::{kind_word, method_word};
 use super::views::{points_table, running_table};
 use crate::connect::Connected;
 use crate::report::Result;
@@ -103,12 +103,14 @@ fn trouble(node: &NodeStatus) -> Option<String> {
 }
 
 fn backups(backups: &[(OperationId, Seal)], points: &[(OperationId, Point)]) -> Table {
-    let mut table = Table::new(["backup", "scn", "sealed", "method", "guarantee"]);
+    let mut table = Table::new(["backup", "kind", "stored", "scn", "sealed", "method", "guarantee"]);
     for (operation, seal) in backups {
         let point = points.iter().find(|(id, _)| Some(*id) == seal.point);
         let method = point.map_or(Method::Alone, |(_, point)| point.method);
         table.row([
             operation.to_string(),
+            kind_word(seal.base.is_some()).to_owned(),
+            bytes(seal.stored),
             seal.cut.scn.to_string(),
             time(seal.ended_ms),
             method_word(method).to_owned(),

@@ -10,7 +10,7 @@ use sheetanchor_core::views::incarnations::{IncarnationRow, incarnations};
 use sheetanchor_core::views::pitr::{PitrRow, PitrThreadRow, Window, pitr_status};
 use sheetanchor_core::views::points::{PointRow, restore_points};
 
-use super::backup::method_word;
+use super::backup::{kind_word, method_word};
 use crate::connect::Connected;
 use crate::report::Result;
 use crate::screen::{Screen, Table, bytes, lines, time};
@@ -67,7 +67,19 @@ fn table_or(table: &Table, otherwise: &str) -> String {
 }
 
 fn history_text(scene: &Scene) -> String {
-    let mut table = Table::new(["backup", "label", "state", "started", "took", "scn", "inc", "method", "guarantee"]);
+    let mut table = Table::new([
+        "backup",
+        "label",
+        "state",
+        "kind",
+        "stored",
+        "started",
+        "took",
+        "scn",
+        "inc",
+        "method",
+        "guarantee",
+    ]);
     let rows = history(scene);
     for row in &rows {
         table.row(history_cells(row));
@@ -78,7 +90,7 @@ fn history_text(scene: &Scene) -> String {
     format!("{}{failed}", table_or(&table, "no backup was ever begun"))
 }
 
-fn history_cells(row: &HistoryRow) -> [String; 9] {
+fn history_cells(row: &HistoryRow) -> [String; 11] {
     let state = match row.state {
         BackupState::Running => "running",
         BackupState::Sealed => "sealed",
@@ -89,6 +101,8 @@ fn history_cells(row: &HistoryRow) -> [String; 9] {
         row.backup_id.to_string(),
         shown(row.label.as_ref()),
         state.to_owned(),
+        row.stored_bytes.map_or_else(none, |_| kind_word(row.base_id.is_some()).to_owned()),
+        row.stored_bytes.map_or_else(none, bytes),
         time(row.started_at),
         row.duration_ms.map_or_else(none, seconds),
         shown(row.scn.as_ref()),
@@ -263,7 +277,8 @@ mod tests {
         Registered, Seal, ThreadCut,
     };
     use sheetanchor_core::identity::{
-        ContentHash, Epoch, Incarnation, Membership, NodeId, Nonce, OperationId, OperationKind, ThreadId, TimelineId,
+        ByteCount, ContentHash, Epoch, Incarnation, Membership, NodeId, Nonce, OperationId, OperationKind, ThreadId,
+        TimelineId,
     };
     use sheetanchor_core::lineage::Lineage;
     use sheetanchor_core::position::{Lsn, Position};
@@ -296,12 +311,14 @@ mod tests {
 
     fn sealed(hour: u64) -> Outcome {
         let seal = Seal {
+            base: (hour == 4).then(|| id(OperationKind::Backup, 1)),
             cut: cut(1, hour),
             ended_ms: WallMillis::new(START + hour * HOUR + 90_500),
             guarantee: Guarantee::Atomic,
             incarnation: Incarnation::new(1),
             manifest: ContentHash::of(b""),
             point: Some(id(OperationKind::Point, hour)),
+            stored: ByteCount::new(if hour == 4 { 9_000_000 } else { 812_000_000 }),
         };
         Outcome { nonce: Nonce::new(1), operation: id(OperationKind::Backup, hour), result: Ending::Sealed(seal) }
     }

@@ -43,7 +43,7 @@ impl Agent {
                 let begun = database.begin_backup(&operation()?.to_string()).await?;
                 Ok(Answer::Begun { start: begun.start, scn: begun.scn })
             }
-            Request::Capture => self.capture_once(operation()?).await,
+            Request::Capture { base, starts } => self.capture_once(operation()?, base, &starts).await,
             Request::End { .. } => self.end(operation()?).await,
             Request::Archive { through } => Ok(Answer::Archived { until: self.await_archive(through).await? }),
             Request::Close { hold, lease_ms } => {
@@ -197,7 +197,12 @@ impl Agent {
     }
 
     /// Captures once in a life: a repeated request waits for the first one, and gets the same answer.
-    async fn capture_once(&self, operation: OperationId) -> Result<Answer> {
+    async fn capture_once(
+        &self,
+        operation: OperationId,
+        base: Option<OperationId>,
+        starts: &[Position],
+    ) -> Result<Answer> {
         let progress = loop {
             if let Some(answer) = self.captured.lock().await.get(&operation) {
                 return Ok(answer.clone());
@@ -212,7 +217,7 @@ impl Agent {
             drop(copies);
             while running.changed().await.is_ok() {}
         };
-        let outcome = self.capture(operation, progress).await.map(Answer::Captured);
+        let outcome = self.capture_from(operation, base, starts, progress).await.map(Answer::Captured);
         self.copies.lock().await.remove(&operation);
         if let Ok(answer) = &outcome {
             self.captured.lock().await.insert(operation, answer.clone());
@@ -451,28 +456,19 @@ pub(super) struct ArchivedWal<'a> {
 #[async_trait]
 impl WalSource for ArchivedWal<'_> {
     async fn piece(&self, from: Position) -> Result<Option<WalPiece>> {
-        let Position { thread, timeline, lsn: from } = from;
+        let Position { thread, timeline, lsn } = from;
         let Some(wal) = self.plan.threads.get(&thread) else { return Ok(None) };
-        let holds = |key: &&String| keys::parse_wal(key).is_some_and(|(_, start)| start <= from);
+        let holds = |key: &&String| keys::parse_wal(key).is_some_and(|(_, start)| start <= lsn);
         let spans = wal.spans.iter().filter(|span| span.timeline == timeline);
         // Pieces are in order: the last that starts at or before `from` holds it, if any does.
         let Some(key) = spans.flat_map(|span| &span.pieces).take_while(holds).last() else { return Ok(None) };
-        let (header, mut bytes) = read_piece(key, &self.repository.get(key).await?)?;
+        let (header, bytes) = read_piece(key, &self.repository.get(key).await?)?;
         if header.thread != thread {
             return Err(Refusal::new(Code::WalDamaged, format!("{key} is of thread {}", header.thread)).into());
         }
-        if header.until <= from {
+        if header.until <= lsn {
             return Ok(None);
         }
-        let mut start = header.from;
-        // Where a byte of WAL is a byte here, the piece is cut to the place; else the engine knows what to skip.
-        if header.until.bytes_since(header.from) == Some(header.length.get())
-            && let Some(skip) = from.bytes_since(header.from)
-        {
-            bytes.drain(..usize::try_from(skip).unwrap_or(usize::MAX).min(bytes.len()));
-            start = from;
-        }
-        let position = Position { thread, timeline: header.timeline, lsn: start };
-        Ok(Some(WalPiece { from: position, until: header.until, scn_last: header.scn_last, bytes }))
+        Ok(Some(WalPiece::cut_to(from, &header, bytes)))
     }
 }

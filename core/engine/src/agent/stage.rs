@@ -11,7 +11,7 @@ use alloc::vec::Vec;
 use futures_util::{TryStreamExt, stream};
 use sheetanchor_core::error::{Error, Result};
 use sheetanchor_core::format::catalog::{IncarnationObject, IncarnationState};
-use sheetanchor_core::format::files::{Chunk, FileContent, FileEntry, FileList, check_name};
+use sheetanchor_core::format::files::{Chunk, FileContent, FileEntry, FileList, Patch, check_name};
 use sheetanchor_core::format::manifest::{ListRef, Plan, Unit};
 use sheetanchor_core::format::{self, keys};
 use sheetanchor_core::identity::{ByteCount, ContentHash};
@@ -64,7 +64,11 @@ pub async fn entries(repository: &Repository, unit: &Unit) -> Result<Vec<Staged>
     Ok(names.into_values().collect())
 }
 
-async fn read_list(repository: &Repository, list: &ListRef) -> Result<FileList> {
+/// Reads a list of files.
+///
+/// # Errors
+/// `SA002`, `SA003`.
+pub async fn read_list(repository: &Repository, list: &ListRef) -> Result<FileList> {
     let frame = repository.get(&list.key).await?;
     if ContentHash::of(&frame) != list.hash {
         return Err(Refusal::new(Code::Damaged, format!("{} does not hash to {}", list.key, list.hash)).into());
@@ -73,24 +77,65 @@ async fn read_list(repository: &Repository, list: &ListRef) -> Result<FileList> 
     Ok(format::read(&list.key, &body)?)
 }
 
-/// Reads one chunk and verifies it.
+/// Reads one chunk and verifies it, and the patch that it has.
 ///
 /// # Errors
 /// `SA003` if its pack is not there, `SA006` if it is not what was captured.
 pub async fn read_chunk(env: &Env, repository: &Repository, packs: &[String], chunk: &Chunk) -> Result<Vec<u8>> {
-    let damaged = |what: &str| Refusal::new(Code::ChunkDamaged, format!("chunk {} {what}", chunk.hash));
-    let pack = usize::try_from(chunk.pack)
+    let place = Place { pack: chunk.pack, offset: chunk.offset, stored: chunk.stored };
+    let mut bytes = read_frame(env, repository, packs, place, chunk.length.get(), chunk.hash).await?;
+    if let Some(patch) = &chunk.patch {
+        let blocks = read_patch(env, repository, packs, chunk.length, patch).await?;
+        patch.apply(&mut bytes, &blocks)?;
+    }
+    Ok(bytes)
+}
+
+/// Reads the patch of a chunk of `length` bytes, and verifies it.
+///
+/// # Errors
+/// Those of [`read_chunk`].
+pub async fn read_patch(
+    env: &Env,
+    repository: &Repository,
+    packs: &[String],
+    length: ByteCount,
+    patch: &Patch,
+) -> Result<Vec<u8>> {
+    let bytes: usize = patch.places(length)?.iter().map(ExactSizeIterator::len).sum();
+    let place = Place { pack: patch.pack, offset: patch.offset, stored: patch.stored };
+    read_frame(env, repository, packs, place, u64::try_from(bytes).unwrap_or(u64::MAX), patch.hash).await
+}
+
+/// Where a frame lies.
+#[derive(Clone, Copy)]
+struct Place {
+    pack: u32,
+    offset: u64,
+    stored: ByteCount,
+}
+
+async fn read_frame(
+    env: &Env,
+    repository: &Repository,
+    packs: &[String],
+    place: Place,
+    length: u64,
+    hash: ContentHash,
+) -> Result<Vec<u8>> {
+    let damaged = |what: &str| Refusal::new(Code::ChunkDamaged, format!("chunk {hash} {what}"));
+    let pack = usize::try_from(place.pack)
         .ok()
         .and_then(|place| packs.get(place))
         .ok_or_else(|| damaged("is in no listed pack"))?;
-    let frame = match repository.bucket().get_range(pack, chunk.offset, chunk.stored.get()).await {
+    let frame = match repository.bucket().get_range(pack, place.offset, place.stored.get()).await {
         Ok(frame) => frame,
         Err(fault) if fault.kind == crate::env::FaultKind::NotFound => {
             return Err(Refusal::new(Code::Missing, format!("there is no {pack}")).into());
         }
         Err(fault) => return Err(fault.into()),
     };
-    let (name, length, hash) = (pack.clone(), chunk.length.get(), chunk.hash);
+    let name = pack.clone();
     let unpacked = run_work(&env.work, move || {
         let bytes = zstd::decompress(&name, &frame, length, Code::ChunkDamaged)?;
         let found = ContentHash::of(&bytes);
@@ -281,8 +326,8 @@ impl Agent {
         match &staged.entry.content {
             FileContent::Folder | FileContent::Link(_) => {}
             FileContent::File(chunks) => {
-                let length = chunks.iter().map(|chunk| chunk.length.get()).sum();
-                if !self.is_staged(&path, chunks, length).await? {
+                let length: u64 = chunks.iter().map(|chunk| chunk.length.get()).sum();
+                if !self.is_staged(origin, &path, staged, chunks).await? {
                     self.write(origin, &path, staged, chunks).await?;
                 }
                 self.env.disk.set_mode(&path, staged.entry.mode).await?;
@@ -309,7 +354,8 @@ impl Agent {
     }
 
     /// Whether an earlier attempt has put the whole file there. It is read and hashed, not believed.
-    async fn is_staged(&self, path: &str, chunks: &[Chunk], length: u64) -> Result<bool> {
+    async fn is_staged(&self, origin: &Repository, path: &str, staged: &Staged, chunks: &[Chunk]) -> Result<bool> {
+        let length: u64 = chunks.iter().map(|chunk| chunk.length.get()).sum();
         match self.env.disk.metadata(path).await? {
             Some(metadata) if metadata.kind == EntryKind::File && metadata.length.get() == length => {}
             Some(_) => {
@@ -322,7 +368,11 @@ impl Agent {
         let mut offset = 0;
         for chunk in chunks {
             let bytes = file.read_at(offset, usize::try_from(chunk.length.get()).unwrap_or(usize::MAX)).await?;
-            if ContentHash::of(&bytes) != chunk.hash {
+            let is_right = match chunk.finished_hash() {
+                Some(hash) => ContentHash::of(&bytes) == hash,
+                None => read_chunk(&self.env, origin, &staged.packs, chunk).await? == bytes,
+            };
+            if !is_right {
                 drop(file);
                 self.env.disk.remove(path).await?;
                 return Ok(false);
@@ -337,31 +387,33 @@ impl Agent {
     async fn write(&self, origin: &Repository, path: &str, staged: &Staged, chunks: &[Chunk]) -> Result<()> {
         let file: Box<dyn DiskFile> = self.env.disk.open(path, OpenMode::CreateNew).await?;
         let mut offset = 0;
+        let mut written = Vec::with_capacity(chunks.len());
         for chunk in chunks {
             let bytes = read_chunk(&self.env, origin, &staged.packs, chunk).await?;
+            written.push((chunk.length, chunk.finished_hash().unwrap_or_else(|| ContentHash::of(&bytes))));
             file.write_at(offset, bytes).await?;
             offset += chunk.length.get();
         }
         if !planted::is(Bug::StagedUnsynced) {
             file.sync().await?;
         }
-        self.check_written(&*file, path, chunks).await
+        self.check_written(&*file, path, &written).await
     }
 
-    /// Reads a file again that was just written. A disk that loses a write, or puts it elsewhere, says nothing, and an empty
+    /// Reads a file again that was just written, in pieces of these lengths and hashes. A disk that loses a write, or puts it elsewhere, says nothing, and an empty
     /// place may pass for a page that was never used. What a cache still holds hides it from this look, too.
-    async fn check_written(&self, file: &dyn DiskFile, path: &str, chunks: &[Chunk]) -> Result<()> {
+    async fn check_written(&self, file: &dyn DiskFile, path: &str, written: &[(ByteCount, ContentHash)]) -> Result<()> {
         let mut offset = 0;
-        for chunk in chunks {
-            let bytes = file.read_at(offset, usize::try_from(chunk.length.get()).unwrap_or(usize::MAX)).await?;
+        for (length, hash) in written {
+            let bytes = file.read_at(offset, usize::try_from(length.get()).unwrap_or(usize::MAX)).await?;
             let found = run_work(&self.env.work, move || ContentHash::of(&bytes)).await;
             let found = found.ok_or_else(|| Error::Bug("hashing what was staged panicked".into()))?;
-            if found != chunk.hash && !planted::is(Bug::StagedUnread) {
-                let until = offset.saturating_add(chunk.length.get());
+            if found != *hash && !planted::is(Bug::StagedUnread) {
+                let until = offset.saturating_add(length.get());
                 let message = format!("{path} does not hold what was written from byte {offset} to {until}");
                 return Err(Refusal::new(Code::NotWritten, message).into());
             }
-            offset += chunk.length.get();
+            offset += length.get();
         }
         Ok(())
     }

@@ -2,6 +2,7 @@
 
 use alloc::boxed::Box;
 use alloc::format;
+use alloc::string::{String, ToString};
 
 use futures_util::future::BoxFuture;
 use sheetanchor_core::backup::{Backup, Effect, Event, Evidence, Order, Taken};
@@ -10,14 +11,19 @@ use sheetanchor_core::format::catalog::{Ending, Method, Outcome, Seal};
 use sheetanchor_core::format::manifest::{Manifest, ThreadSpan, Unit};
 use sheetanchor_core::format::{self, keys};
 use sheetanchor_core::identity::{ContentHash, OperationId, OperationKind, PointName};
+use sheetanchor_core::incremental::{Extent, check_base};
 use sheetanchor_core::lineage::Way;
 use sheetanchor_core::plan::{Choice, Reach};
 use sheetanchor_core::planted::{self, Bug};
 use sheetanchor_core::refusal::{Code, Refusal};
+use sheetanchor_core::request::Captured;
 use sheetanchor_core::scn::Scn;
 
 use super::{Coordinator, Footing, Term, point};
 use crate::pump::{self, Perform, Performed};
+
+/// How many backups are looked at, the newest first, for one to go on from.
+const BASES_MAX: usize = 8;
 
 /// A backup that exists.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -37,6 +43,15 @@ impl Coordinator {
     /// `0A000` if the method needs a fence and the engine has none; `SA112` if a node's database is not open; whatever
     /// the nodes refuse with. Then nothing was published, and no pin outlives its lease.
     pub async fn backup(&self, label: Option<PointName>, method: Method) -> Result<Sealed> {
+        self.backup_of(Extent::Full, label, method).await
+    }
+
+    /// The same of all that is there, or of what has changed since the newest backup that it can go on from. Where nothing
+    /// fits, all is copied, and the manifest says why.
+    ///
+    /// # Errors
+    /// Those of [`Coordinator::backup`].
+    pub async fn backup_of(&self, extent: Extent, label: Option<PointName>, method: Method) -> Result<Sealed> {
         let mut footing = self.footing().await?;
         let seen = self.check_primitive(&mut footing, method).await?;
         if let Some(node) = seen.values().find(|description| description.state != "open") {
@@ -47,15 +62,25 @@ impl Coordinator {
             .into());
         }
         let term = self.register(&footing, OperationKind::Backup, footing.incarnation, label.clone()).await?;
+        // Only now: what is not condemned when an operation is registered is not removed before it has an outcome.
+        let base = match self.base(&footing, extent).await {
+            Ok(base) => base,
+            Err(error) => {
+                self.abort_outcome(term, &error).await?;
+                return Err(error);
+            }
+        };
         let order = Order {
             nodes: footing.members.nodes.keys().copied().collect(),
             shared: footing.members.shared,
             method,
+            base: base.as_ref().ok().copied().flatten(),
             record: format!("sa-{}", term.operation),
             limits: self.limits.backup,
         };
         let mut machine = Backup::new(order);
-        let performer = BackupPerformer { coordinator: self, footing: &footing, term, label, method };
+        let why_full = base.err();
+        let performer = BackupPerformer { coordinator: self, footing: &footing, term, label, method, why_full };
         let outcome: Result<()> =
             pump::run(&self.env, term.operation, &mut machine, &performer, &self.cancel, self.watcher.as_deref()).await;
         outcome?;
@@ -67,6 +92,33 @@ impl Coordinator {
             Some(_) | None => Err(Error::Bug(format!("{} ended well and is not sealed", term.operation))),
         }
     }
+
+    /// The newest backup that one which is registered now can go on from; or why there is none, in words.
+    async fn base(
+        &self,
+        footing: &Footing,
+        extent: Extent,
+    ) -> Result<core::result::Result<Option<OperationId>, String>> {
+        if extent == Extent::Full {
+            return Ok(Ok(None));
+        }
+        let mut why = None;
+        for (operation, seal) in self.repository.whole_catalog().await?.backups.into_iter().rev().take(BASES_MAX) {
+            let fits = match self.repository.manifest(operation, &seal).await {
+                Ok(manifest) => check_base(&manifest, &footing.members, footing.incarnation),
+                Err(Error::Refusal(refusal)) => Err(refusal.to_string()),
+                Err(error) => return Err(error),
+            };
+            match fits {
+                Ok(()) => return Ok(Ok(Some(operation))),
+                // The newest one's reason is what an operator has to know.
+                Err(reason) => why = why.or(Some(reason)),
+            }
+        }
+        let why = why.unwrap_or_else(|| "there is no backup yet".to_string());
+        tracing::warn!(target: "sheetanchor::phase", why, phase = "full instead");
+        Ok(Err(why))
+    }
 }
 
 struct BackupPerformer<'a> {
@@ -75,6 +127,8 @@ struct BackupPerformer<'a> {
     term: Term,
     label: Option<PointName>,
     method: Method,
+    /// Why it is a full one although an incremental one was asked for.
+    why_full: Option<String>,
 }
 
 impl BackupPerformer<'_> {
@@ -104,7 +158,7 @@ impl BackupPerformer<'_> {
             shared: self.footing.members.shared,
             started_ms: sheetanchor_core::time::WallMillis::new(self.term.operation.started_ms()),
             threads: spans.collect(),
-            units: evidence.captured.iter().map(|(node, captured)| (*node, Unit::of(captured))).collect(),
+            units: evidence.captured.iter().map(|(node, captured)| (*node, self.unit(captured))).collect(),
         };
         manifest.validate()?;
         manifest.durable_scn = manifest.durable_scn.max(self.check_repository(&manifest).await?);
@@ -112,15 +166,23 @@ impl BackupPerformer<'_> {
         let hash = ContentHash::of(&body);
         repository.put_hashed(&keys::manifest(self.term.operation, hash), body).await?;
         let seal = Seal {
+            base: manifest.base(),
             cut,
             ended_ms: self.coordinator.env.clock.wall(),
             guarantee,
             incarnation: self.footing.incarnation,
             manifest: hash,
             point: evidence.point,
+            stored: manifest.stored(),
         };
         let result = Ending::Sealed(seal);
         repository.decide(&Outcome { nonce: self.term.nonce, operation: self.term.operation, result }).await
+    }
+
+    fn unit(&self, captured: &[Captured]) -> Unit {
+        let mut unit = Unit::of(captured);
+        unit.why_full = unit.why_full.or_else(|| self.why_full.clone());
+        unit
     }
 
     /// Reads back what the manifest names: the files, and WAL without a gap from start to cut. Answers the SCN up to which

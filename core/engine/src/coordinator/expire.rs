@@ -20,6 +20,7 @@ use sheetanchor_core::planted::{self, Bug};
 use sheetanchor_core::refusal::{Code, Refusal};
 
 use super::{Coordinator, Footing};
+use crate::agent::stage::read_list;
 use crate::repository::Created;
 
 /// How often to look whether operations have ended.
@@ -55,12 +56,16 @@ impl Coordinator {
             going.retain(|backup| *backup != held);
         }
         if dry_run {
-            return self.removable(going.into_iter().collect()).await;
+            let mut dead = self.repository.condemned().await?;
+            dead.extend(&going);
+            return Ok(Expired { condemned: going, ..self.removable(dead).await? });
         }
         self.condemn(&going).await?;
+        // Only those: what another run condemns from here on may be the base of a backup that this one does not wait for.
+        let dead = self.repository.condemned().await?;
         self.await_outcomes().await?;
-        // Marked again: what was sealed meanwhile is kept, and needs its WAL.
-        let mut expired = self.removable(BTreeSet::new()).await?;
+        // Marked again: what was sealed meanwhile is kept, and needs its WAL, and packs of earlier ones.
+        let mut expired = self.removable(dead).await?;
         for key in expired.objects.iter().chain(&expired.wal) {
             self.repository.bucket().delete(key).await?;
         }
@@ -131,15 +136,20 @@ impl Coordinator {
         }
     }
 
-    /// What is of no use once the backups in `going` are condemned, too.
-    async fn removable(&self, going: BTreeSet<OperationId>) -> Result<Expired> {
-        let mut dead = self.repository.condemned().await?;
-        dead.extend(&going);
+    /// What is of no use if the backups in `dead` are not kept.
+    async fn removable(&self, mut dead: BTreeSet<OperationId>) -> Result<Expired> {
         let mut kept: Vec<Manifest> = Vec::new();
         for outcome in self.repository.outcomes(OperationKind::Backup).await? {
             match outcome.result {
                 Ending::Sealed(seal) if !dead.contains(&outcome.operation) => {
-                    kept.push(self.repository.manifest(outcome.operation, &seal).await?);
+                    match self.repository.manifest(outcome.operation, &seal).await {
+                        Ok(manifest) => kept.push(manifest),
+                        // Another run has condemned it since, and removed it.
+                        Err(error)
+                            if error.refusal().is_some_and(|why| why.code == Code::Missing)
+                                && self.repository.condemned().await?.contains(&outcome.operation) => {}
+                        Err(error) => return Err(error),
+                    }
                 }
                 Ending::Aborted(_) => {
                     dead.insert(outcome.operation);
@@ -147,13 +157,24 @@ impl Coordinator {
                 Ending::Sealed(_) | Ending::Published(_) | Ending::Cloned(_) => {}
             }
         }
+        let used = self.packs_used_by(&kept).await?;
         let mut objects = Vec::new();
         for folder in [keys::PACKS, keys::FILES, keys::MANIFESTS] {
-            objects.extend(objects_to_remove(&self.repository.bucket().list(folder).await?, &dead));
+            objects.extend(objects_to_remove(&self.repository.bucket().list(folder).await?, &dead, &used));
         }
         let kept_ids = kept.iter().map(|manifest| manifest.operation).collect();
         let wal = self.removable_wal(&kept).await?;
-        Ok(Expired { condemned: going.into_iter().collect(), kept: kept_ids, objects, wal })
+        Ok(Expired { condemned: Vec::new(), kept: kept_ids, objects, wal })
+    }
+
+    /// Packs that incremental backups name. A full one names its own only.
+    async fn packs_used_by(&self, kept: &[Manifest]) -> Result<BTreeSet<String>> {
+        let mut used = BTreeSet::new();
+        let units = kept.iter().flat_map(|manifest| manifest.units.values()).filter(|unit| unit.base.is_some());
+        for list in units.flat_map(|unit| &unit.lists) {
+            used.extend(read_list(&self.repository, list).await?.packs);
+        }
+        Ok(used)
     }
 
     async fn removable_wal(&self, kept: &[Manifest]) -> Result<Vec<String>> {

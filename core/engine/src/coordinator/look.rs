@@ -165,6 +165,6 @@ impl Coordinator {
             return Err(Refusal::new(Code::NoSuchTarget, format!("{backup} is no sealed backup")).into());
         };
         let replay = archived.replay(&manifest, &way, &choice)?;
-        self.read_back(&manifest, &replay, ReadBack::Contents, progress).await
+        self.read_back(&manifest, &replay, ReadBack::All, progress).await
     }
 }

@@ -9,7 +9,8 @@ use futures_util::future::{BoxFuture, try_join_all};
 use futures_util::stream::FuturesOrdered;
 use futures_util::{FutureExt, StreamExt};
 use sheetanchor_core::error::{Error, Result};
-use sheetanchor_core::format::files::{Chunk, FileContent};
+use sheetanchor_core::format::files::{Chunk, FileContent, Patch};
+use sheetanchor_core::format::keys;
 use sheetanchor_core::format::manifest::Manifest;
 use sheetanchor_core::identity::ByteCount;
 use sheetanchor_core::plan::Replay;
@@ -17,7 +18,7 @@ use sheetanchor_core::refusal::{Code, Refusal};
 
 use super::Coordinator;
 use crate::agent::archive::read_piece;
-use crate::agent::stage::{Staged, entries, read_chunk};
+use crate::agent::stage::{Staged, entries, read_chunk, read_patch};
 
 /// Chunks, and pieces of WAL, that are read at once.
 const READS_AT_ONCE: usize = 8;
@@ -25,9 +26,13 @@ const READS_AT_ONCE: usize = 8;
 /// How much of a backup is read again before it is sealed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum ReadBack {
-    /// Everything: each chunk and each piece of WAL must hash to what was captured. Costs reading all that was stored.
+    /// Everything that the backup has stored: each chunk, each patch and each piece of WAL must hash to what was captured.
+    /// Costs reading all that was stored. Of packs of earlier backups, which were read when those were sealed, as with
+    /// [`ReadBack::Presence`].
     #[default]
     Contents,
+    /// Everything that a restore would read, packs of earlier backups too.
+    All,
     /// Every list, and of each pack and piece of WAL that it is there, the pack as long as its chunks need. Costs one look
     /// at each; what was damaged on the way is found by `verify`, or by the restore.
     Presence,
@@ -38,7 +43,7 @@ pub enum ReadBack {
 pub struct Verified {
     /// Files, folders and links.
     pub entries: u64,
-    /// Chunks whose bytes hash to what was captured.
+    /// Chunks whose bytes hash to what was captured, and patches that were read without their chunk.
     pub chunks: u64,
     /// Bytes in them.
     pub bytes: u64,
@@ -63,8 +68,14 @@ impl Coordinator {
         for unit in manifest.units.values() {
             let entries = entries(&self.repository, unit).await?;
             verified.entries += u64::try_from(entries.len()).unwrap_or(u64::MAX);
-            if how == ReadBack::Presence {
+            let own = match how {
+                ReadBack::All => String::new(),
+                ReadBack::Contents | ReadBack::Presence => format!("{}{}-", keys::PACKS, manifest.operation),
+            };
+            if how == ReadBack::Presence || how == ReadBack::Contents && unit.base.is_some() {
                 self.packs_are_there(&entries).await?;
+            }
+            if how == ReadBack::Presence {
                 continue;
             }
             let mut read = |bytes| {
@@ -75,7 +86,11 @@ impl Coordinator {
             // In order, so that of several that are damaged the first is named, whichever was read first.
             let mut running: FuturesOrdered<BoxFuture<'_, Result<u64>>> = FuturesOrdered::new();
             for (staged, chunk) in entries.iter().flat_map(chunks_of) {
-                running.push_back(self.chunk_bytes(staged, chunk).boxed());
+                match Stored::of(staged, chunk, &own) {
+                    Stored::Chunk => running.push_back(self.chunk_bytes(staged, chunk).boxed()),
+                    Stored::Patch(patch) => running.push_back(self.patch_bytes(staged, chunk, patch).boxed()),
+                    Stored::Nothing => {}
+                }
                 while running.len() >= READS_AT_ONCE
                     && let Some(bytes) = running.next().await
                 {
@@ -86,7 +101,7 @@ impl Coordinator {
                 read(bytes?);
             }
         }
-        if how == ReadBack::Contents {
+        if how != ReadBack::Presence {
             for span in replay.threads.values().flat_map(|wal| &wal.spans) {
                 for keys in span.pieces.chunks(READS_AT_ONCE) {
                     try_join_all(keys.iter().map(|key| self.piece_is_whole(key))).await?;
@@ -102,18 +117,25 @@ impl Coordinator {
         Ok(u64::try_from(bytes.len()).unwrap_or(u64::MAX))
     }
 
+    async fn patch_bytes(&self, staged: &Staged, chunk: &Chunk, patch: &Patch) -> Result<u64> {
+        let bytes = read_patch(&self.env, &self.repository, &staged.packs, chunk.length, patch).await?;
+        Ok(u64::try_from(bytes.len()).unwrap_or(u64::MAX))
+    }
+
     async fn piece_is_whole(&self, key: &str) -> Result<()> {
         read_piece(key, &self.repository.get(key).await?).map(|_| ())
     }
 
-    /// Each pack is there, and long enough for the chunks that are said to lie in it.
+    /// Each pack is there, and long enough for the chunks and patches that are said to lie in it.
     async fn packs_are_there(&self, entries: &[Staged]) -> Result<()> {
         let mut ends: BTreeMap<&String, u64> = BTreeMap::new();
         for (staged, chunk) in entries.iter().flat_map(chunks_of) {
-            let pack = usize::try_from(chunk.pack).ok().and_then(|place| staged.packs.get(place));
             let unlisted = || Refusal::new(Code::ChunkDamaged, format!("chunk {} is in no listed pack", chunk.hash));
-            let end = ends.entry(pack.ok_or_else(unlisted)?).or_default();
-            *end = chunk.offset.saturating_add(chunk.stored.get()).max(*end);
+            let patch = chunk.patch.as_ref().map(|patch| (patch.pack, patch.offset, patch.stored));
+            for (pack, offset, stored) in [(chunk.pack, chunk.offset, chunk.stored)].into_iter().chain(patch) {
+                let end = ends.entry(pack_of(staged, pack).ok_or_else(unlisted)?).or_default();
+                *end = offset.saturating_add(stored.get()).max(*end);
+            }
         }
         for (pack, end) in ends {
             let length = self.repository.bucket().head(pack).await?;
@@ -126,6 +148,32 @@ impl Coordinator {
         }
         Ok(())
     }
+}
+
+/// What of a chunk lies in packs whose keys begin alike.
+enum Stored<'a> {
+    /// Its frame, and its patch if it has one.
+    Chunk,
+    /// Its patch only.
+    Patch(&'a Patch),
+    /// Nothing.
+    Nothing,
+}
+
+impl<'a> Stored<'a> {
+    fn of(staged: &Staged, chunk: &'a Chunk, prefix: &str) -> Self {
+        // What is in no listed pack is read, and refused.
+        let is_there = |pack| pack_of(staged, pack).is_none_or(|key| key.starts_with(prefix));
+        match &chunk.patch {
+            _ if is_there(chunk.pack) => Self::Chunk,
+            Some(patch) if is_there(patch.pack) => Self::Patch(patch),
+            Some(_) | None => Self::Nothing,
+        }
+    }
+}
+
+fn pack_of(staged: &Staged, place: u32) -> Option<&String> {
+    usize::try_from(place).ok().and_then(|place| staged.packs.get(place))
 }
 
 /// The chunks of a file, each with the entry that knows its packs.

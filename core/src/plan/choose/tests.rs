@@ -2,7 +2,7 @@ use alloc::vec;
 
 use super::*;
 use crate::format::catalog::{Guarantee, IncarnationObject, IncarnationState, Method, Opened, ThreadCut};
-use crate::identity::{ContentHash, Membership, Nonce, OperationKind, ThreadId, TimelineId};
+use crate::identity::{ByteCount, ContentHash, Membership, Nonce, OperationKind, ThreadId, TimelineId};
 use crate::position::Lsn;
 
 /// A cluster in its first incarnation, with a backup cut at 10, a point `a` at 20 and one without a name at 30.
@@ -34,12 +34,14 @@ fn cut(place: u64) -> Cut {
 
 fn sealed(place: u64) -> Seal {
     Seal {
+        base: None,
         cut: cut(place),
         ended_ms: WallMillis::new(place),
         guarantee: Guarantee::Causal,
         incarnation: Incarnation::new(1),
         manifest: ContentHash::of(b""),
         point: None,
+        stored: ByteCount::new(1),
     }
 }
 

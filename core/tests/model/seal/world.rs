@@ -162,7 +162,7 @@ fn order(nodes: &BTreeMap<NodeId, Node>) -> Order {
     let wait = Duration::from_secs(2);
     let limits = Limits { pin: PIN, patience: wait, checkpoint: wait, capture: wait, archive: wait };
     let record = "sa-b".into();
-    Order { nodes: nodes.keys().copied().collect(), shared: false, method: Method::Fence, record, limits }
+    Order { nodes: nodes.keys().copied().collect(), shared: false, method: Method::Fence, base: None, record, limits }
 }
 
 impl State {
@@ -299,7 +299,7 @@ impl State {
         let Some(asked) = self.nodes.get_mut(&node) else { return };
         let header = crate::header(node, named, epoch);
         let answer = asked.answer(header, request.clone(), repository, fault);
-        if request == Request::Capture && answer.is_ok() {
+        if matches!(request, Request::Capture { .. }) && answer.is_ok() {
             self.captured.insert(node);
         }
         if matches!(request, Request::End { .. })

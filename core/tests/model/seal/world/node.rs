@@ -150,7 +150,7 @@ impl Node {
                 self.kept |= self.pinned;
                 Ok(Answer::Begun { start: self.place(start), scn: Scn::new(1) })
             }
-            Request::Capture => Ok(Answer::Captured(captured())),
+            Request::Capture { .. } => Ok(Answer::Captured(captured())),
             Request::End { .. } => {
                 let Some(start) = self.begun else {
                     return Err(Refusal::new(Code::LifeChanged, "this life has not begun it").into());
@@ -179,5 +179,5 @@ impl Node {
 
 fn captured() -> Captured {
     let (entries, bytes, stored) = (1, ByteCount::new(1), ByteCount::new(1));
-    Captured { list: "files/x".into(), hash: ContentHash::of(b""), entries, bytes, stored }
+    Captured { list: "files/x".into(), hash: ContentHash::of(b""), entries, bytes, stored, base: None, why_full: None }
 }
