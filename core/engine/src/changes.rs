@@ -22,6 +22,8 @@ pub struct ChangeMap {
     /// How many blocks all files have here together.
     held: usize,
     whole: BTreeSet<String>,
+    /// From which block on files have changed, however far they reach.
+    tails: BTreeMap<String, u64>,
     folders: BTreeSet<String>,
 }
 
@@ -72,6 +74,12 @@ impl ChangeMap {
         self.held += usize::from(new);
     }
 
+    /// The file `name` was cut short, and ended before block `from` once: what it has from there on is new.
+    pub fn tail(&mut self, name: &str, from: u64) {
+        let tail = self.tails.entry(name.to_string()).or_insert(from);
+        *tail = from.min(*tail);
+    }
+
     /// The file `name` was made, removed, cut short or written to in ways that no block says.
     pub fn whole(&mut self, name: &str) {
         self.held -= self.blocks.remove(name).map_or(0, |numbers| numbers.len());
@@ -96,6 +104,9 @@ impl ChangeMap {
         for (name, numbers) in &other.blocks {
             numbers.iter().for_each(|number| self.block(name, *number));
         }
+        for (name, from) in &other.tails {
+            self.tail(name, *from);
+        }
         self.vouched = match (self.vouched, other.vouched) {
             (Some(one), Some(two)) => Some(Box::new(move |name| one(name) && two(name))),
             (Some(_) | None, None) | (None, Some(_)) => None,
@@ -105,8 +116,18 @@ impl ChangeMap {
 
     /// What changed in the file `name`.
     pub fn of(&self, name: &str) -> Changed<'_> {
+        self.of_until(name, u64::MAX)
+    }
+
+    /// What changed in the file `name` before the byte `until`. It is read as a whole if it was cut short before that.
+    pub fn of_until(&self, name: &str, until: u64) -> Changed<'_> {
         let vouched = self.vouched.as_ref().is_some_and(|vouched| vouched(name));
-        if !vouched || self.whole.contains(name) || self.is_in_changed_folder(name) {
+        let was_cut = |from: &u64| from.saturating_mul(u64::from(self.block)) < until;
+        if !vouched
+            || self.tails.get(name).is_some_and(was_cut)
+            || self.whole.contains(name)
+            || self.is_in_changed_folder(name)
+        {
             return Changed::Whole;
         }
         match self.blocks.get(name) {
@@ -148,6 +169,23 @@ mod tests {
         map.whole("base/1/1259");
         map.block("base/1/1259", 8);
         assert_eq!((map.of("base/1/1259"), map.held), (Changed::Whole, 0));
+    }
+
+    #[test]
+    fn what_lies_behind_a_cut_is_whole_and_what_lies_before_it_is_not() {
+        let mut map = of_base();
+        map.tail("base/1/1259", 9);
+        map.tail("base/1/1259", 4);
+        map.tail("base/1/1259", 5);
+        map.block("base/1/1259", 2);
+        let mut elsewhere = of_base();
+        elsewhere.tail("base/1/1260", 7);
+        let map = elsewhere.and(map);
+        assert_eq!((map.of("base/1/1259"), map.of("base/1/1260")), (Changed::Whole, Changed::Whole));
+        assert_eq!(map.of_until("base/1/1259", 4 * 8192 + 1), Changed::Whole);
+        let numbers = BTreeSet::from([2]);
+        assert_eq!(map.of_until("base/1/1259", 4 * 8192), Changed::Blocks { size: 8192, numbers: &numbers });
+        assert_eq!(map.of_until("base/1/1260", 7 * 8192), Changed::Same);
     }
 
     #[test]

@@ -76,7 +76,7 @@ impl Base {
             return Take::Whole;
         }
         let inherited = Inherited { chunk: chunk.clone(), packs: file.packs.clone() };
-        match self.changes.of(name) {
+        match self.changes.of_until(name, offset.saturating_add(chunk.length.get())) {
             Changed::Whole => Take::Whole,
             Changed::Same => Take::Kept(inherited),
             Changed::Blocks { size, numbers } => {
@@ -292,6 +292,15 @@ mod tests {
         assert_eq!(shown(base.take("same", 192, 64)), "whole", "beyond its old end");
         assert_eq!(shown(base.take("same", 128, 19)), "whole", "cut short");
         assert_eq!(shown(base.take("same", 32, 32)), "whole", "pieces of another size");
+    }
+
+    #[test]
+    fn from_where_a_file_was_cut_on_it_is_read() {
+        let mut base = base(&[]);
+        base.changes.tail("same", 8);
+        assert_eq!(taken(&base, "same"), ["kept", "whole", "whole"]);
+        base.changes.tail("same", 7);
+        assert_eq!(taken(&base, "same"), ["whole"; 3]);
     }
 
     #[test]

@@ -3,7 +3,7 @@
 //! The rules, by PostgreSQL's sources (`walsummarizer.c` of release 17 goes by nearly the same):
 //! - A block that a record refers to has changed. Hints are set without a record, but the first one on a page after a
 //!   checkpoint logs the page where pages carry checksums; without them, a lost hint is set again by the next reader.
-//! - A fork that was made, cut short or removed is read as a whole, from the gigabyte on in which it was cut. So are a
+//! - A fork that was made or removed is read as a whole, and one that was cut short from there on. So are a
 //!   database's files after it was made or removed, since a copy of a database by files is one record, and a tablespace's.
 //! - The visibility map is *not* told by references: a row's change clears bits of it by a flag in its own record. It counts as
 //!   changed wherever anything of its relation is.

@@ -66,8 +66,7 @@ fn compare(before: &Seen, now: &Seen, map: &ChangeMap, sp_gist: &str) -> Score {
     let (mut score, mut missed) = (Score::default(), Vec::new());
     for (name, bytes) in &now.files {
         let Some(old) = before.files.get(name) else { continue };
-        let changed = map.of(name);
-        if bytes.len() < old.len() && changed != Changed::Whole {
+        if bytes.len() < old.len() && map.of(name) != Changed::Whole {
             missed.push(format!("{name} is shorter"));
         }
         for (number, (one, other)) in (0_u64..).zip(old.chunks(BLOCK).zip(bytes.chunks(BLOCK))) {
@@ -76,7 +75,7 @@ fn compare(before: &Seen, now: &Seen, map: &ChangeMap, sp_gist: &str) -> Score {
                 (true, 0) => one[..8] != other[..8] || one[10..28] != other[10..28] || one[92..] != other[92..],
                 _ => one != &other[..one.len().min(other.len())],
             };
-            match changed {
+            match map.of_until(name, (number + 1) * 8192) {
                 Changed::Whole if differs => score.found += 1,
                 Changed::Whole => score.idle_in_whole += 1,
                 Changed::Blocks { numbers, .. } if numbers.contains(&number) && differs => score.found += 1,

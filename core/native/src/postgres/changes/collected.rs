@@ -27,7 +27,7 @@ pub(super) struct Collected {
     /// How many blocks all forks have here together.
     held: usize,
     blocks_max: usize,
-    /// Forks that changed as a whole, and from which gigabyte on.
+    /// Forks that changed as a whole, and from which block on.
     whole: BTreeMap<(Locator, Fork), u32>,
     /// Parts of databases, by tablespace, that were made or removed.
     databases: BTreeSet<(u32, u32)>,
@@ -77,18 +77,26 @@ impl Collected {
         }
         let Self { blocks, whole, databases, spaces, .. } = self;
         let changed: BTreeSet<Locator> = blocks.keys().chain(whole.keys()).map(|(locator, _)| *locator).collect();
+        let cuts: Vec<_> = whole.iter().map(|((locator, fork), from)| (*locator, *fork, u64::from(*from))).collect();
         let told = names.clone();
         let vouched = move |name: &str| {
             let Some(RelationFile { locator, fork, segment }) = told.parse(name) else { return false };
             let stayed = !spaces.contains(&locator.space) && !databases.contains(&(locator.space, locator.database));
             stayed
                 && match fork {
-                    Fork::Main | Fork::Init => whole.get(&(locator, fork)).is_none_or(|from| segment < *from),
+                    Fork::Main | Fork::Init => {
+                        let first = u64::from(segment).saturating_mul(SEGMENT_PAGES);
+                        whole.get(&(locator, fork)).is_none_or(|from| first < u64::from(*from))
+                    }
                     Fork::Visibility => !changed.contains(&locator),
                     Fork::FreeSpace => false,
                 }
         };
         let mut map = ChangeMap::new(BLOCK_BYTES, Box::new(vouched));
+        for (locator, fork, from) in cuts {
+            let segment = u32::try_from(from / SEGMENT_PAGES).unwrap_or(u32::MAX);
+            map.tail(&names.name(RelationFile { locator, fork, segment }), from % SEGMENT_PAGES);
+        }
         for ((locator, fork), numbers) in blocks {
             let (mut segment, mut name) = (None, String::new());
             for number in numbers.into_iter().map(u64::from) {
@@ -111,7 +119,7 @@ impl Collected {
             None => {}
         }
         let fork = (locator, fork);
-        if self.whole.get(&fork).is_some_and(|from| *from <= segment_of(number)) {
+        if self.whole.get(&fork).is_some_and(|from| *from <= number) {
             return;
         }
         if self.held >= self.blocks_max {
@@ -123,13 +131,12 @@ impl Collected {
         }
     }
 
-    /// A fork changed as a whole from this gigabyte on.
-    fn whole(&mut self, fork: (Locator, Fork), segment: u32) {
-        let from = self.whole.entry(fork).or_insert(segment);
-        *from = segment.min(*from);
+    /// A fork changed as a whole from this block on.
+    fn whole(&mut self, fork: (Locator, Fork), block: u32) {
+        let from = self.whole.entry(fork).or_insert(block);
+        *from = block.min(*from);
         let Some(numbers) = self.blocks.get_mut(&fork) else { return };
-        let first = u64::from(segment).saturating_mul(SEGMENT_PAGES);
-        let gone = u32::try_from(first).map_or(0, |first| numbers.split_off(&first).len());
+        let gone = numbers.split_off(&block).len();
         let none_left = numbers.is_empty();
         self.held = self.held.saturating_sub(gone);
         if none_left {
@@ -173,9 +180,7 @@ impl Sink for Collected {
             Touch::Block { locator, fork: fork @ Fork::Visibility, .. } | Touch::Made { locator, fork } => {
                 self.whole((locator, fork), 0);
             }
-            Touch::Cut { locator, block } => {
-                self.whole((locator, Fork::Main), segment_of(block));
-            }
+            Touch::Cut { locator, block } => self.whole((locator, Fork::Main), block),
             Touch::Removed { locator } => {
                 self.whole((locator, Fork::Main), 0);
                 self.whole((locator, Fork::Init), 0);
@@ -192,10 +197,6 @@ impl Sink for Collected {
             }
         }
     }
-}
-
-fn segment_of(block: u32) -> u32 {
-    u32::try_from(u64::from(block) / SEGMENT_PAGES).unwrap_or(u32::MAX)
 }
 
 /// A block's place among the recent ones.

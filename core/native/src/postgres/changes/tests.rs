@@ -9,6 +9,7 @@ use super::super::wal_reader::forge::{Forge, Image, origin};
 use super::super::wal_reader::{Fork, Locator, Noted, Reader, Sink, Touch, Version};
 use super::collected::Collected;
 use super::names::Names;
+use super::{Place, Reading};
 
 const START: u64 = 0x1_2300_0000;
 const VERSIONS: [Version; 5] = [Version::V14, Version::V15, Version::V16, Version::V17, Version::V18];
@@ -45,9 +46,10 @@ fn map_of(forge: &Forge, checksums: bool) -> Result<ChangeMap, String> {
     collected.into_map(&Names::of(15, 202_209_061), checksums)
 }
 
-/// `same`, `whole`, or the blocks.
+/// `same`, `whole`, or the blocks; perhaps of what lies before one only.
 fn shown(map: &ChangeMap, name: &str) -> String {
-    match map.of(name) {
+    let (name, until) = name.split_once(" before ").unwrap_or((name, "9999"));
+    match map.of_until(name, until.parse::<u64>().unwrap() * 8192) {
         Changed::Same => "same".to_owned(),
         Changed::Whole => "whole".to_owned(),
         Changed::Blocks { size, numbers } => {
@@ -184,6 +186,8 @@ fn what_was_made_removed_or_cut_short_is_whole() {
             ("base/5/1_init", "same"),
             ("base/5/2", "{1}"),
             ("base/5/2.1", "whole"),
+            ("base/5/2.1 before 7", "same"),
+            ("base/5/2.1 before 8", "whole"),
             ("base/5/2.2", "whole"),
             ("base/5/2_vm", "whole"),
             ("base/5/3", "{1}"),
@@ -203,6 +207,32 @@ fn what_was_made_removed_or_cut_short_is_whole() {
             assert_eq!(shown(&map, name), expected, "{version} {name}");
         }
     }
+}
+
+/// A backup's start is said as that of its segment, and what comes before its true start is not replayed.
+#[test]
+fn what_changed_in_the_segment_before_the_true_start_is_told() {
+    let folder = std::env::temp_dir().join(format!("sa-changes-{}", std::process::id()));
+    std::fs::create_dir_all(folder.join("pg_wal")).unwrap();
+    let mut forge = Forge::new(Version::V15, START);
+    change(&mut forge, 1, 1);
+    forge.switch();
+    change(&mut forge, 1, 2);
+    let redo = forge.at();
+    change(&mut forge, 1, 3);
+    forge.switch();
+    let origin = origin();
+    let place =
+        Place { system: origin.system, size: origin.segment, timeline: origin.timeline, start: Lsn::new(START) };
+    let (first, second) = forge.bytes.split_at(1 << 20);
+    let name = origin.segment.file_name(origin.timeline, Lsn::new(START + (1 << 20)));
+    std::fs::write(folder.join("pg_wal").join(name), second).unwrap();
+    let mut reading = Reading::new(place, Version::V15, Lsn::new(START));
+    reading.take(first).unwrap();
+    let reading = reading.take_rest(folder.to_str().unwrap(), redo);
+    std::fs::remove_dir_all(&folder).unwrap();
+    let map = reading.unwrap().collected.into_map(&Names::of(15, 1), true).unwrap();
+    assert_eq!(shown(&map, "base/5/1"), "{1, 2}");
 }
 
 #[test]
