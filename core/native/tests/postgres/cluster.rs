@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use sheetanchor_core::format::catalog::Method;
 use sheetanchor_core::identity::NodeId;
+use sheetanchor_core::incremental::Extent;
 use sheetanchor_core::plan::Target;
 use sheetanchor_core::position::Lsn;
 use sheetanchor_core::refusal::Code;
@@ -17,6 +18,9 @@ use sheetanchor_native::env::native_env;
 use sheetanchor_native::postgres::postmaster::StopMode;
 
 use crate::bench::{Bench, Running, code, eventually, number};
+
+/// One text that tells what is in a table.
+const CONTENTS: &str = "SELECT md5(string_agg(n || t, ',' ORDER BY n)) FROM rows";
 
 pub const NODES: [u16; 3] = [1, 2, 3];
 
@@ -121,6 +125,7 @@ async fn three_loaded_primaries_are_backed_up_lost_restored_and_read() {
     coordinator.init().await.unwrap();
     for server in &cluster.servers {
         server.sql("CREATE TABLE mark (what text); INSERT INTO mark VALUES ('before')").await;
+        server.sql("CREATE TABLE rows AS SELECT n, md5(n::text) AS t FROM generate_series(1, 100000) n").await;
         server.pgbench(&["-i", "-s", "2", "-q"]).await;
     }
     let fenced = coordinator.backup(None, Method::Fence).await;
@@ -130,7 +135,19 @@ async fn three_loaded_primaries_are_backed_up_lost_restored_and_read() {
     for server in &cluster.servers {
         loads.push(server.load().await);
     }
-    let sealed = coordinator.backup(None, Method::Alone).await.unwrap();
+    let full = coordinator.backup(None, Method::Alone).await.unwrap();
+    let mut contents = Vec::new();
+    for server in &cluster.servers {
+        server.sql("INSERT INTO mark VALUES ('between')").await;
+        server.sql("UPDATE rows SET t = t || 'x' WHERE n % 10007 = 1").await;
+        contents.push(server.client.column(CONTENTS).await);
+    }
+    let sealed = coordinator.backup_of(Extent::Incremental, None, Method::Alone).await.unwrap();
+    for (node, unit) in &sealed.manifest.units {
+        let whole = full.manifest.units[node].stored.get();
+        assert_eq!((unit.base, unit.why_full.as_deref()), (Some(full.operation), None), "node {node}");
+        assert!(unit.stored.get() < whole, "node {node}: {} of {whole}", unit.stored);
+    }
     loads.into_iter().for_each(crate::bench::Load::stop);
     for server in &cluster.servers {
         server.sql("INSERT INTO mark VALUES ('after')").await;
@@ -149,7 +166,8 @@ async fn three_loaded_primaries_are_backed_up_lost_restored_and_read() {
     for node in NODES {
         let name = format!("n{node}");
         let client = bench.client(&name);
-        assert_eq!(client.column("SELECT what FROM mark").await, ["before"]);
+        assert_eq!(client.column("SELECT what FROM mark").await, ["before", "between"]);
+        assert_eq!(client.column(CONTENTS).await, contents[usize::from(node) - 1]);
         assert!(number(&client.column("SELECT count(*)::text FROM pgbench_history").await[0]) > 0);
         let sums = "SELECT s::text FROM (SELECT sum(abalance) s FROM pgbench_accounts UNION \
             SELECT sum(tbalance) FROM pgbench_tellers UNION SELECT sum(bbalance) FROM pgbench_branches UNION \
@@ -158,7 +176,8 @@ async fn three_loaded_primaries_are_backed_up_lost_restored_and_read() {
         bench.amcheck(&name).await;
     }
     // The new incarnation can be backed up at once.
-    coordinator.backup(None, Method::Alone).await.unwrap();
+    let again = coordinator.backup_of(Extent::Incremental, None, Method::Alone).await.unwrap();
+    assert_eq!(again.manifest.base(), None, "what it could go on from is of another incarnation");
     for (server, node) in cluster.servers.iter().zip(NODES) {
         server.server.stop(StopMode::Fast).await.unwrap();
         bench.page_checksums(&format!("n{node}")).await;
