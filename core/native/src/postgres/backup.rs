@@ -50,14 +50,14 @@ impl Backups {
         }
     }
 
-    /// Where replay starts of the backup that has begun at `start`, if it runs still.
+    /// Where replay starts at most of a backup that has begun at `start`, if one runs still.
     pub(super) async fn redo(&self, start: Position) -> Option<Lsn> {
         let known = self.known.lock().await;
-        let backup = known.values().rfind(|backup| backup.begun.start == start)?;
-        match &backup.stage {
-            Stage::Running(session) if session.is_closed() => None,
-            Stage::Running(_) | Stage::Ended(_) => Some(backup.redo),
-        }
+        let runs = |backup: &&Backup| match &backup.stage {
+            Stage::Running(session) => !session.is_closed(),
+            Stage::Ended(_) => true,
+        };
+        known.values().filter(|backup| backup.begun.start == start).filter(runs).map(|backup| backup.redo).max()
     }
 
     /// Takes a running backup in, whose replay starts at `redo`.
