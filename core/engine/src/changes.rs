@@ -92,9 +92,13 @@ impl ChangeMap {
             self.folder("");
         }
         self.folders.extend(other.folders);
-        other.whole.iter().for_each(|name| self.whole(name));
+        for name in &other.whole {
+            self.whole(name);
+        }
         for (name, numbers) in &other.blocks {
-            numbers.iter().for_each(|number| self.block(name, *number));
+            for number in numbers {
+                self.block(name, *number);
+            }
         }
         self.vouched = match (self.vouched, other.vouched) {
             (Some(one), Some(two)) => Some(Box::new(move |name| one(name) && two(name))),
