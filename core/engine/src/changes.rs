@@ -100,9 +100,13 @@ impl ChangeMap {
             self.folder("");
         }
         self.folders.extend(other.folders);
-        other.whole.iter().for_each(|name| self.whole(name));
+        for name in &other.whole {
+            self.whole(name);
+        }
         for (name, numbers) in &other.blocks {
-            numbers.iter().for_each(|number| self.block(name, *number));
+            for number in numbers {
+                self.block(name, *number);
+            }
         }
         for (name, from) in &other.tails {
             self.tail(name, *from);

@@ -1,9 +1,12 @@
 //! Incremental backups: each is as whole as a full one, whatever becomes of those that it goes on from.
 
 use std::collections::BTreeSet;
+use std::ops::Range;
 use std::time::Duration;
 
 use sheetanchor_core::expiry::Keep;
+use sheetanchor_core::format::files::{FileContent, FileList};
+use sheetanchor_core::format::manifest::ListRef;
 use sheetanchor_core::identity::OperationId;
 use sheetanchor_core::plan::Target;
 use sheetanchor_core::refusal::Code;
@@ -89,11 +92,7 @@ fn begin_to_keep_one(stage: &mut Stage) -> Begun<Expired> {
 fn only_used_packs_are_left(stage: &mut Stage, gone: &[OperationId], kept: &[&Sealed]) -> Result<(), Failure> {
     let mut used = BTreeSet::new();
     for list in kept.iter().flat_map(|sealed| sealed.manifest.units.values()).flat_map(|unit| unit.lists.clone()) {
-        let read = stage.operate(move |operator| {
-            let list = list.clone();
-            async move { read_list(operator.repository(), &list).await }
-        });
-        used.extend(stage.succeeds("a list is read", &read)?.packs);
+        used.extend(list_is_read(stage, list)?.packs);
     }
     let of_the_gone = |key: &String| gone.iter().any(|id| key.contains(&id.to_string()));
     let mut left = BTreeSet::new();
@@ -146,20 +145,52 @@ pub fn are_refused_with_a_damaged_base(stage: &mut Stage) -> Result<(), Failure>
     stage.transfers_end()?;
     stage.everything_is_lost()?;
     let backup = last.operation;
-    for (owner, harm) in
-        [(full.operation, Harm::Flipped), (full.operation, Harm::Gone), (backup, Harm::Flipped), (backup, Harm::Short)]
-    {
-        let packs = keys_under(stage, "packs/")?;
-        let owned = packs.into_iter().find(|key| key.contains(&owner.to_string()));
-        let Some(pack) = owned else {
+    let frames = frames_of(stage, &last)?;
+    for owner in [full.operation, backup] {
+        let frame = frames.iter().find(|frame| frame.0.contains(&owner.to_string()));
+        let Some((pack, bytes)) = frame.cloned() else {
             return stage.holds(false, Violation::new("each backup has stored something", format!("not {owner}")));
         };
-        let whole = is_harmed(stage, &pack, harm)?;
-        let verify = stage.begin_verify(backup);
-        stage.is_refused("a backup with a harmed pack", &verify, &[Code::ChunkDamaged, Code::Missing])?;
-        let restore = stage.begin_restore(Target::Backup(backup));
-        stage.is_refused("a restore from a harmed pack", &restore, &[Code::ChunkDamaged, Code::Missing])?;
-        is_replaced(stage, &pack, Some(whole))?;
+        for harm in [Harm::Flipped, Harm::Gone] {
+            let whole = is_harmed(stage, &pack, Harm::Gone)?;
+            let mut body = whole.clone();
+            // All of the frame: a single bit of it may mean nothing.
+            body.get_mut(bytes.clone()).into_iter().flatten().for_each(|byte| *byte ^= 0xFF);
+            is_replaced(stage, &pack, Some(body).filter(|_| harm == Harm::Flipped))?;
+            let verify = stage.begin_verify(backup);
+            stage.is_refused("a backup with a harmed pack", &verify, &[Code::ChunkDamaged, Code::Missing])?;
+            let restore = stage.begin_restore(Target::Backup(backup));
+            stage.is_refused("a restore from a harmed pack", &restore, &[Code::ChunkDamaged, Code::Missing])?;
+            is_replaced(stage, &pack, Some(whole))?;
+        }
     }
     stage.is_restored(Target::Backup(backup)).map(|_| ())
+}
+
+/// The frames of a backup that a restore of it reads: their packs, and where they lie in them.
+fn frames_of(stage: &mut Stage, sealed: &Sealed) -> Result<Vec<(String, Range<usize>)>, Failure> {
+    let mut frames = Vec::new();
+    for list in sealed.manifest.units.values().flat_map(|unit| unit.lists.clone()) {
+        let FileList { entries, packs } = list_is_read(stage, list)?;
+        for entry in entries {
+            let FileContent::File(chunks) = entry.content else { continue };
+            for chunk in chunks {
+                let patch = chunk.patch.map(|patch| (patch.pack, patch.offset, patch.stored));
+                for (pack, offset, stored) in patch.into_iter().chain([(chunk.pack, chunk.offset, chunk.stored)]) {
+                    let place = |number: u64| usize::try_from(number).unwrap_or(usize::MAX);
+                    let key = packs.get(place(pack.into())).cloned().unwrap_or_default();
+                    frames.push((key, place(offset)..place(offset + stored.get())));
+                }
+            }
+        }
+    }
+    Ok(frames)
+}
+
+fn list_is_read(stage: &mut Stage, list: ListRef) -> Result<FileList, Failure> {
+    let read = stage.operate(move |operator| {
+        let list = list.clone();
+        async move { read_list(operator.repository(), &list).await }
+    });
+    stage.succeeds("a list is read", &read)
 }

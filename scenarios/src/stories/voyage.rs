@@ -7,6 +7,7 @@ use std::time::Duration;
 use sheetanchor_core::expiry::Keep;
 use sheetanchor_core::format::catalog::Method;
 use sheetanchor_core::identity::{Incarnation, PointName};
+use sheetanchor_core::incremental::Extent;
 use sheetanchor_core::plan::{Aim, Target};
 use sheetanchor_core::scn::Scn;
 use sheetanchor_sim::oracle::Violation;
@@ -126,7 +127,10 @@ impl Voyage {
             1 => self.a_point_is_tried(stage, Method::Scn),
             2 => {
                 let method = if stage.chance().one_in(2) { Method::Fence } else { Method::Scn };
-                let backup = stage.operate(move |operator| async move { operator.backup(None, method).await });
+                // Of draws that nothing else here moves.
+                let extent = stage.damage_of(&[Extent::Full, Extent::Incremental]).unwrap_or_default();
+                let backup =
+                    stage.operate(move |operator| async move { operator.backup_of(extent, None, method).await });
                 stage.ends_amid_faults(&backup).map(drop)
             }
             3 => self.all_but_the_newest_backup_expire(stage),

@@ -119,13 +119,10 @@ impl Agent {
             let is_file = matches!(file.kind, SourceKind::File { .. });
             // What is as it was is not even opened.
             let is_read = base.is_none() || takes.iter().any(|(.., take)| !matches!(take, Take::Kept(_)));
-            let opened = match is_file && is_read {
-                true => match self.open_listed(&file.name).await? {
-                    Some(opened) => Some(opened),
-                    None => continue,
-                },
-                false => None,
-            };
+            let opened = if is_file && is_read { self.open_listed(&file.name).await? } else { None };
+            if is_file && is_read && opened.is_none() {
+                continue;
+            }
             let place = packer.list.entries.len();
             packer.list.entries.push(FileEntry { content, mode: file.mode, name: file.name.clone() });
             let name: Arc<str> = Arc::from(file.name.as_str());
@@ -375,13 +372,12 @@ impl<'a> Packer<'a> {
 
     /// Puts a frame into the pack that is being filled: the pack's place in the list, and where the frame starts.
     fn store(&mut self, frame: &[u8]) -> Result<(u32, u64)> {
-        let place = match self.filling {
-            Some(place) => place,
-            None => {
-                let key = keys::pack(self.operation, self.agent.config.node, self.begun, self.nonce);
-                self.begun = self.begun.saturating_add(1);
-                self.list_pack(key)?
-            }
+        let place = if let Some(place) = self.filling {
+            place
+        } else {
+            let key = keys::pack(self.operation, self.agent.config.node, self.begun, self.nonce);
+            self.begun = self.begun.saturating_add(1);
+            self.list_pack(key)?
         };
         self.filling = Some(place);
         let offset = count(&self.pack).get();

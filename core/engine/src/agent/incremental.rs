@@ -250,9 +250,11 @@ mod tests {
     }
 
     /// A file of three chunks, the second one patched, in which some blocks of 8 bytes have changed.
-    fn base(changed: &[u64]) -> Base {
+    fn base(blocks: &[u64]) -> Base {
         let mut changes = ChangeMap::new(8, Box::new(|name| name != "unvouched"));
-        changed.iter().for_each(|number| changes.block("changed", *number));
+        for number in blocks {
+            changes.block("changed", *number);
+        }
         changes.whole("rewritten");
         let chunks = [(0, chunk(64, None)), (64, chunk(64, Some(&[1]))), (128, chunk(20, None))];
         let file = || BaseFile { packs: Arc::from([]), chunks: chunks.clone().into() };
