@@ -235,6 +235,7 @@ impl Agent {
             | Request::Archive { .. }
             | Request::CutAlone { .. }
             | Request::Flush { .. }
+            | Request::Inspect { .. }
             | Request::Stage { .. }
             | Request::Recover { .. }
             | Request::Prove { .. }

@@ -162,6 +162,12 @@ pub enum Bug {
     StagedUnsynced,
     /// Expiry removes the piece of WAL that holds the first byte to be kept.
     ExpiryTakesTheFloor,
+    /// A delta restore takes a file of the right length for the right file.
+    DeltaBelievesLength,
+    /// A delta restore leaves files that the backup does not have.
+    DeltaKeepsExtraFiles,
+    /// A delta restore leaves the old control file in its place until the new one replaces it.
+    DeltaKeepsControl,
 }
 
 impl Bug {
@@ -246,6 +252,9 @@ impl Bug {
         ("piece-timeout-believed", Self::PieceTimeoutBelieved),
         ("staged-unsynced", Self::StagedUnsynced),
         ("expiry-takes-the-floor", Self::ExpiryTakesTheFloor),
+        ("delta-believes-length", Self::DeltaBelievesLength),
+        ("delta-keeps-extra-files", Self::DeltaKeepsExtraFiles),
+        ("delta-keeps-control", Self::DeltaKeepsControl),
     ];
 }
 

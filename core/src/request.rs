@@ -117,7 +117,7 @@ pub enum Request {
         /// The end of the record.
         through: Lsn,
     },
-    /// Put the files of the plan's backup into the empty data folder.
+    /// Put the files of the plan's backup into the data folder, which is empty or may be overwritten.
     Stage {
         /// The plan in the repository.
         plan: ContentHash,
@@ -171,6 +171,11 @@ pub enum Request {
         /// The plan in the repository.
         plan: ContentHash,
     },
+    /// Say whether the plan's files may be put over what is in the data folder. Changes nothing.
+    Inspect {
+        /// The plan in the repository.
+        plan: ContentHash,
+    },
 }
 
 /// What must be known before a request is performed.
@@ -198,7 +203,8 @@ impl Request {
             Self::Join { .. } | Self::Pins | Self::DropPin { .. } => Needs::Node,
             Self::Enlist { .. } => Needs::Operation,
             Self::Release { .. } | Self::Unpin | Self::Discard => Needs::Ending,
-            Self::Stage { .. }
+            Self::Inspect { .. }
+            | Self::Stage { .. }
             | Self::Recover { .. }
             | Self::Prove { .. }
             | Self::Search { .. }
@@ -248,6 +254,7 @@ impl Request {
             Self::Mark { .. } => "mark",
             Self::Search { .. } => "search",
             Self::Resolve { .. } => "resolve",
+            Self::Inspect { .. } => "inspect",
         }
     }
 }

@@ -7,6 +7,7 @@ mod draw;
 mod in_doubt;
 mod loss;
 mod moved;
+mod over;
 mod skew;
 mod trials;
 mod voyage;

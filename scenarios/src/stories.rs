@@ -8,6 +8,7 @@ pub mod chaos;
 pub mod copy;
 pub mod damage;
 pub mod day;
+pub mod delta;
 pub mod digest;
 pub mod disks;
 pub mod evidence;

@@ -67,7 +67,7 @@ pub enum Command {
     /// Name a cut of the whole cluster, or show the names
     #[command(subcommand)]
     RestorePoint(PointCommand),
-    /// Restore all nodes into empty folders and open them as a new incarnation
+    /// Restore all nodes, into empty folders or over older copies, and open them as a new incarnation
     Restore(RestoreArguments),
     /// Show nodes, backups, restore points, incarnations and what is under way
     Status,
@@ -264,6 +264,11 @@ pub struct RestoreArguments {
     /// Make a clone: a cluster of its own, in an empty repository of its own, from the `source` that the cluster file names
     #[arg(long, conflicts_with_all = ["resume", "anew"])]
     pub clone: bool,
+
+    /// Restore over older or damaged copies of the nodes' databases, all stopped: what hashes right stays, all else is
+    /// replaced or removed, and with it WAL that was not archived
+    #[arg(long, conflicts_with_all = ["clone", "resume"])]
+    pub delta: bool,
 
     /// With `--clone`: do not register at the source, which then may expire what is being restored
     #[arg(long, requires = "clone")]

@@ -3,9 +3,11 @@
 
 pub mod archive;
 pub mod capture;
+mod delta;
 pub mod in_doubt;
 mod missed;
 pub mod perform;
+mod put;
 pub mod stage;
 pub mod state;
 

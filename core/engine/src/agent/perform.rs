@@ -75,6 +75,7 @@ impl Agent {
                 let made = database.mark(scn, &record).await?;
                 self.still_in(life).await.map(|()| cut_made(made))
             }
+            Request::Inspect { plan } => self.inspect(operation()?, plan).await,
             Request::Stage { plan } => self.stage_plan(operation()?, plan).await,
             Request::Recover { plan } => self.recover(operation()?, plan).await,
             Request::Prove { plan } => self.prove(operation()?, plan).await,
@@ -412,7 +413,11 @@ impl Agent {
             }
         }
         self.database.stop().await?;
-        self.clear_staged(&plan).await?;
+        if plan.delta {
+            self.leave_closed().await?;
+        } else {
+            self.clear_staged(&plan).await?;
+        }
         state::unmark(&self.env, &self.config).await?;
         Ok(Answer::Done)
     }
