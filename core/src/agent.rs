@@ -236,6 +236,7 @@ impl Agent {
             | Request::CutAlone { .. }
             | Request::Flush { .. }
             | Request::Inspect { .. }
+            | Request::Throttle { .. }
             | Request::Stage { .. }
             | Request::Recover { .. }
             | Request::Prove { .. }

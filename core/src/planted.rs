@@ -168,6 +168,8 @@ pub enum Bug {
     DeltaKeepsExtraFiles,
     /// A delta restore leaves the old control file in its place until the new one replaces it.
     DeltaKeepsControl,
+    /// A backup does not wait for its turn to read.
+    RateIgnored,
 }
 
 impl Bug {
@@ -255,6 +257,7 @@ impl Bug {
         ("delta-believes-length", Self::DeltaBelievesLength),
         ("delta-keeps-extra-files", Self::DeltaKeepsExtraFiles),
         ("delta-keeps-control", Self::DeltaKeepsControl),
+        ("rate-ignored", Self::RateIgnored),
     ];
 }
 

@@ -86,7 +86,7 @@ catalogue! {
     BetweenIncarnations "SA306" "the SCN lies between two incarnations" "choose an SCN at or below the branch cut or above the floor, or say `--incarnation N` with the one that went on";
     PointsOnly "SA307" "this engine reaches restore points only" "choose a restore point, or say `--nearest-before` to take the newest one at or before the target";
 
-    FolderNotEmpty "SA401" "a folder that must be empty is not" "restore into an empty folder, or move what lies there out of the way";
+    FolderNotEmpty "SA401" "a folder that must be empty is not" "restore into an empty folder, or move what lies there out of the way; `restore --delta` restores over an older copy of the node's database";
     IncarnationTaken "SA402" "another restore has opened, or ended, this incarnation" "start the restore again, from the incarnation that is in force now";
     CutMissed "SA403" "recovery did not end at the cut" "do not open this copy; check the backup with `sheetanchor verify`";
     ChainBroken "SA404" "a record does not follow the page version that it expects" "a record is missing from some WAL thread: use another backup";

@@ -15,6 +15,7 @@ use crate::in_doubt::{Held, Searched};
 use crate::position::{Lsn, Position};
 use crate::refusal::{Code, Refusal};
 use crate::scn::Scn;
+use crate::throttle::Rate;
 
 /// On whose behalf, and to whom. An agent refuses what is not meant for it.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -176,6 +177,11 @@ pub enum Request {
         /// The plan in the repository.
         plan: ContentHash,
     },
+    /// Read no faster for this operation, from now on.
+    Throttle {
+        /// How fast.
+        rate: Rate,
+    },
 }
 
 /// What must be known before a request is performed.
@@ -221,6 +227,7 @@ impl Request {
             | Self::Cut { .. }
             | Self::CutAlone { .. }
             | Self::Flush { .. }
+            | Self::Throttle { .. }
             | Self::Mark { .. } => Needs::KnownOperation,
         }
     }
@@ -255,6 +262,7 @@ impl Request {
             Self::Search { .. } => "search",
             Self::Resolve { .. } => "resolve",
             Self::Inspect { .. } => "inspect",
+            Self::Throttle { .. } => "throttle",
         }
     }
 }

@@ -19,6 +19,7 @@ pub mod lineage;
 pub mod missed;
 pub mod operations;
 pub mod point;
+pub mod rate;
 pub mod refusals;
 pub mod restore;
 pub mod schedule;

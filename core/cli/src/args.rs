@@ -10,6 +10,7 @@ use sheetanchor_core::identity::Incarnation;
 use sheetanchor_core::plan::{Aim, Target};
 use sheetanchor_core::refusal::{Code, Refusal};
 use sheetanchor_core::scn::Scn;
+use sheetanchor_core::throttle::Rate;
 use sheetanchor_core::time::WallMillis;
 
 /// Where options that fit every command are listed.
@@ -114,6 +115,10 @@ pub struct BackupArguments {
     /// A name for it, to be seen in lists
     #[arg(long, value_name = "NAME")]
     pub label: Option<String>,
+
+    /// Read each node's files no faster than this: `50MB/s`, `800KiB/s`
+    #[arg(long, value_name = "RATE")]
+    pub rate: Option<Rate>,
 
     /// How the nodes are cut
     #[arg(long, value_name = "HOW", default_value = "fence")]

@@ -61,9 +61,8 @@ pub fn keeps_what_is_right(stage: &mut Stage) -> Result<(), Failure> {
     stage.world().run_until_milestone(&restore.operator, "phase=staging", SOON)?;
     let goal = stage.world().passes(&host(victim)) + stage.chance().below(PASSES);
     let operator = restore.operator.clone();
-    let there = move |world: &World| {
-        world.passes(&host(victim)) >= goal || world.has_reached(&operator, "phase=deciding")
-    };
+    let there =
+        move |world: &World| world.passes(&host(victim)) >= goal || world.has_reached(&operator, "phase=deciding");
     stage.world().run_until(there, SOON)?;
     stage.crash_node(victim);
     stage.meanwhile(50, 500)?;

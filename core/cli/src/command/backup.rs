@@ -28,7 +28,7 @@ pub async fn run(file: &Path, screen: &Screen, arguments: &BackupArguments) -> R
         ReadBackArgument::Presence => ReadBack::Presence,
     };
     let connected = Connected::new(file, screen)?;
-    let coordinator = connected.coordinator.clone().reading_back(read_back);
+    let coordinator = connected.coordinator.clone().reading_back(read_back).at_rate(arguments.rate);
     let sealed = connected.watched(coordinator.backup(label, method)).await?;
     let value = json!({
         "backup": sealed.operation, "seal": sealed.seal, "method": sealed.manifest.method,

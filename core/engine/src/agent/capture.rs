@@ -88,6 +88,7 @@ impl Agent {
             let mut offset = 0;
             while offset < length_of(&file) {
                 let want = PIECE_BYTES.min(length_of(&file) - offset);
+                packer.meanwhile(self.await_turn(operation, want)).await??;
                 running.push_back(self.piece(place, name.clone(), opened.clone(), offset, want).boxed());
                 offset += want;
                 while running.len() >= PIECES_AT_ONCE

@@ -43,6 +43,7 @@ impl Agent {
                 let begun = database.begin_backup(&operation()?.to_string()).await?;
                 Ok(Answer::Begun { start: begun.start, scn: begun.scn })
             }
+            Request::Throttle { rate } => self.throttle(operation()?, rate).await,
             Request::Capture => self.capture_once(operation()?).await,
             Request::End { .. } => self.end(operation()?).await,
             Request::Archive { through } => Ok(Answer::Archived { until: self.await_archive(through).await? }),
@@ -185,6 +186,7 @@ impl Agent {
     pub(super) async fn let_go(&self, operation: OperationId) -> Result<()> {
         self.copies.lock().await.remove(&operation);
         self.captured.lock().await.remove(&operation);
+        self.rates.lock().await.remove(&operation);
         let name = operation.to_string();
         self.database.abandon_backup(&name).await?;
         if planted::is(Bug::AbortTouchesOthers) {

@@ -137,9 +137,7 @@ impl Agent {
             self.env.disk.create_folder(&format!("{folder}/{}", staged.entry.name)).await?;
         }
         let putting = Putting::new(self, origin, folder, progress);
-        stream::iter(files.iter().map(Ok))
-            .try_for_each_concurrent(FILES_AT_ONCE, |staged| putting.put(staged))
-            .await?;
+        stream::iter(files.iter().map(Ok)).try_for_each_concurrent(FILES_AT_ONCE, |staged| putting.put(staged)).await?;
         for staged in &folders {
             self.env.disk.set_mode(&format!("{folder}/{}", staged.entry.name), staged.entry.mode).await?;
         }

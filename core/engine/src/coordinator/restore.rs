@@ -89,8 +89,11 @@ impl Coordinator {
             self.check_opened(&footing).await?;
         }
         let seen = self.survey(&footing).await?;
-        let (in_the_way, code): (&dyn Fn(&str) -> bool, Code) =
-            if manner.delta { (&|state| state == "open", Code::FolderInUse) } else { (&|state| state != "empty", Code::FolderNotEmpty) };
+        let (in_the_way, code): (&dyn Fn(&str) -> bool, Code) = if manner.delta {
+            (&|state| state == "open", Code::FolderInUse)
+        } else {
+            (&|state| state != "empty", Code::FolderNotEmpty)
+        };
         if let Some(node) = seen.values().find(|description| in_the_way(&description.state)) {
             let message = format!("node {} has a database, which is `{}`", node.node, node.state);
             return Err(Refusal::new(code, message).into());
