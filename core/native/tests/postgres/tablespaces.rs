@@ -121,7 +121,7 @@ async fn is_restored_over_what_is_there(cluster: &Cluster, backup: OperationId, 
     let (control, aside) = (bench.path("n1/global/pg_control"), bench.path("aside"));
     fs::rename(&control, &aside).unwrap();
     fs::copy(bench.path("n2/global/pg_control"), &control).unwrap();
-    assert_eq!(code(over().await), Code::ForeignFolder, "another system's control file");
+    assert_eq!(code(over().await), Code::OtherNode, "another system's control file");
     fs::rename(&aside, &control).unwrap();
     fs::rename(bench.path("n3/PG_VERSION"), &aside).unwrap();
     assert_eq!(code(over().await), Code::ForeignFolder, "no database");
