@@ -44,6 +44,7 @@ impl Default for Limits {
 
 /// What to restore, as far as the coordinator's decisions need it. The rest is in the plan.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[allow(clippy::struct_excessive_bools, reason = "each is a choice of its own")]
 pub struct Order {
     /// All members.
     pub nodes: BTreeSet<NodeId>,
