@@ -19,7 +19,7 @@ use super::Agent;
 use super::perform::state_word;
 use super::put::BESIDE;
 use super::stage::{Staged, entries, other_restore};
-use super::state;
+use super::state::{self, MarkerPhase};
 use crate::database::State;
 use crate::env::EntryKind;
 use crate::env::disk::parent;
@@ -91,14 +91,20 @@ impl Agent {
         Ok(())
     }
 
-    /// Takes away what keeps a folder from becoming what was backed up: its control file, durably, before anything else;
-    /// then every name that the backup does not have. The removals are durable once the folders are synced.
-    pub(super) async fn make_way(&self, entries: &[Staged], targets: &[(String, String)]) -> Result<()> {
-        let folder = self.database.data_folder();
+    /// Takes the control file away, durably, before anything else: from now on nothing starts there.
+    ///
+    /// # Errors
+    /// `SA413`.
+    pub(super) async fn close_folder(&self) -> Result<()> {
         self.database.check_unused().await?;
         self.remove_control().await?;
         // Who started in the same moment has found no control file, or is found here.
-        self.database.check_unused().await?;
+        self.database.check_unused().await
+    }
+
+    /// Takes every name away that the backup does not have. Durable once the folders are synced.
+    pub(super) async fn make_way(&self, entries: &[Staged], targets: &[(String, String)]) -> Result<()> {
+        let folder = self.database.data_folder();
         let known = wanted(entries);
         let mut extra = self.extra(folder, "", &known).await?;
         for (name, target) in targets {
@@ -122,7 +128,14 @@ impl Agent {
 
     /// Ends a restore over an older copy. What is right of it may serve the next one, and without a control file it is no
     /// database.
-    pub(super) async fn leave_closed(&self) -> Result<()> {
+    ///
+    /// # Errors
+    /// `SA413`: while files are put in place no server of ours runs there. Another's is not stopped, and keeps what it has.
+    pub(super) async fn leave_closed(&self, phase: MarkerPhase) -> Result<()> {
+        if phase == MarkerPhase::Staging {
+            self.database.check_unused().await?;
+        }
+        self.database.stop().await?;
         self.remove_control().await
     }
 

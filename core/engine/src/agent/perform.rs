@@ -414,10 +414,10 @@ impl Agent {
                 return Err(Refusal::new(Code::OutOfOrder, format!("{operation} is not decided yet")).into());
             }
         }
-        self.database.stop().await?;
         if plan.delta {
-            self.leave_closed().await?;
+            self.leave_closed(marker.phase).await?;
         } else {
+            self.database.stop().await?;
             self.clear_staged(&plan).await?;
         }
         state::unmark(&self.env, &self.config).await?;

@@ -110,6 +110,9 @@ impl Agent {
         if !self.is_to_be_staged(plan, hash).await? {
             return Ok(());
         }
+        if plan.delta {
+            self.close_folder().await?;
+        }
         let folder = self.database.data_folder();
         progress.send_modify(|progress| progress.total = unit.bytes);
         let origin = self.origin(plan).await?;
