@@ -237,6 +237,8 @@ impl Agent {
             | Request::Archive { .. }
             | Request::CutAlone { .. }
             | Request::Flush { .. }
+            | Request::Inspect { .. }
+            | Request::Throttle { .. }
             | Request::Stage { .. }
             | Request::Recover { .. }
             | Request::Prove { .. }

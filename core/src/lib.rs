@@ -24,6 +24,8 @@ pub mod scn;
 
 pub mod time;
 
+pub mod throttle;
+
 pub mod planted;
 
 pub mod request;

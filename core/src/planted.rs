@@ -174,6 +174,14 @@ pub enum Bug {
     GrownTailUnread,
     /// A patch holds what has changed since the backup before, and not since its chunk was stored.
     PatchForgetsThePatch,
+    /// A delta restore takes a file of the right length for the right file.
+    DeltaBelievesLength,
+    /// A delta restore leaves files that the backup does not have.
+    DeltaKeepsExtraFiles,
+    /// A delta restore leaves the old control file in its place until the new one replaces it.
+    DeltaKeepsControl,
+    /// A backup does not wait for its turn to read.
+    RateIgnored,
 }
 
 impl Bug {
@@ -264,6 +272,10 @@ impl Bug {
         ("last-wal-page-missed", Self::LastWalPageMissed),
         ("grown-tail-unread", Self::GrownTailUnread),
         ("patch-forgets-the-patch", Self::PatchForgetsThePatch),
+        ("delta-believes-length", Self::DeltaBelievesLength),
+        ("delta-keeps-extra-files", Self::DeltaKeepsExtraFiles),
+        ("delta-keeps-control", Self::DeltaKeepsControl),
+        ("rate-ignored", Self::RateIgnored),
     ];
 }
 

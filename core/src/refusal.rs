@@ -86,7 +86,7 @@ catalogue! {
     BetweenIncarnations "SA306" "the SCN lies between two incarnations" "choose an SCN at or below the branch cut or above the floor, or say `--incarnation N` with the one that went on";
     PointsOnly "SA307" "this engine reaches restore points only" "choose a restore point, or say `--nearest-before` to take the newest one at or before the target";
 
-    FolderNotEmpty "SA401" "a folder that must be empty is not" "restore into an empty folder, or move what lies there out of the way";
+    FolderNotEmpty "SA401" "a folder that must be empty is not" "restore into an empty folder, or move what lies there out of the way; `restore --delta` restores over an older copy of the node's database";
     IncarnationTaken "SA402" "another restore has opened, or ended, this incarnation" "start the restore again, from the incarnation that is in force now";
     CutMissed "SA403" "recovery did not end at the cut" "do not open this copy; check the backup with `sheetanchor verify`";
     ChainBroken "SA404" "a record does not follow the page version that it expects" "a record is missing from some WAL thread: use another backup";
@@ -98,6 +98,8 @@ catalogue! {
     RestoreUnfinished "SA410" "an earlier restore is decided and has not opened every node" "take it up with `sheetanchor restore --resume ID`; if that cannot be done and none of its nodes lives, begin with `sheetanchor restore --anew`";
     SourceUnheld "SA411" "the source of a clone cannot be held against expiry" "let this command write to the source's repository, or say `--unheld` and see that nobody expires backups there meanwhile";
     SourceUnnamed "SA412" "the cluster file names no source to clone from" "write `source = \"file:///…\"` under `[cluster]` of the clone's own cluster file, and start its agents with it";
+    FolderInUse "SA413" "something still uses a folder that is to be restored" "stop the database there, and whatever starts it again, then try again";
+    ForeignFolder "SA414" "a folder that is to be restored over holds something else than the node's database" "check `data` of the node in the cluster file; if what lies there is to be replaced, empty the folder, or remove its control file to say that it is this database's";
 
     WalGap "SA501" "WAL is missing between two archived pieces" "the gap cannot be closed: take a new backup; targets before the gap stay reachable";
     WalConflict "SA502" "two different pieces of WAL claim one place in the archive" "two servers may be writing as one node: stop one of them";

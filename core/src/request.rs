@@ -15,6 +15,7 @@ use crate::in_doubt::{Held, Searched};
 use crate::position::{Lsn, Position};
 use crate::refusal::{Code, Refusal};
 use crate::scn::Scn;
+use crate::throttle::Rate;
 
 /// On whose behalf, and to whom. An agent refuses what is not meant for it.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -123,7 +124,7 @@ pub enum Request {
         /// The end of the record.
         through: Lsn,
     },
-    /// Put the files of the plan's backup into the empty data folder.
+    /// Put the files of the plan's backup into the data folder, which is empty or may be overwritten.
     Stage {
         /// The plan in the repository.
         plan: ContentHash,
@@ -177,6 +178,16 @@ pub enum Request {
         /// The plan in the repository.
         plan: ContentHash,
     },
+    /// Say whether the plan's files may be put over what is in the data folder. Changes nothing.
+    Inspect {
+        /// The plan in the repository.
+        plan: ContentHash,
+    },
+    /// Read no faster for this operation, from now on.
+    Throttle {
+        /// How fast.
+        rate: Rate,
+    },
 }
 
 /// What must be known before a request is performed.
@@ -204,7 +215,8 @@ impl Request {
             Self::Join { .. } | Self::Pins | Self::DropPin { .. } => Needs::Node,
             Self::Enlist { .. } => Needs::Operation,
             Self::Release { .. } | Self::Unpin | Self::Discard => Needs::Ending,
-            Self::Stage { .. }
+            Self::Inspect { .. }
+            | Self::Stage { .. }
             | Self::Recover { .. }
             | Self::Prove { .. }
             | Self::Search { .. }
@@ -221,6 +233,7 @@ impl Request {
             | Self::Cut { .. }
             | Self::CutAlone { .. }
             | Self::Flush { .. }
+            | Self::Throttle { .. }
             | Self::Mark { .. } => Needs::KnownOperation,
         }
     }
@@ -254,6 +267,8 @@ impl Request {
             Self::Mark { .. } => "mark",
             Self::Search { .. } => "search",
             Self::Resolve { .. } => "resolve",
+            Self::Inspect { .. } => "inspect",
+            Self::Throttle { .. } => "throttle",
         }
     }
 }

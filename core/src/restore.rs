@@ -44,6 +44,7 @@ impl Default for Limits {
 
 /// What to restore, as far as the coordinator's decisions need it. The rest is in the plan.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[allow(clippy::struct_excessive_bools, reason = "each is a choice of its own")]
 pub struct Order {
     /// All members.
     pub nodes: BTreeSet<NodeId>,
@@ -59,6 +60,8 @@ pub struct Order {
     pub decided: bool,
     /// Whether to end when all nodes stand at the cut, proven and closed. Taken up again without it, it goes on to open.
     pub stop: bool,
+    /// Whether folders may hold an older copy: then every node looks at its own before anything is changed on any.
+    pub delta: bool,
     /// How long things may take.
     pub limits: Limits,
 }
@@ -102,6 +105,8 @@ pub enum Phase {
     Idle,
     /// Every node looks the operation up.
     Enlisting,
+    /// Every node says whether what it has may be overwritten.
+    Inspecting,
     /// Files are put in place.
     Staging,
     /// Every unit recovers to the cut.
@@ -130,6 +135,7 @@ impl Phase {
         match self {
             Self::Idle => "idle",
             Self::Enlisting => "enlisting",
+            Self::Inspecting => "inspecting",
             Self::Staging => "staging",
             Self::Recovering => "recovering",
             Self::Proving => "proving",
@@ -146,7 +152,13 @@ impl Phase {
     const fn can_fail(self) -> bool {
         matches!(
             self,
-            Self::Enlisting | Self::Staging | Self::Recovering | Self::Proving | Self::Judging | Self::Resolving
+            Self::Enlisting
+                | Self::Inspecting
+                | Self::Staging
+                | Self::Recovering
+                | Self::Proving
+                | Self::Judging
+                | Self::Resolving
         )
     }
 }
@@ -232,7 +244,13 @@ impl Restore {
         let (limits, plan) = (self.order.limits, self.order.plan);
         let (nodes, units) = (self.order.nodes.clone(), self.order.units.clone());
         match self.phase {
-            Phase::Enlisting => self.ask(now, Phase::Staging, limits.stage, &Request::Stage { plan }, units),
+            // What is decided is put in place where something was lost, and nowhere else.
+            Phase::Enlisting if self.order.delta && !self.order.decided => {
+                self.ask(now, Phase::Inspecting, limits.patience, &Request::Inspect { plan }, nodes)
+            }
+            Phase::Enlisting | Phase::Inspecting => {
+                self.ask(now, Phase::Staging, limits.stage, &Request::Stage { plan }, units)
+            }
             Phase::Staging => self.ask(now, Phase::Recovering, limits.recover, &Request::Recover { plan }, units),
             Phase::Recovering => self.ask(now, Phase::Proving, limits.patience, &Request::Prove { plan }, nodes),
             Phase::Proving if self.order.decided => {

@@ -105,6 +105,7 @@ fn plan() -> Plan {
         begun_scn: manifest.begun_scn,
         cluster: manifest.cluster,
         cut: manifest.cut,
+        delta: false,
         engine: manifest.engine,
         guarantee: manifest.guarantee,
         incarnation: manifest.incarnation,
@@ -232,6 +233,12 @@ fn the_manifest_and_the_plan_have_one_spelling() {
     assert!(spelled.contains("\"source\": \"000000000000feed\""), "{spelled}");
     assert_eq!(format::read::<Plan>("x", spelled.as_bytes()).unwrap(), cloned);
     assert!(!String::from_utf8(format::write(&plan())).unwrap().contains("source"));
+    // So does one that may find an older copy in its folders.
+    let over = Plan { delta: true, ..plan() };
+    let spelled = String::from_utf8(format::write(&over)).unwrap();
+    assert!(spelled.contains("\"delta\": true"), "{spelled}");
+    assert_eq!(format::read::<Plan>("x", spelled.as_bytes()).unwrap(), over);
+    assert!(!String::from_utf8(format::write(&plan())).unwrap().contains("delta"));
 }
 
 #[test]

@@ -93,6 +93,8 @@ const PROVOKED: &[(&str, &str, &str)] = &[
     ("SA410", "scenarios/src/stories/forward.rs", "stages_again_what_was_lost_before_it_opened"),
     ("SA411", "core/cli/tests/clone.rs", "a_source_that_cannot_be_written_to_is_cloned_only_unheld"),
     ("SA412", "core/cli/tests/clone.rs", "a_cluster_is_cloned_while_it_works"),
+    ("SA413", "scenarios/src/stories/delta.rs", "keeps_what_is_right"),
+    ("SA414", "scenarios/src/stories/delta.rs", "keeps_what_is_right"),
     ("SA501", "core/cli/tests/refdb.rs", "a_missing_piece_of_wal_is_refused"),
     ("SA502", "core/cli/tests/damage.rs", "wal_of_a_second_writer_in_the_archive_is_refused"),
     ("SA503", "core/tests/machines/backup.rs", "whatever_fails_nobody_unpins_before_failure_is_the_outcome"),

@@ -11,7 +11,8 @@ use sheetanchor_core::{backup, point, restore};
 use sheetanchor_engine::agent::{self, Agent};
 use sheetanchor_engine::coordinator::{Coordinator, Limits, Setup};
 use sheetanchor_engine::database::Storage;
-use sheetanchor_engine::env::{EntryKind, Env, Fault};
+use sheetanchor_engine::env::disk::parent;
+use sheetanchor_engine::env::{EntryKind, Env, Fault, OpenMode};
 use sheetanchor_engine::folder_bucket::FolderBucket;
 use sheetanchor_engine::read_only::ReadOnly;
 use sheetanchor_refdb::{Config, Node};
@@ -30,7 +31,7 @@ pub const PIN_LEASE: Duration = Duration::from_secs(6);
 /// The database's folder, on the volume that all nodes share.
 pub const DATA: &str = "/shared/db";
 /// A database's folder on its node's own disk, where nodes share nothing.
-const OWN_DATA: &str = "/db";
+pub const OWN_DATA: &str = "/db";
 /// An agent's folder, on its own disk.
 const STATE: &str = "/state";
 
@@ -224,6 +225,61 @@ pub fn clone_operator(env: &Env) -> Coordinator {
     let source = env.bucket.clone();
     let setup = Setup { name: "copy".into(), addresses };
     Coordinator::new(clone_env(env), setup, limits()).cloning_from(source)
+}
+
+/// What became of a closed database's files.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Disorder {
+    /// What makes them a database was put aside.
+    NoDatabase,
+    /// They are where they were, and some are damaged, and others are among them.
+    Damaged,
+}
+
+/// What makes a folder a database, and the names under which that is put aside.
+pub const AWAY: [(&str, &str); 2] = [("control", "control.away"), ("pages", "pages.away")];
+
+/// The files that a disorder leaves in the folder that `node` sees, and no backup has.
+pub fn left_behind(node: u16) -> Vec<String> {
+    let wal = format!("nodes/{node}/wal/00000001/left");
+    vec!["closed".into(), "left".into(), "nodes/9/deep/left".into(), wal]
+}
+
+/// Closes the database in `root`, and puts its files out of order. Nobody runs there.
+pub async fn disturb(env: Env, root: &'static str, node: u16, disorder: Disorder, draw: u64) -> Result<(), Fault> {
+    let (disk, path) = (&env.disk, |name: &str| format!("{root}/{name}"));
+    for (name, away) in AWAY {
+        let (from, to) = if disorder == Disorder::NoDatabase { (name, away) } else { (away, name) };
+        if disk.metadata(&path(from)).await?.is_some() {
+            disk.rename(&path(from), &path(to)).await?;
+        }
+    }
+    let mut left = left_behind(node);
+    if disorder == Disorder::NoDatabase {
+        left.truncate(1);
+    } else {
+        let pages = disk.open(&path("pages"), OpenMode::Write).await?;
+        let length = pages.length().await?.get();
+        let at = draw.checked_rem(length).unwrap_or(0);
+        let rotten = pages.read_at(at, 1).await?.into_iter().map(|byte| byte ^ 1).collect();
+        pages.write_at(at, rotten).await?;
+        match draw % 4 {
+            0 => pages.truncate(at).await?,
+            1 => pages.write_at(length, vec![7; 5_000]).await?,
+            _ => {}
+        }
+        pages.sync().await?;
+    }
+    for name in left {
+        if disk.metadata(&path(&name)).await?.is_none() {
+            disk.create_durable_folder(parent(&path(&name))).await?;
+            let file = disk.open(&path(&name), OpenMode::CreateNew).await?;
+            file.write_at(0, b"left".to_vec()).await?;
+            file.sync().await?;
+            disk.sync_dir(parent(&path(&name))).await?;
+        }
+    }
+    disk.sync_dir(root).await
 }
 
 /// Removes everything that a host has of the cluster: its agent's folder, and its database or the one that all share.

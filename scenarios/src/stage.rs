@@ -9,6 +9,7 @@ mod in_doubt;
 mod incremental;
 mod loss;
 mod moved;
+mod over;
 mod skew;
 mod trials;
 mod voyage;

@@ -10,6 +10,7 @@ use sheetanchor_core::identity::Incarnation;
 use sheetanchor_core::plan::{Aim, Target};
 use sheetanchor_core::refusal::{Code, Refusal};
 use sheetanchor_core::scn::Scn;
+use sheetanchor_core::throttle::Rate;
 use sheetanchor_core::time::WallMillis;
 
 /// Where options that fit every command are listed.
@@ -67,7 +68,7 @@ pub enum Command {
     /// Name a cut of the whole cluster, or show the names
     #[command(subcommand)]
     RestorePoint(PointCommand),
-    /// Restore all nodes into empty folders and open them as a new incarnation
+    /// Restore all nodes, into empty folders or over older copies, and open them as a new incarnation
     Restore(RestoreArguments),
     /// Show nodes, backups, restore points, incarnations and what is under way
     Status,
@@ -122,6 +123,10 @@ pub struct BackupArguments {
     /// Copy all of it, which is also what happens if nothing is said
     #[arg(long)]
     pub full: bool,
+
+    /// Read each node's files no faster than this: `50MB/s`, `800KiB/s`
+    #[arg(long, value_name = "RATE")]
+    pub rate: Option<Rate>,
 
     /// How the nodes are cut
     #[arg(long, value_name = "HOW", default_value = "fence")]
@@ -274,6 +279,11 @@ pub struct RestoreArguments {
     /// Make a clone: a cluster of its own, in an empty repository of its own, from the `source` that the cluster file names
     #[arg(long, conflicts_with_all = ["resume", "anew"])]
     pub clone: bool,
+
+    /// Restore over older or damaged copies of the nodes' databases, all stopped: what hashes right stays, all else is
+    /// replaced or removed, and with it WAL that was not archived
+    #[arg(long, conflicts_with_all = ["clone", "resume"])]
+    pub delta: bool,
 
     /// With `--clone`: do not register at the source, which then may expire what is being restored
     #[arg(long, requires = "clone")]

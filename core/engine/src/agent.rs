@@ -3,10 +3,13 @@
 
 pub mod archive;
 pub mod capture;
+mod delta;
 pub mod in_doubt;
 mod incremental;
 mod missed;
 pub mod perform;
+mod put;
+mod rate;
 pub mod stage;
 pub mod state;
 
@@ -25,6 +28,7 @@ use sheetanchor_core::planted::{self, Bug};
 use sheetanchor_core::refusal::{Code, Refusal};
 use sheetanchor_core::request::{Answer, Failure, Header, Progress, Request};
 use sheetanchor_core::scn::Scn;
+use sheetanchor_core::throttle::Throttle;
 use sheetanchor_core::wire::{Answered, Asked};
 use tokio::sync::{Mutex, Notify, watch};
 
@@ -104,6 +108,8 @@ pub struct Agent {
     pub(crate) missed: Watched<Option<Incarnation>>,
     /// Copies in progress. Removing one from here ends it.
     pub(crate) copies: Mutex<BTreeMap<OperationId, watch::Receiver<Progress>>>,
+    /// How fast operations may read, where that was told.
+    pub(crate) rates: Mutex<BTreeMap<OperationId, Throttle>>,
     /// Backups that this life has captured, so that a repeated request gets the same answer.
     pub(crate) captured: Mutex<BTreeMap<OperationId, Answer>>,
     /// Only one request at a time changes the data folder.
@@ -147,6 +153,7 @@ impl Agent {
             belonging: Watched::new(belonging),
             missed: Watched::new(None),
             copies: Mutex::default(),
+            rates: Mutex::default(),
             captured: Mutex::default(),
             folder: Mutex::new(()),
             env,

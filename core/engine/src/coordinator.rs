@@ -29,6 +29,7 @@ use sheetanchor_core::identity::{
 };
 use sheetanchor_core::refusal::{Code, Refusal};
 use sheetanchor_core::request::{Answer, Description, Header, Request};
+use sheetanchor_core::throttle::Rate;
 use sheetanchor_core::{backup as backup_machine, point as point_machine, restore as restore_machine};
 
 pub use backup::Sealed;
@@ -94,6 +95,8 @@ pub struct Coordinator {
     /// The repository that clones are made from.
     source: Option<Arc<dyn Bucket>>,
     read_back: ReadBack,
+    /// How fast a backup may read each node's files.
+    rate: Option<Rate>,
 }
 
 impl core::fmt::Debug for Coordinator {
@@ -141,8 +144,8 @@ impl Coordinator {
     pub fn new(env: Env, setup: Setup, limits: Limits) -> Self {
         let (repository, caller) = (Repository::new(&env), Caller::new(env.clone(), setup.addresses.clone()));
         let cancel = Arc::new(Watched::new(false));
-        let (watcher, source, read_back) = (None, None, ReadBack::default());
-        Self { env, repository, caller, setup, limits, cancel, watcher, source, read_back }
+        let (watcher, source, read_back, rate) = (None, None, ReadBack::default(), None);
+        Self { env, repository, caller, setup, limits, cancel, watcher, source, read_back, rate }
     }
 
     /// Lets an operator end the operations that are started from here on.
@@ -163,6 +166,13 @@ impl Coordinator {
     #[must_use]
     pub fn reading_back(mut self, read_back: ReadBack) -> Self {
         self.read_back = read_back;
+        self
+    }
+
+    /// How fast a backup may read each node's files; as fast as it can if nothing is said.
+    #[must_use]
+    pub fn at_rate(mut self, rate: Option<Rate>) -> Self {
+        self.rate = rate;
         self
     }
 

@@ -438,4 +438,19 @@ pub trait Database: Send + Sync {
 
     /// Ends the database's use of the data folder, so that staged files may be removed. Works in every state.
     async fn stop(&self) -> Result<()>;
+
+    /// Whether nothing uses the data folder, so that a restore may write over what lies there: no server runs, no process
+    /// that one has left. `SA413` else. Asked of one node at a time. Works in every state; `0A000` from an engine that cannot tell.
+    async fn check_unused(&self) -> Result<()> {
+        Err(Refusal::new(Code::NotSupported, "the engine cannot be restored over what is there (delta)").into())
+    }
+
+    /// Whether what lies in the data folder, which is not empty, is a copy of the node's database, or what a restore over
+    /// one has left. One without a control file can only be told to be some database of this engine. `system` is what the
+    /// database said that it was when it joined `cluster`; empty of an engine that made it then. `SA414` for anything else.
+    /// Works in every state.
+    async fn check_own(&self, cluster: ClusterId, system: &str) -> Result<()> {
+        let message = format!("the engine cannot be restored over what is there (delta): {cluster} {system}");
+        Err(Refusal::new(Code::NotSupported, message).into())
+    }
 }

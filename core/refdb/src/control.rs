@@ -94,6 +94,12 @@ impl Folder {
         format!("{}/control", self.data)
     }
 
+    /// A file that an operator puts there: what is in the folder is not served. Nothing in it is read, and a restore
+    /// over the folder takes it away.
+    pub(crate) fn closed(&self) -> String {
+        format!("{}/closed", self.data)
+    }
+
     pub(crate) fn nodes(&self) -> String {
         format!("{}/nodes", self.data)
     }

@@ -4,7 +4,7 @@ use core::time::Duration;
 
 use async_trait::async_trait;
 use sheetanchor_core::error::{Error, Fault, FaultKind, Result};
-use sheetanchor_core::identity::{ByteCount, HoldId, Incarnation, LifeId, ThreadId, TimelineId};
+use sheetanchor_core::identity::{ByteCount, ClusterId, HoldId, Incarnation, LifeId, ThreadId, TimelineId};
 use sheetanchor_core::in_doubt::{Fate, Trace};
 use sheetanchor_core::planted::{self, Bug};
 use sheetanchor_core::position::{Lsn, Position};
@@ -24,7 +24,7 @@ use crate::page::{PAGE_BYTES, Page};
 use crate::pins;
 use crate::record::Body;
 use crate::running::Running;
-use crate::{changes, create, files, in_doubt, recover, wal};
+use crate::{changes, create, files, in_doubt, over, recover, wal};
 
 /// Bytes in the longest name of a restore point's record.
 const RECORD_NAME_MAX: usize = 255;
@@ -264,6 +264,14 @@ impl Database for Node {
     async fn stop(&self) -> Result<()> {
         self.shared.stop().await;
         Ok(())
+    }
+
+    async fn check_unused(&self) -> Result<()> {
+        over::check_unused(&self.shared).await
+    }
+
+    async fn check_own(&self, cluster: ClusterId, _system: &str) -> Result<()> {
+        over::check_own(&self.shared, cluster).await
     }
 }
 

@@ -47,6 +47,7 @@ mod barrier;
 mod checkpoint;
 mod frame;
 mod links;
+mod over;
 mod ownership;
 mod protocol;
 mod running;

@@ -48,7 +48,7 @@ impl Serving {
 
 impl Node {
     /// Starts a node. If its folder holds a database that was opened, it recovers from whatever ended its last life, and
-    /// serves; otherwise it waits to be told.
+    /// serves; otherwise, and where a file `closed` lies beside it, it waits to be told.
     ///
     /// # Errors
     /// `SA107` if another process runs this node, `SA504` and `SA404` if its WAL is damaged, `SA007` for a damaged page,
@@ -66,7 +66,7 @@ impl Node {
         });
         {
             let _turn = shared.changing.lock().await;
-            if shared.was_opened().await? {
+            if shared.was_opened().await? && !shared.is_closed().await? {
                 shared.serve().await?;
             }
         }
@@ -136,6 +136,10 @@ impl Shared {
             return Ok(false);
         }
         Ok(self.node_control().await?.is_some_and(|own| own.phase == Phase::Open))
+    }
+
+    async fn is_closed(&self) -> Result<bool> {
+        Ok(self.env.disk.metadata(&self.folder.closed()).await?.is_some())
     }
 
     /// Starts a life. The caller holds the turn to change.

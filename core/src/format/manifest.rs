@@ -179,6 +179,9 @@ pub struct Plan {
     pub cluster: ClusterId,
     /// The cut that recovery ends at. Of one that is sought, each `until` is the end of the WAL that suffices to find it.
     pub cut: Cut,
+    /// Whether folders may hold an older copy of the database: what of it is right stays, the rest is replaced.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub delta: bool,
     /// The kind of engine.
     pub engine: String,
     /// What the cut says about the nodes together.
@@ -208,6 +211,11 @@ pub struct Plan {
     pub threads: BTreeMap<ThreadId, ThreadPlan>,
     /// What is staged, by the node whose agent does it.
     pub units: BTreeMap<NodeId, Unit>,
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde hands a reference")]
+fn is_false(flag: &bool) -> bool {
+    !flag
 }
 
 /// What a target resolved to.

@@ -24,13 +24,17 @@ pub fn restore_order(decided: bool) -> restore::Order {
     let units = [NodeId::new(1)].into();
     let plan = ContentHash::of(b"plan");
     let limits = restore::Limits::default();
-    restore::Order { nodes: nodes(), units, plan, cut, sought: false, decided, stop: false, limits }
+    restore::Order { nodes: nodes(), units, plan, cut, sought: false, decided, stop: false, delta: false, limits }
 }
 
 fn answer_restore(node: NodeId, request: &Request) -> Answer {
     match request {
         Request::Enlist { .. } => Answer::Enlisted { life: LIFE, epoch: Epoch::new(1) },
-        Request::Stage { .. } | Request::Recover { .. } | Request::Open { .. } | Request::Discard => Answer::Done,
+        Request::Inspect { .. }
+        | Request::Stage { .. }
+        | Request::Recover { .. }
+        | Request::Open { .. }
+        | Request::Discard => Answer::Done,
         Request::Prove { .. } => Answer::Reached { scn: Scn::new(103), until: place(node, 60), in_doubt: Vec::new() },
         other => panic!("asked to {}", other.word()),
     }
@@ -264,4 +268,42 @@ fn a_restore_that_stops_on_arrival_proves_the_cut_and_decides_nothing() {
         }
     }
     panic!("it came to nothing");
+}
+
+/// Every node looks at its folder before any is changed; one that says no ends the restore before that.
+#[test]
+fn a_restore_over_what_is_there_has_every_node_look_first() {
+    let asked = |refuses: bool| {
+        let mut machine = Restore::new(restore::Order { delta: true, ..restore_order(false) });
+        let mut effects: VecDeque<restore::Effect> = machine.step(ms(0), restore::Event::Begun).into();
+        let mut asked = Vec::new();
+        while let Some(effect) = effects.pop_front() {
+            match effect {
+                restore::Effect::Ask(step, node, request) => {
+                    asked.push(format!("{} {node}", request.word()));
+                    let in_use = || Refusal::new(Code::FolderInUse, "a server runs there").into();
+                    let refused = refuses && node == NodeId::new(3) && matches!(request, Request::Inspect { .. });
+                    let answer = if refused { Err(in_use()) } else { Ok(answer_restore(node, &request)) };
+                    effects.extend(machine.step(ms(0), restore::Event::Answered(step, node, answer)));
+                }
+                restore::Effect::Decide(_) | restore::Effect::Abort(_) => {
+                    effects.extend(machine.step(ms(0), restore::Event::Settled(Ok(()))));
+                }
+                restore::Effect::Judge(_) => panic!("nothing is in doubt"),
+                restore::Effect::Finish(outcome) => assert_eq!(outcome.is_err(), refuses),
+            }
+        }
+        asked.into_iter().skip(3).take(4).collect::<Vec<_>>()
+    };
+    assert_eq!(asked(false), ["inspect 1", "inspect 2", "inspect 3", "stage 1"]);
+    assert_eq!(asked(true), ["inspect 1", "inspect 2", "inspect 3", "discard 1"]);
+    // What is decided is not put back anywhere: nobody has to look.
+    let mut machine = Restore::new(restore::Order { delta: true, ..restore_order(true) });
+    let mut effects: VecDeque<restore::Effect> = machine.step(ms(0), restore::Event::Begun).into();
+    while let Some(effect) = effects.pop_front() {
+        let restore::Effect::Ask(step, node, request) = effect else { break };
+        assert!(!matches!(request, Request::Inspect { .. }), "asked node {node}");
+        let answer = Ok(answer_restore(node, &request));
+        effects.extend(machine.step(ms(0), restore::Event::Answered(step, node, answer)));
+    }
 }

@@ -31,7 +31,7 @@ pub async fn run(file: &Path, screen: &Screen, arguments: &BackupArguments) -> R
         ReadBackArgument::Presence => ReadBack::Presence,
     };
     let connected = Connected::new(file, screen)?;
-    let coordinator = connected.coordinator.clone().reading_back(read_back);
+    let coordinator = connected.coordinator.clone().reading_back(read_back).at_rate(arguments.rate);
     let extent = if arguments.incremental { Extent::Incremental } else { Extent::Full };
     let sealed = connected.watched(coordinator.backup_of(extent, label, method)).await?;
     let value = json!({

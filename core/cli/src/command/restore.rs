@@ -30,7 +30,7 @@ pub async fn run(file: &Path, screen: &Screen, arguments: &RestoreArguments) -> 
         let value = json!({ "plan": planned.plan, "resolved": planned.resolved, "passed_over": passed_over });
         return screen.result(&preview(&planned), &value);
     }
-    let manner = Manner { stop: arguments.stop, anew: arguments.anew };
+    let manner = Manner { stop: arguments.stop, anew: arguments.anew, delta: arguments.delta };
     let restored = if let Some(operation) = resumed {
         connected.watched(coordinator.resume(operation)).await?
     } else if arguments.clone {
@@ -76,8 +76,8 @@ pub fn describe(restored: &Restored) -> String {
     let (done, state) = if restored.is_open {
         ("is done", "is open".to_owned())
     } else {
-        let id = restored.operation;
-        ("stands at its cut", format!("is closed\n`restore --resume {id}` opens it, `abort {id}` removes it"))
+        let (id, ends) = (restored.operation, if plan.delta { "leaves it closed" } else { "removes it" });
+        ("stands at its cut", format!("is closed\n`restore --resume {id}` opens it, `abort {id}` {ends}"))
     };
     format!(
         "{} {done}: {} nodes restored to {}, at SCN {} of incarnation {}; incarnation {} {state}\n{}\n{}{}{}",

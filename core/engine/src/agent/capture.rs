@@ -127,6 +127,7 @@ impl Agent {
             packer.list.entries.push(FileEntry { content, mode: file.mode, name: file.name.clone() });
             let name: Arc<str> = Arc::from(file.name.as_str());
             for (offset, want, take) in takes {
+                packer.meanwhile(self.await_turn(operation, take.reads(want))).await??;
                 running.push_back(self.packing(place, &name, opened.as_ref(), (offset, want), take));
                 while running.len() >= PIECES_AT_ONCE
                     && let Some(piece) = packer.meanwhile(running.next()).await?

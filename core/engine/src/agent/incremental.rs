@@ -58,6 +58,20 @@ pub(super) enum Take {
     Blocks(Inherited, u32, Vec<u32>),
 }
 
+impl Take {
+    /// How many bytes of the file are read for a piece of so many.
+    pub(super) fn reads(&self, piece: u64) -> u64 {
+        match self {
+            Self::Whole => piece,
+            Self::Kept(_) => 0,
+            Self::Blocks(_, size, blocks) => {
+                let count = u64::try_from(blocks.len()).unwrap_or(u64::MAX);
+                piece.min(count.saturating_mul(u64::from(*size)))
+            }
+        }
+    }
+}
+
 /// A chunk of the base, and the packs that it counts in.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Inherited {

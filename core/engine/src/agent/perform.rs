@@ -44,6 +44,7 @@ impl Agent {
                 Ok(Answer::Begun { start: begun.start, scn: begun.scn })
             }
             Request::Capture { base, starts } => self.capture_once(operation()?, base, &starts).await,
+            Request::Throttle { rate } => self.throttle(operation()?, rate).await,
             Request::End { .. } => self.end(operation()?).await,
             Request::Archive { through } => Ok(Answer::Archived { until: self.await_archive(through).await? }),
             Request::Close { hold, lease_ms } => {
@@ -75,6 +76,7 @@ impl Agent {
                 let made = database.mark(scn, &record).await?;
                 self.still_in(life).await.map(|()| cut_made(made))
             }
+            Request::Inspect { plan } => self.inspect(operation()?, plan).await,
             Request::Stage { plan } => self.stage_plan(operation()?, plan).await,
             Request::Recover { plan } => self.recover(operation()?, plan).await,
             Request::Prove { plan } => self.prove(operation()?, plan).await,
@@ -184,6 +186,7 @@ impl Agent {
     pub(super) async fn let_go(&self, operation: OperationId) -> Result<()> {
         self.copies.lock().await.remove(&operation);
         self.captured.lock().await.remove(&operation);
+        self.rates.lock().await.remove(&operation);
         let name = operation.to_string();
         self.database.abandon_backup(&name).await?;
         if planted::is(Bug::AbortTouchesOthers) {
@@ -416,8 +419,12 @@ impl Agent {
                 return Err(Refusal::new(Code::OutOfOrder, format!("{operation} is not decided yet")).into());
             }
         }
-        self.database.stop().await?;
-        self.clear_staged(&plan).await?;
+        if plan.delta {
+            self.leave_closed(marker.phase).await?;
+        } else {
+            self.database.stop().await?;
+            self.clear_staged(&plan).await?;
+        }
         state::unmark(&self.env, &self.config).await?;
         Ok(Answer::Done)
     }

@@ -1,7 +1,6 @@
-//! Puts a backup's files into an empty folder: each chunk verified, each file synced, the folders after the files, the
-//! control file last. May be done again from any point; what is there and whole is kept.
+//! Puts a backup's files into a folder, empty or with an [older copy](super::delta): each chunk verified, each file synced,
+//! the folders after the files, the control file last. May be done again from any point; what is there and whole is kept.
 
-use alloc::boxed::Box;
 use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::format;
 use alloc::string::String;
@@ -21,15 +20,13 @@ use sheetanchor_core::request::Progress;
 use tokio::sync::watch;
 
 use super::Agent;
+use super::put::Putting;
 use super::state::{self, Marker, MarkerPhase};
 use crate::database::State;
 use crate::env::disk::parent;
-use crate::env::{DiskFile, EntryKind, Env, OpenMode, run_work};
+use crate::env::{EntryKind, Env, run_work};
 use crate::repository::Repository;
 use crate::zstd;
-
-/// The control file is written beside its place, under its name and this.
-const BESIDE: &str = ".staged";
 
 /// Files that are written at once. Most files of a database are small, and take a sync each: syncs that wait together are
 /// one for the disk.
@@ -158,12 +155,18 @@ impl Agent {
         if !self.is_to_be_staged(plan, hash).await? {
             return Ok(());
         }
+        if plan.delta {
+            self.close_folder().await?;
+        }
         let folder = self.database.data_folder();
         progress.send_modify(|progress| progress.total = unit.bytes);
         let origin = self.origin(plan).await?;
         let entries = entries(origin, unit).await?;
         let targets = self.link_targets(&entries)?;
         self.env.disk.create_folder(folder).await?;
+        if plan.delta {
+            self.make_way(&entries, &targets).await?;
+        }
         let (control, others): (Vec<Staged>, Vec<Staged>) =
             entries.into_iter().partition(|staged| staged.entry.name == self.database.control_file());
         if control.is_empty() {
@@ -181,9 +184,8 @@ impl Agent {
         for staged in &folders {
             self.env.disk.create_folder(&format!("{folder}/{}", staged.entry.name)).await?;
         }
-        stream::iter(files.iter().map(Ok))
-            .try_for_each_concurrent(FILES_AT_ONCE, |staged| self.stage_one(origin, folder, staged, progress))
-            .await?;
+        let putting = Putting::new(self, origin, folder, progress);
+        stream::iter(files.iter().map(Ok)).try_for_each_concurrent(FILES_AT_ONCE, |staged| putting.put(staged)).await?;
         for staged in &folders {
             self.env.disk.set_mode(&format!("{folder}/{}", staged.entry.name), staged.entry.mode).await?;
         }
@@ -197,7 +199,7 @@ impl Agent {
             self.env.disk.sync_dir(path).await?;
         }
         for staged in control {
-            self.stage_control(origin, folder, staged, progress).await?;
+            putting.put_control(staged).await?;
         }
         self.env.disk.sync_dir(parent(folder)).await?;
         self.mark(plan, hash, MarkerPhase::Staged).await
@@ -223,7 +225,11 @@ impl Agent {
             }
             None => {}
         }
-        self.check_empty(self.database.data_folder()).await?;
+        if plan.delta {
+            self.check_replaceable(plan).await?;
+        } else {
+            self.check_empty(self.database.data_folder()).await?;
+        }
         self.mark(plan, hash, MarkerPhase::Staging).await?;
         Ok(true)
     }
@@ -244,7 +250,7 @@ impl Agent {
     }
 
     /// Each link of a unit and where it is to lead.
-    fn link_targets(&self, entries: &[Staged]) -> Result<Vec<(String, String)>> {
+    pub(super) fn link_targets(&self, entries: &[Staged]) -> Result<Vec<(String, String)>> {
         let mut targets = Vec::new();
         for staged in entries {
             if let FileContent::Link(target) = &staged.entry.content {
@@ -301,7 +307,7 @@ impl Agent {
         state::mark(&self.env, &self.config, &marker).await
     }
 
-    async fn check_empty(&self, folder: &str) -> Result<()> {
+    pub(super) async fn check_empty(&self, folder: &str) -> Result<()> {
         if self.env.disk.metadata(folder).await?.is_none() {
             return Ok(());
         }
@@ -310,112 +316,6 @@ impl Agent {
             None => Ok(()),
             Some(entry) => Err(Refusal::new(Code::FolderNotEmpty, format!("{folder} holds `{}`", entry.name)).into()),
         }
-    }
-
-    async fn stage_one(
-        &self,
-        origin: &Repository,
-        folder: &str,
-        staged: &Staged,
-        progress: &watch::Sender<Progress>,
-    ) -> Result<()> {
-        if progress.is_closed() {
-            return Err(Refusal::new(Code::Aborted, "the restore has ended").into());
-        }
-        let path = format!("{folder}/{}", staged.entry.name);
-        match &staged.entry.content {
-            FileContent::Folder | FileContent::Link(_) => {}
-            FileContent::File(chunks) => {
-                let length: u64 = chunks.iter().map(|chunk| chunk.length.get()).sum();
-                if !self.is_staged(origin, &path, staged, chunks).await? {
-                    self.write(origin, &path, staged, chunks).await?;
-                }
-                self.env.disk.set_mode(&path, staged.entry.mode).await?;
-                progress.send_modify(|progress| progress.done = ByteCount::new(progress.done.get() + length));
-            }
-        }
-        Ok(())
-    }
-
-    /// Puts the file in its place that makes the folder a database: all of it or nothing, since a process that starts after
-    /// a crash looks at it before anybody can stage it again. (Found by the sweep: a node did not start for half of it.)
-    async fn stage_control(
-        &self,
-        origin: &Repository,
-        folder: &str,
-        mut staged: Staged,
-        progress: &watch::Sender<Progress>,
-    ) -> Result<()> {
-        let path = format!("{folder}/{}", staged.entry.name);
-        staged.entry.name.push_str(BESIDE);
-        self.stage_one(origin, folder, &staged, progress).await?;
-        self.env.disk.rename(&format!("{path}{BESIDE}"), &path).await?;
-        Ok(self.env.disk.sync_dir(parent(&path)).await?)
-    }
-
-    /// Whether an earlier attempt has put the whole file there. It is read and hashed, not believed.
-    async fn is_staged(&self, origin: &Repository, path: &str, staged: &Staged, chunks: &[Chunk]) -> Result<bool> {
-        let length: u64 = chunks.iter().map(|chunk| chunk.length.get()).sum();
-        match self.env.disk.metadata(path).await? {
-            Some(metadata) if metadata.kind == EntryKind::File && metadata.length.get() == length => {}
-            Some(_) => {
-                self.env.disk.remove(path).await?;
-                return Ok(false);
-            }
-            None => return Ok(false),
-        }
-        let file = self.env.disk.open(path, OpenMode::Write).await?;
-        let mut offset = 0;
-        for chunk in chunks {
-            let bytes = file.read_at(offset, usize::try_from(chunk.length.get()).unwrap_or(usize::MAX)).await?;
-            let is_right = match chunk.finished_hash() {
-                Some(hash) => ContentHash::of(&bytes) == hash,
-                None => read_chunk(&self.env, origin, &staged.packs, chunk).await? == bytes,
-            };
-            if !is_right {
-                drop(file);
-                self.env.disk.remove(path).await?;
-                return Ok(false);
-            }
-            offset += chunk.length.get();
-        }
-        // Read back is not durable: the crash that interrupted the first attempt may have come before its sync.
-        file.sync().await?;
-        Ok(true)
-    }
-
-    async fn write(&self, origin: &Repository, path: &str, staged: &Staged, chunks: &[Chunk]) -> Result<()> {
-        let file: Box<dyn DiskFile> = self.env.disk.open(path, OpenMode::CreateNew).await?;
-        let mut offset = 0;
-        let mut written = Vec::with_capacity(chunks.len());
-        for chunk in chunks {
-            let bytes = read_chunk(&self.env, origin, &staged.packs, chunk).await?;
-            written.push((chunk.length, chunk.finished_hash().unwrap_or_else(|| ContentHash::of(&bytes))));
-            file.write_at(offset, bytes).await?;
-            offset += chunk.length.get();
-        }
-        if !planted::is(Bug::StagedUnsynced) {
-            file.sync().await?;
-        }
-        self.check_written(&*file, path, &written).await
-    }
-
-    /// Reads a file again that was just written, in pieces of these lengths and hashes. A disk that loses a write, or puts it elsewhere, says nothing, and an empty
-    /// place may pass for a page that was never used. What a cache still holds hides it from this look, too.
-    async fn check_written(&self, file: &dyn DiskFile, path: &str, written: &[(ByteCount, ContentHash)]) -> Result<()> {
-        let mut offset = 0;
-        for (length, hash) in written {
-            let bytes = file.read_at(offset, usize::try_from(length.get()).unwrap_or(usize::MAX)).await?;
-            let found = run_work(&self.env.work, move || ContentHash::of(&bytes)).await;
-            let found = found.ok_or_else(|| Error::Bug("hashing what was staged panicked".into()))?;
-            if found != *hash && !planted::is(Bug::StagedUnread) {
-                let until = offset.saturating_add(length.get());
-                let message = format!("{path} does not hold what was written from byte {offset} to {until}");
-                return Err(Refusal::new(Code::NotWritten, message).into());
-            }
-            offset += length.get();
-        }
-        Ok(())
     }
 
     /// Removes what a restore has staged: what lies behind the links that it has made, then everything below the data folder.
@@ -451,7 +351,7 @@ impl Agent {
     }
 
     /// Everything below a folder, if it is there, each folder before what it holds. Links are not followed.
-    async fn below(&self, root: &str) -> Result<Vec<(String, EntryKind)>> {
+    pub(super) async fn below(&self, root: &str) -> Result<Vec<(String, EntryKind)>> {
         let mut found = Vec::new();
         if self.env.disk.metadata(root).await?.is_none() {
             return Ok(found);

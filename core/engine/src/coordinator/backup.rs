@@ -16,7 +16,7 @@ use sheetanchor_core::lineage::Way;
 use sheetanchor_core::plan::{Choice, Reach};
 use sheetanchor_core::planted::{self, Bug};
 use sheetanchor_core::refusal::{Code, Refusal};
-use sheetanchor_core::request::Captured;
+use sheetanchor_core::request::{Captured, Request};
 use sheetanchor_core::scn::Scn;
 
 use super::{Coordinator, Footing, Term, point};
@@ -217,8 +217,13 @@ impl Perform<Backup, Result<()>> for BackupPerformer<'_> {
             match effect {
                 Effect::Ask(step, node, request) => {
                     let header = self.footing.header(node, Some(self.term));
-                    let answer = self.coordinator.caller.ask(&header, &request).await;
-                    Performed::Event(Event::Answered(step, node, answer))
+                    let answer = async {
+                        if let (Request::Capture { .. }, Some(rate)) = (&request, self.coordinator.rate) {
+                            self.coordinator.caller.ask(&header, &Request::Throttle { rate }).await?;
+                        }
+                        self.coordinator.caller.ask(&header, &request).await
+                    };
+                    Performed::Event(Event::Answered(step, node, answer.await))
                 }
                 Effect::TakePoint(floor) => {
                     let taken =

@@ -165,6 +165,7 @@ fn plan_of(
         begun_scn: manifest.begun_scn,
         cluster: manifest.cluster,
         cut: replay.cut,
+        delta: false,
         engine: manifest.engine,
         guarantee: choice.guarantee,
         incarnation: choice.incarnation,

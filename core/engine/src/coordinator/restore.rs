@@ -62,6 +62,8 @@ pub struct Manner {
     /// Begin although an earlier restore is decided and has not opened every node. What its nodes have written since is
     /// left behind in its incarnation.
     pub anew: bool,
+    /// Folders may hold an older copy, of which what is right stays. The nodes must be closed.
+    pub delta: bool,
 }
 
 impl Coordinator {
@@ -77,7 +79,9 @@ impl Coordinator {
     /// The same, in a manner of one's own.
     ///
     /// # Errors
-    /// Those of [`Coordinator::restore`]; `SA410` if an earlier restore is decided and has not opened every node.
+    /// Those of [`Coordinator::restore`]; `SA410` if an earlier restore is decided and has not opened every node; of one
+    /// over older copies `SA413` and `SA414`, before anything is changed on any node. If that fails later, what is right
+    /// stays for the next one, without a control file.
     pub async fn restore_in(&self, aim: impl Into<Aim> + Send, manner: Manner) -> Result<Restored> {
         let aim = aim.into();
         let footing = self.footing().await?;
@@ -85,16 +89,21 @@ impl Coordinator {
             self.check_opened(&footing).await?;
         }
         let seen = self.survey(&footing).await?;
-        if let Some(node) = seen.values().find(|description| description.state != "empty") {
+        let (in_the_way, code): (&dyn Fn(&str) -> bool, Code) = if manner.delta {
+            (&|state| state == "open", Code::FolderInUse)
+        } else {
+            (&|state| state != "empty", Code::FolderNotEmpty)
+        };
+        if let Some(node) = seen.values().find(|description| in_the_way(&description.state)) {
             let message = format!("node {} has a database, which is `{}`", node.node, node.state);
-            return Err(Refusal::new(Code::FolderNotEmpty, message).into());
+            return Err(Refusal::new(code, message).into());
         }
         // Planned before it is registered, so that a target that cannot be reached leaves nothing behind.
         self.plan_restore(&aim).await?;
         let term = self.register(&footing, OperationKind::Restore, footing.next, None).await?;
         let planned = self.plan(&footing, &aim, term.operation).await;
         let plan = match planned {
-            Ok(planned) => planned.plan,
+            Ok(planned) => Plan { delta: manner.delta, ..planned.plan },
             Err(error) => {
                 let registered = self.repository.registered(term.operation).await?;
                 self.bury(&registered, term, &error).await?;
@@ -172,6 +181,7 @@ impl Coordinator {
             plan: hash,
             sought: plan.resolved.sought && decided.is_none(),
             decided: decided.is_some(),
+            delta: plan.delta,
             cut: decided.unwrap_or_else(|| plan.cut.clone()),
             stop,
             limits: self.limits.restore,

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use sheetanchor_core::error::{Error, FaultKind, Result};
-use sheetanchor_core::identity::{ByteCount, HoldId, LifeId, NodeId, ThreadId, TimelineId};
+use sheetanchor_core::identity::{ByteCount, ClusterId, HoldId, LifeId, NodeId, ThreadId, TimelineId};
 use sheetanchor_core::in_doubt::{Fate, Trace};
 use sheetanchor_core::position::{Lsn, Position};
 use sheetanchor_core::refusal::{Code, Refusal};
@@ -584,6 +584,31 @@ impl Database for PostgresDatabase {
 
     async fn stop(&self) -> Result<()> {
         self.stop_server(StopMode::Fast).await
+    }
+
+    async fn check_unused(&self) -> Result<()> {
+        let data = self.data().to_owned();
+        match blocking(move || Ok(Postmaster::user_of(&data))).await?? {
+            Some(user) => {
+                let message = format!("{user} uses {}", self.data());
+                Err(Refusal::new(Code::FolderInUse, message).into())
+            }
+            None => Ok(()),
+        }
+    }
+
+    async fn check_own(&self, _cluster: ClusterId, system: &str) -> Result<()> {
+        let data = self.data();
+        let foreign = |message: String| Err(Refusal::new(Code::ForeignFolder, message).into());
+        if self.major()?.is_none() {
+            return foreign(format!("{data} is not empty, and has no PG_VERSION"));
+        }
+        match system_identifier(data) {
+            Ok(Some(found)) if found.to_string() == system => Ok(()),
+            Ok(Some(found)) => foreign(format!("{data} holds system {found}, not {system}")),
+            Ok(None) => Ok(()),
+            Err(error) => foreign(format!("what {data} holds cannot be told: {error}")),
+        }
     }
 }
 

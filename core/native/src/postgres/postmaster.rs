@@ -75,6 +75,23 @@ impl Postmaster {
         Ok(found.is_running().then_some(found))
     }
 
+    /// Who uses the server's folder, in words, if anybody does: its server, whether or not we may look at it, or what a
+    /// server that died has left running.
+    ///
+    /// # Errors
+    /// Faults, if the folder cannot be read.
+    pub(super) fn user_of(data: &str) -> Result<Option<String>> {
+        if let Some(postmaster) = Self::of(data)? {
+            return Ok(Some(format!("the server of process {}", postmaster.pid())));
+        }
+        let said = fs::read_to_string(format!("{data}/postmaster.pid")).unwrap_or_default();
+        let pid = said.lines().next().and_then(|line| line.trim().parse::<i32>().ok());
+        if let Some(pid) = pid.filter(|pid| is_hidden(*pid)) {
+            return Ok(Some(format!("process {pid}, which nobody else may look at,")));
+        }
+        Ok(works_in(data).then(|| "a process that its server has left".to_owned()))
+    }
+
     /// The process.
     pub fn pid(&self) -> i32 {
         self.pid.as_raw_nonzero().get()
@@ -242,6 +259,12 @@ fn tail(log: &Path, from: u64) -> std::io::Result<String> {
     let mut bytes = Vec::new();
     file.read_to_end(&mut bytes)?;
     Ok(String::from_utf8_lossy(&bytes).into_owned())
+}
+
+/// Whether there is such a process, and we may not see where it works: it may be a server of another user.
+fn is_hidden(pid: i32) -> bool {
+    let works_in = fs::read_link(format!("/proc/{pid}/cwd"));
+    works_in.is_err_and(|error| error.kind() == std::io::ErrorKind::PermissionDenied)
 }
 
 #[cfg(test)]

@@ -1,11 +1,15 @@
 //! What lies behind links: tablespaces, and WAL on another volume. It is captured with the rest, and restored to where it
 //! was, or to where it is told.
 
-use std::fs;
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::os::unix::fs::{FileExt, MetadataExt};
 
 use sheetanchor_core::format::catalog::Method;
+use sheetanchor_core::identity::OperationId;
 use sheetanchor_core::plan::Target;
 use sheetanchor_core::refusal::Code;
+use sheetanchor_engine::coordinator::Manner;
 use sheetanchor_native::postgres::postmaster::StopMode;
 
 use crate::bench::{Bench, code};
@@ -77,8 +81,77 @@ async fn every_tablespace_is_restored_to_where_it_was_or_is_told_to_be() {
     }
     assert_eq!(bench.client("n3").column("SELECT sum(n)::text FROM t").await, ["12502500"]);
     assert!(fs::symlink_metadata(bench.path("n3/pg_wal")).unwrap().is_dir(), "WAL is in the data folder now");
+    is_restored_over_what_is_there(&cluster, sealed.operation, &elsewhere).await;
     for (server, node) in cluster.servers.iter().zip(NODES) {
         server.server.stop(StopMode::Fast).await.unwrap();
         bench.page_checksums(&format!("n{node}")).await;
     }
+}
+
+/// Each file below a folder: which it is, and when it was written to.
+fn written(folder: &str) -> BTreeMap<String, (u64, i64, i64)> {
+    let look = |path: String| {
+        let found = fs::symlink_metadata(&path).unwrap();
+        found.is_file().then(|| (path, (found.ino(), found.mtime(), found.mtime_nsec())))
+    };
+    below(folder).into_iter().filter_map(look).collect()
+}
+
+/// Changes a byte in the middle of a file, and nothing that shows from outside.
+fn rots(path: &str) {
+    let file = File::options().read(true).write(true).open(path).unwrap();
+    let (seen, mut byte) = (file.metadata().unwrap(), [0]);
+    let at = seen.len() / 2;
+    file.read_exact_at(&mut byte, at).unwrap();
+    file.write_all_at(&[byte[0] ^ 1], at).unwrap();
+    file.set_modified(seen.modified().unwrap()).unwrap();
+}
+
+/// Refusals change nothing; then a restore over what servers have left writes what is wrong, and nothing else.
+async fn is_restored_over_what_is_there(cluster: &Cluster, backup: OperationId, elsewhere: &str) {
+    let (bench, coordinator, target) = (&cluster.bench, &cluster.coordinator, Target::Backup(backup));
+    let over = || coordinator.restore_in(&target, Manner { delta: true, ..Manner::default() });
+    assert_eq!(code(over().await), Code::FolderInUse, "servers run");
+    let table = bench.client("n1").column("SELECT pg_relation_filepath('t')").await.remove(0);
+    // One leaves its process file behind.
+    for (server, mode) in cluster.servers.iter().zip([StopMode::Fast, StopMode::Kill, StopMode::Fast]) {
+        server.server.stop(mode).await.unwrap();
+    }
+    let before = written(&bench.path("n1"));
+    let (control, aside) = (bench.path("n1/global/pg_control"), bench.path("aside"));
+    fs::rename(&control, &aside).unwrap();
+    fs::copy(bench.path("n2/global/pg_control"), &control).unwrap();
+    assert_eq!(code(over().await), Code::OtherNode, "another system's control file");
+    fs::rename(&aside, &control).unwrap();
+    fs::rename(bench.path("n3/PG_VERSION"), &aside).unwrap();
+    assert_eq!(code(over().await), Code::ForeignFolder, "no database");
+    fs::rename(&aside, bench.path("n3/PG_VERSION")).unwrap();
+    let link = bench.path("n3/pg_tblspc/77777");
+    std::os::unix::fs::symlink(bench.path("repository"), &link).unwrap();
+    assert_eq!(code(over().await), Code::UnsafePath, "a link that leads elsewhere");
+    fs::remove_file(&link).unwrap();
+    assert_eq!(written(&bench.path("n1")), before, "whatever one node refuses, nothing is changed on any");
+
+    rots(&bench.path(&format!("n1/{table}")));
+    let wal = "pg_wal/000000010000000000000099";
+    let (strays, others) = ([wal, "base/77777/1", "recovery.signal"], format!("{elsewhere}/PG_9.6_201608131"));
+    for stray in strays {
+        let path = bench.path(&format!("n2/{stray}"));
+        fs::create_dir_all(std::path::Path::new(&path).parent().unwrap()).unwrap();
+        fs::write(&path, "stray").unwrap();
+    }
+    fs::create_dir_all(&others).unwrap();
+    let before = written(&bench.path("n3"));
+    over().await.unwrap();
+    for node in ["n1", "n2", "n3"] {
+        assert_eq!(bench.client(node).column("SELECT sum(n)::text FROM t").await, ["12502500"]);
+        bench.amcheck(node).await;
+    }
+    for stray in strays {
+        assert!(fs::symlink_metadata(bench.path(&format!("n2/{stray}"))).is_err(), "{stray} is gone");
+    }
+    assert!(fs::exists(&others).unwrap(), "what others have behind a link is theirs");
+    let after = written(&bench.path("n3"));
+    let kept = before.iter().filter(|(path, seen)| after.get(*path) == Some(seen)).count();
+    assert!(kept > before.len() / 2, "{kept} of {} files are as they were", before.len());
 }

@@ -156,6 +156,7 @@ fn order(nodes: &BTreeMap<NodeId, Node>, decided: bool) -> Order {
         sought: false,
         decided,
         stop: false,
+        delta: false,
         limits: Limits { patience: wait, stage: wait, recover: wait, open: wait },
     }
 }
