@@ -34,6 +34,8 @@ pub mod format;
 
 pub mod agent;
 
+pub mod exposure;
+
 pub mod round;
 
 pub mod point;
