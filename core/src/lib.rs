@@ -36,6 +36,8 @@ pub mod format;
 
 pub mod agent;
 
+pub mod exposure;
+
 pub mod round;
 
 pub mod point;

@@ -391,6 +391,9 @@ pub struct Description {
     pub missed: Option<Incarnation>,
     /// Whether transactions that span nodes are committed by two-phase commit.
     pub two_phase: bool,
+    /// How long ago the oldest WAL was written, at most, that is not archived, in milliseconds: with its disk the node would
+    /// lose so much time. None while that is not known.
+    pub exposed_ms: Option<u64>,
 }
 
 impl Description {

@@ -85,6 +85,9 @@ pub enum Command {
     /// Show or drop what keeps WAL on the nodes
     #[command(subcommand)]
     Pins(PinsCommand),
+    /// What a server runs by itself while it recovers
+    #[command(subcommand, hide = true)]
+    Wal(WalCommand),
     /// End an operation whose coordinator is gone
     Abort {
         /// The operation, as `status` shows it
@@ -99,6 +102,19 @@ pub enum Command {
     },
     /// Back up, crash, restore and compare a cluster made for it, on this machine
     Demo(DemoArguments),
+}
+
+/// Of `wal`.
+#[derive(Debug, Subcommand)]
+pub enum WalCommand {
+    /// Take over a segment that the node's agent delivers: a `restore_command`, run in the data folder. Status 0 if it is
+    /// there, 1 if the restore needs no such file, 200 if that is not known
+    Fetch {
+        /// The segment's name (%f)
+        name: String,
+        /// Where to put it (%p)
+        path: String,
+    },
 }
 
 /// Of `agent`.

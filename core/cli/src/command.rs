@@ -17,3 +17,5 @@ pub mod pins;
 pub mod views;
 
 pub mod upkeep;
+
+pub mod wal;

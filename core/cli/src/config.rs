@@ -8,7 +8,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use serde::Deserialize;
-use sheetanchor_core::identity::NodeId;
+use sheetanchor_core::identity::{ByteCount, NodeId};
 use sheetanchor_core::refusal::{Code, Refusal};
 use sheetanchor_engine::coordinator::{Limits, Setup};
 use sheetanchor_native::postgres::WalRoad;
@@ -57,6 +57,8 @@ pub enum EngineSetup {
         run_as: Option<String>,
         /// How its WAL comes into the archive.
         wal: WalRoad,
+        /// How much WAL a restore puts into the server's folder before it starts; the rest is fetched while it recovers.
+        wal_in_place: ByteCount,
         /// Where a restore puts tablespaces that were elsewhere.
         tablespaces: BTreeMap<String, String>,
         /// Whether clients commit what spans nodes in two phases, under one gid.
@@ -147,6 +149,7 @@ struct WrittenNode {
     run_as: Option<Spanned<String>>,
     wal: Option<Spanned<String>>,
     rpo_s: Option<Spanned<u64>>,
+    wal_in_place_mib: Option<Spanned<u64>>,
     #[serde(default)]
     tablespaces: BTreeMap<String, Spanned<String>>,
 }

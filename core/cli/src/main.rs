@@ -26,13 +26,13 @@ mod demo;
 use std::process::ExitCode;
 
 use clap::Parser;
-use sheetanchor_core::error::{Fault, FaultKind};
+use sheetanchor_core::error::{Error, Fault, FaultKind};
 use sheetanchor_engine::coordinator::Every;
 use tracing::level_filters::LevelFilter;
 
-use crate::args::{Arguments, Command, LogLevel, PinsCommand, PointCommand};
+use crate::args::{Arguments, Command, LogLevel, PinsCommand, PointCommand, WalCommand};
 use crate::command::views::View;
-use crate::command::{agent, backup, doctor, pins, point, restore, status, upkeep, views};
+use crate::command::{agent, backup, doctor, pins, point, restore, status, upkeep, views, wal};
 use crate::report::Result;
 use crate::screen::Screen;
 
@@ -41,6 +41,9 @@ fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let screen = Screen::new(arguments.json);
     start_logging(arguments.log, &screen);
+    if let Command::Wal(WalCommand::Fetch { name, path }) = &arguments.command {
+        return wal::take(name, path, &screen);
+    }
     match run(&arguments, &screen) {
         Ok(()) => ExitCode::SUCCESS,
         Err(trouble) => {
@@ -83,6 +86,7 @@ async fn dispatch(arguments: &Arguments, screen: &Screen) -> Result<()> {
         Command::Incarnations => views::show(file, screen, View::Incarnations).await,
         Command::Pins(PinsCommand::List) => pins::list(file, screen).await,
         Command::Pins(PinsCommand::Drop { name }) => pins::drop(file, screen, name).await,
+        Command::Wal(WalCommand::Fetch { .. }) => Err(Error::Bug("`wal fetch` needs no runtime".to_owned()).into()),
         Command::Abort { id } => upkeep::abort(file, screen, id).await,
         Command::Expire(expire) => upkeep::expire(file, screen, expire).await,
         Command::Verify { id } => upkeep::verify(file, screen, id).await,

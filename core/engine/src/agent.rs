@@ -23,6 +23,7 @@ use core::time::Duration;
 
 use sheetanchor_core::agent::{Agent as Machine, Belonging, Effect, Event, Ticket};
 use sheetanchor_core::error::{Error, Result};
+use sheetanchor_core::exposure::Exposure;
 use sheetanchor_core::identity::{ByteCount, Incarnation, NodeId, OperationId};
 use sheetanchor_core::planted::{self, Bug};
 use sheetanchor_core::refusal::{Code, Refusal};
@@ -101,6 +102,8 @@ pub struct Agent {
     changed: Notify,
     tickets: core::sync::atomic::AtomicU64,
     pub(crate) archive: Watched<ArchiveState>,
+    /// Since when the archive does not hold all that the database has written.
+    pub(crate) exposure: Mutex<Exposure>,
     /// Ship what is durable now, without waiting for the interval.
     pub(crate) ship: Notify,
     pub(crate) belonging: Watched<Option<Belonging>>,
@@ -149,6 +152,7 @@ impl Agent {
             changed: Notify::new(),
             tickets: core::sync::atomic::AtomicU64::new(1),
             archive: Watched::new(ArchiveState::default()),
+            exposure: Mutex::default(),
             ship: Notify::new(),
             belonging: Watched::new(belonging),
             missed: Watched::new(None),

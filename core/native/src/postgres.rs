@@ -3,7 +3,8 @@
 //! [`PostgresDatabase`] speaks to a server that its operator runs, and starts one only in a folder that was restored.
 //! Reading order: [`install`](mod@install) and [`postmaster`] (programs and processes), `target`, `tls` and `session` (connections), `direct`, `look`,
 //! `pins`, `backup`, `files`, `pages`, `wal`, [`wal_reader`], `changes`, `wal_chain`, `replication`, `wal_stream`, `wal_road`, `fence`,
-//! `marker`, `recovery` and `in_doubt`, and [`server`], which makes new servers for demonstrations and tests.
+//! `marker`, `wal_out`, `delivery`, `fetch`, `recovery` and `in_doubt`, and [`server`], which makes new servers for demonstrations and
+//! tests.
 //!
 //! What it relies on, by the manual of PostgreSQL: "Making a Base Backup Using the Low Level API", "Recovery Target",
 //! "Replication Slots". The commit fence is an extension of the server, in `core/native/postgres/sheetanchor_fence`; without
@@ -13,8 +14,10 @@ mod backup;
 mod changes;
 mod control;
 mod database;
+mod delivery;
 mod direct;
 mod fence;
+mod fetch;
 mod files;
 mod in_doubt;
 pub mod install;
@@ -31,9 +34,12 @@ mod target;
 mod tls;
 mod wal;
 mod wal_chain;
+mod wal_out;
 pub mod wal_reader;
 mod wal_road;
 mod wal_stream;
 
 pub use database::{PostgresConfig, PostgresDatabase};
+pub use delivery::WalBack;
+pub use fetch::{Fetched, fetch};
 pub use wal_road::WalRoad;

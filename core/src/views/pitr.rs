@@ -81,6 +81,8 @@ pub struct PitrThreadRow {
     pub lag_bytes: Option<ByteCount>,
     /// How far the node's SCN is ahead of the archive's, in milliseconds; zero where nothing is behind.
     pub lag_ms: Option<u64>,
+    /// How long ago the oldest WAL was written, at most, that is not archived, in milliseconds, as its node says.
+    pub exposed_ms: Option<u64>,
     /// Why the archive does not move on.
     pub trouble: Option<alloc::string::String>,
 }
@@ -214,6 +216,7 @@ fn thread_row(scene: &Scene, incarnation: Incarnation, thread: ThreadId, runs: &
         wal_end: end,
         lag_bytes: lag.map(ByteCount::new),
         lag_ms,
+        exposed_ms: node.and_then(|node| node.exposed_ms),
         trouble: node.and_then(Description::trouble),
     }
 }

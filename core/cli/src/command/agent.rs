@@ -4,13 +4,13 @@ use std::path::Path;
 use std::sync::Arc;
 
 use serde_json::json;
-use sheetanchor_core::identity::NodeId;
+use sheetanchor_core::identity::{ByteCount, NodeId};
 use sheetanchor_core::refusal::{Code, Refusal};
 use sheetanchor_engine::agent::{Agent, Config};
 use sheetanchor_engine::database::Database;
 use sheetanchor_engine::env::Env;
 use sheetanchor_engine::read_only::ReadOnly;
-use sheetanchor_native::postgres::{PostgresConfig, PostgresDatabase};
+use sheetanchor_native::postgres::{PostgresConfig, PostgresDatabase, WalBack};
 use sheetanchor_refdb as refdb;
 
 use crate::args::AgentArguments;
@@ -69,7 +69,7 @@ async fn open(
     setup: &NodeSetup,
 ) -> Result<(Arc<dyn Database>, Option<Arc<refdb::Node>>)> {
     match &setup.engine {
-        EngineSetup::Postgres { connection, bin, run_as, wal, tablespaces, two_phase } => {
+        EngineSetup::Postgres { connection, bin, run_as, wal, wal_in_place, tablespaces, two_phase } => {
             let config = PostgresConfig {
                 node,
                 data: setup.data.clone(),
@@ -78,6 +78,7 @@ async fn open(
                 run_as: run_as.clone(),
                 log: format!("{}/postgres.log", setup.state),
                 wal: *wal,
+                wal_back: wal_back(*wal_in_place),
                 tablespaces: tablespaces.clone(),
                 two_phase: *two_phase,
             };
@@ -91,6 +92,12 @@ async fn open(
             Ok((started.clone(), Some(started)))
         }
     }
+}
+
+/// This very program is what a server fetches WAL with.
+fn wal_back(beyond: ByteCount) -> WalBack {
+    let program = std::env::current_exe().ok().and_then(|path| path.into_os_string().into_string().ok());
+    program.map_or_else(WalBack::default, |program| WalBack::Fetched { beyond, program })
 }
 
 fn peers(cluster: &ClusterFile, node: NodeId) -> std::collections::BTreeMap<NodeId, String> {

@@ -13,7 +13,7 @@ use sheetanchor_core::views::points::{PointRow, restore_points};
 use sheetanchor_engine::coordinator::{ClusterStatus, NodeStatus};
 
 use super::backup::{kind_word, method_word};
-use super::views::{points_table, running_table};
+use super::views::{points_table, running_table, seconds};
 use crate::connect::Connected;
 use crate::report::Result;
 use crate::screen::{Screen, Table, bytes, lines, time};
@@ -66,7 +66,7 @@ fn unless_empty(table: &Table) -> String {
 }
 
 fn nodes(nodes: &[NodeStatus]) -> Table {
-    let mut table = Table::new(["node", "agent", "state", "scn", "wal end", "archived", "lag", "fenced by"]);
+    let mut table = Table::new(["node", "agent", "state", "scn", "wal end", "archived", "lag", "at risk", "fenced by"]);
     let none = || "-".to_owned();
     for node in nodes {
         let cells = match &node.description {
@@ -76,12 +76,13 @@ fn nodes(nodes: &[NodeStatus]) -> Table {
                 seen.end.lsn.to_string(),
                 seen.archived.to_string(),
                 lag(seen).unwrap_or_else(none),
+                seen.exposed_ms.map_or_else(none, seconds),
                 seen.fenced_by.map_or_else(none, |operation| operation.to_string()),
             ],
-            Err(_) => ["silent".to_owned(), none(), none(), none(), none(), none()],
+            Err(_) => ["silent".to_owned(), none(), none(), none(), none(), none(), none()],
         };
-        let [state, scn, end, archived, lag, fenced] = cells;
-        table.row([node.node.to_string(), node.address.clone(), state, scn, end, archived, lag, fenced]);
+        let [state, scn, end, archived, lag, risk, fenced] = cells;
+        table.row([node.node.to_string(), node.address.clone(), state, scn, end, archived, lag, risk, fenced]);
     }
     table
 }

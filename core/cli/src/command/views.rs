@@ -112,7 +112,8 @@ fn history_cells(row: &HistoryRow) -> [String; 11] {
     ]
 }
 
-fn seconds(millis: u64) -> String {
+/// Milliseconds, shown as seconds.
+pub fn seconds(millis: u64) -> String {
     format!("{}.{:01} s", millis / 1000, millis % 1000 / 100)
 }
 
@@ -194,7 +195,7 @@ fn incarnation_text(row: &PitrRow) -> String {
     for window in &row.windows {
         windows.row(window_cells(window));
     }
-    let mut threads = Table::new(["thread", "archived", "archived scn", "wal end", "lag", "behind"]);
+    let mut threads = Table::new(["thread", "archived", "archived scn", "wal end", "lag", "behind", "at risk"]);
     for thread in &row.threads {
         threads.row(thread_cells(thread));
     }
@@ -232,7 +233,7 @@ fn window_cells(window: &Window) -> [String; 7] {
     ]
 }
 
-fn thread_cells(thread: &PitrThreadRow) -> [String; 6] {
+fn thread_cells(thread: &PitrThreadRow) -> [String; 7] {
     [
         thread.thread.to_string(),
         shown(thread.archived_until.as_ref()),
@@ -240,6 +241,7 @@ fn thread_cells(thread: &PitrThreadRow) -> [String; 6] {
         shown(thread.wal_end.as_ref()),
         thread.lag_bytes.map_or_else(none, bytes),
         thread.lag_ms.map_or_else(none, seconds),
+        thread.exposed_ms.map_or_else(none, seconds),
     ]
 }
 

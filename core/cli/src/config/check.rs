@@ -4,13 +4,19 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use sheetanchor_core::identity::{NodeId, PointName};
+use sheetanchor_core::identity::{ByteCount, NodeId, PointName};
 use sheetanchor_core::refusal::{Code, Refusal};
 use sheetanchor_native::net::loopback;
 use sheetanchor_native::postgres::WalRoad;
 use toml::Spanned;
 
 use super::{ClusterFile, EngineSetup, NodeSetup, Written, WrittenNode, Wrong};
+
+/// How much WAL a restore puts into a server's folder before it starts, unless the file says.
+const WAL_IN_PLACE: ByteCount = ByteCount::new(1 << 30);
+
+/// The most that it may say: a pebibyte.
+const WAL_IN_PLACE_MIB_MAX: u64 = 1 << 30;
 
 /// Checks all of it.
 pub(super) fn checked(written: &Written) -> Result<ClusterFile, Wrong> {
@@ -128,6 +134,7 @@ impl Seen {
                 bin: node.bin.as_ref().map(|bin| bin.get_ref().clone()),
                 run_as: node.run_as.as_ref().map(|user| user.get_ref().clone()),
                 wal: wal_road(id, node)?,
+                wal_in_place: wal_in_place(node)?,
                 tablespaces: tablespaces(node)?,
                 two_phase: self.two_phase.as_ref().is_some_and(|declared| *declared.get_ref()),
             }),
@@ -138,10 +145,11 @@ impl Seen {
                     return Err(wrong(declared, Code::ConfigInvalid, message));
                 }
                 let odd = node.bin.as_ref().or(node.run_as.as_ref()).or(node.wal.as_ref()).map(Spanned::span);
-                let odd = odd.or(node.rpo_s.as_ref().map(Spanned::span));
+                let odd = odd.or(node.rpo_s.as_ref().or(node.wal_in_place_mib.as_ref()).map(Spanned::span));
                 if let Some(span) = odd.or(node.tablespaces.values().next().map(Spanned::span)) {
-                    let message =
-                        format!("`bin`, `run_as`, `wal`, `rpo_s` and `tablespaces` of node {id} mean nothing to refdb");
+                    let message = format!(
+                        "`bin`, `run_as`, `wal`, `rpo_s`, `wal_in_place_mib` and `tablespaces` of node {id} mean nothing to refdb"
+                    );
                     return Err(Wrong { code: Code::ConfigInvalid, message, span });
                 }
                 self.address(&node.connection, &format!("the database of node {id}"))?;
@@ -200,6 +208,16 @@ fn wal_road(id: NodeId, node: &WrittenNode) -> Result<WalRoad, Wrong> {
             Err(wrong(given, Code::ConfigInvalid, message))
         }
     }
+}
+
+/// How much WAL a restore puts into the server's folder before it starts.
+fn wal_in_place(node: &WrittenNode) -> Result<ByteCount, Wrong> {
+    let Some(given) = &node.wal_in_place_mib else { return Ok(WAL_IN_PLACE) };
+    if (1..=WAL_IN_PLACE_MIB_MAX).contains(given.get_ref()) {
+        return Ok(ByteCount::new(given.get_ref().saturating_mul(1 << 20)));
+    }
+    let message = format!("wal_in_place_mib is {}, and must be between 1 and {WAL_IN_PLACE_MIB_MAX}", given.get_ref());
+    Err(wrong(given, Code::ConfigInvalid, message))
 }
 
 /// Where a restore puts tablespaces.
@@ -374,6 +392,7 @@ drain_ms = 500
             ("name = \"ledger\"", "name = \"led ger\"", 2),
             ("engine = \"postgres\"", "wal = \"carrier pigeon\"\nengine = \"postgres\"", 8),
             ("engine = \"postgres\"", "rpo_s = 0\nengine = \"postgres\"", 8),
+            ("engine = \"postgres\"", "wal_in_place_mib = 0\nengine = \"postgres\"", 8),
             ("engine = \"postgres\"", "rpo_s = 5\nwal = \"folder\"\nengine = \"postgres\"", 9),
             ("engine = \"postgres\"", "tablespaces = { \"/a\" = \"b\" }\nengine = \"postgres\"", 8),
             ("file:///srv/sheetanchor", "s3://srv/sheetanchor", 3),
@@ -402,6 +421,7 @@ drain_ms = 500
             ("engine = \"refdb\"", "engine = \"postgres\""),
             ("connection = \"127.0.0.1:7102\"", "connection = \"127.0.0.1:7102\"\nbin = \"/usr\""),
             ("connection = \"127.0.0.1:7102\"", "connection = \"127.0.0.1:7102\"\nrpo_s = 5"),
+            ("connection = \"127.0.0.1:7102\"", "connection = \"127.0.0.1:7102\"\nwal_in_place_mib = 5"),
             ("name = \"ledger\"", "name = \"ledger\"\ntwo_phase = true"),
             ("lease_ms = 3000", "lease_ms = 0"),
             ("drain_ms = 500", "drain_ms = 3001"),

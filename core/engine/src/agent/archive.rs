@@ -1,6 +1,8 @@
 //! Ships durable WAL into the repository, piece by piece, each starting where the last one ends. A gap or a conflict is
 //! found here, when it appears, not at restore time.
 
+use alloc::boxed::Box;
+use alloc::collections::VecDeque;
 use alloc::format;
 use alloc::string::ToString;
 use alloc::vec::Vec;
@@ -8,6 +10,7 @@ use core::time::Duration;
 
 use sheetanchor_core::agent::Belonging;
 use sheetanchor_core::error::{Error, FaultKind, Result};
+use sheetanchor_core::exposure::Exposure;
 use sheetanchor_core::format::keys;
 use sheetanchor_core::format::wal::{self, WalHeader};
 use sheetanchor_core::identity::{ByteCount, ContentHash, LifeId};
@@ -15,9 +18,11 @@ use sheetanchor_core::planted::{self, Bug};
 use sheetanchor_core::position::{Lsn, Position};
 use sheetanchor_core::refusal::{Code, Refusal};
 
+use tokio::sync::oneshot;
+
 use super::Agent;
-use crate::database::{State, WalPiece};
-use crate::env::{Put, run_work};
+use crate::database::{State, Status, WalPiece};
+use crate::env::Put;
 use crate::zstd;
 
 /// The name of the pin that keeps WAL until it is archived.
@@ -25,6 +30,9 @@ pub const ARCHIVE_PIN: &str = "archive";
 
 /// How soon whoever waits for the archive has it look for more.
 const LOOK_AGAIN_AFTER: Duration = Duration::from_millis(20);
+
+/// How many pieces may be packed beside the one that is stored next. Each is up to a whole segment, twice, in memory.
+const PACKING_AHEAD_MAX: usize = 1;
 
 /// How far the archive of this node's thread has come.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -45,6 +53,7 @@ impl Agent {
             if shipping.is_some_and(|shipping| Some(shipping.belonging) != belonging) {
                 shipping = None;
                 self.archive.set(ArchiveState::default());
+                *self.exposure.lock().await = Exposure::default();
             }
             let more = match belonging {
                 Some(belonging) => self.ship(belonging, &mut shipping).await,
@@ -71,45 +80,118 @@ impl Agent {
         }
     }
 
-    /// Ships one piece, if one is durable, and says whether to go on at once.
+    /// Ships what is durable, and says whether to go on at once. While a piece is packed the next ones are read and packed,
+    /// too, but they are stored in their order: the archive never holds a piece without all before it.
     async fn ship(&self, belonging: Belonging, shipping: &mut Option<Shipping>) -> Result<bool> {
+        let Some((status, known)) = self.look_at_database(belonging, shipping.as_ref()).await? else {
+            return Ok(false);
+        };
+        let Some(first) = self.first_piece(&status, known, shipping).await? else { return Ok(false) };
+        let (archived, mut read) = (first.from, Position { lsn: first.until, ..first.from });
+        let mut packing = VecDeque::from([self.pack(belonging, first)]);
+        while let Some(mut first) = packing.pop_front() {
+            let packed = loop {
+                let is_more = read.timeline == status.end.timeline && read.lsn < status.end.lsn;
+                tokio::select! {
+                    biased;
+                    packed = &mut first => break packed,
+                    Some(piece) = self.piece_ahead(read), if is_more && packing.len() < PACKING_AHEAD_MAX => {
+                        read.lsn = piece.until;
+                        packing.push_back(self.pack(belonging, piece));
+                    }
+                }
+            };
+            let packed = packed.map_err(|_| Error::Bug("packing WAL panicked".to_string()))?;
+            if packed.header.from != archived.lsn && !self.is_as_known(known).await? {
+                break;
+            }
+            let until = Position { lsn: self.store(&packed).await?, ..read };
+            self.database.advance_pin(ARCHIVE_PIN, until.lsn).await?;
+            *shipping = Some(Shipping { from: Some(until), ..known });
+            self.exposure.lock().await.archived(until);
+            self.show(ArchiveState { until: Some(until), trouble: None });
+            tracing::debug!(target: "sheetanchor::archive", node = %self.config.node, %until, "archived");
+            if until.lsn != packed.header.until {
+                // What was read ahead does not go on there.
+                break;
+            }
+        }
+        Ok(true)
+    }
+
+    /// Whether the database is one to ship from, and in which life.
+    async fn look_at_database(
+        &self,
+        belonging: Belonging,
+        shipping: Option<&Shipping>,
+    ) -> Result<Option<(Status, Shipping)>> {
         let status = self.database.status().await?;
         if status.state != State::Open || status.incarnation.is_some_and(|known| known != belonging.incarnation) {
-            return Ok(false);
+            return Ok(None);
         }
         if shipping.is_none_or(|known| known.life != status.life) {
             // In another life it may be another database, and nobody saw the one before an agent's start.
             let members = self.repository.membership(belonging.membership).await?;
             members.check_identity(self.config.node, &self.database.identity().await?.system)?;
         }
-        let known = |from| Shipping { belonging, life: status.life, from: Some(from) };
-        let mut from = match shipping.and_then(|known| known.from) {
+        let from = shipping.and_then(|known| known.from);
+        let known = Shipping { belonging, life: status.life, from };
+        Ok(Some((status, known)))
+    }
+
+    /// The piece that the archive goes on with, if one is durable.
+    async fn first_piece(
+        &self,
+        status: &Status,
+        known: Shipping,
+        shipping: &mut Option<Shipping>,
+    ) -> Result<Option<WalPiece>> {
+        let mut from = match known.from {
             Some(from) => from,
-            None => self.archive_start(belonging, status.end).await?,
+            None => self.archive_start(known.belonging, status.end).await?,
         };
-        *shipping = Some(known(from));
+        *shipping = Some(Shipping { from: Some(from), ..known });
+        self.exposure.lock().await.looked(self.env.clock.now(), status.end, from);
         self.show(ArchiveState { until: Some(from), ..self.archive.get() });
         let mut piece = self.durable_wal(from, status.end).await;
         if from.timeline < status.end.timeline && is_gap(&piece) {
             tracing::warn!(target: "sheetanchor::archive", node = %self.config.node, left = %from, now = %status.end, "the database has left its timeline");
             from = self.timeline_start(status.end).await?;
-            *shipping = Some(known(from));
+            *shipping = Some(Shipping { from: Some(from), ..known });
             self.show(ArchiveState { until: Some(from), ..self.archive.get() });
             piece = self.durable_wal(from, status.end).await;
         }
         let Some(piece) = piece? else {
             self.show(ArchiveState { until: Some(from), trouble: None });
-            return Ok(false);
+            return Ok(None);
         };
         if piece.from != from || piece.until <= from.lsn {
             return Err(Error::Bug(format!("asked for WAL from {from}, was given {piece:?}")));
         }
-        let until = Position { lsn: self.store(belonging, piece).await?, ..from };
-        self.database.advance_pin(ARCHIVE_PIN, until.lsn).await?;
-        *shipping = Some(known(until));
-        self.show(ArchiveState { until: Some(until), trouble: None });
-        tracing::debug!(target: "sheetanchor::archive", node = %self.config.node, %until, "archived");
-        Ok(true)
+        Ok(Some(piece))
+    }
+
+    /// The piece after what was read up to `from`, if it is durable already. Whatever stands against it is met again, and
+    /// said, once it is first. Only reads: it is given up as soon as there is something to store.
+    async fn piece_ahead(&self, from: Position) -> Option<WalPiece> {
+        let piece = self.database.durable_wal(from, self.config.archive_piece).await.ok().flatten()?;
+        (piece.from == from && piece.until > from.lsn).then_some(piece)
+    }
+
+    /// Whether what was read ahead was read in the life, and for the belonging, that it is stored for.
+    async fn is_as_known(&self, known: Shipping) -> Result<bool> {
+        let status = self.database.status().await?;
+        let is_same_life = status.state == State::Open && status.life == known.life;
+        Ok(is_same_life && self.belonging.get() == Some(known.belonging))
+    }
+
+    /// How long ago the oldest WAL was written, at most, that is not archived, in milliseconds, of a database whose WAL ends at
+    /// `end`.
+    pub(super) async fn exposed_for(&self, end: Position) -> Option<u64> {
+        let (now, archived) = (self.env.clock.now(), self.archive.get().until?);
+        let mut exposure = self.exposure.lock().await;
+        exposure.looked(now, end, archived);
+        exposure.age(now).map(|age| u64::try_from(age.as_millis()).unwrap_or(u64::MAX))
     }
 
     /// Tells whoever waits, if it is news: they look at every change, and have more shipped.
@@ -170,36 +252,30 @@ impl Agent {
         Err(Refusal::new(Code::OtherCluster, message).into())
     }
 
+    /// Begins to hash and compress a piece, beside the caller.
+    fn pack(&self, belonging: Belonging, piece: WalPiece) -> oneshot::Receiver<Packed> {
+        let (done, packed) = oneshot::channel();
+        self.env.work.start(Box::new(move || drop(done.send(Packed::of(belonging, piece)))));
+        packed
+    }
+
     /// Stores a piece, and says where the stored one ends.
-    async fn store(&self, belonging: Belonging, piece: WalPiece) -> Result<Lsn> {
-        let WalPiece { from, until, scn_last, bytes } = piece;
-        let packed = run_work(&self.env.work, move || (ContentHash::of(&bytes), zstd::compress(&bytes), bytes)).await;
-        let (hash, frame, bytes) = packed.ok_or_else(|| Error::Bug("compressing WAL panicked".to_string()))?;
-        let count = |length: usize| ByteCount::new(u64::try_from(length).unwrap_or(u64::MAX));
-        let header = WalHeader {
-            from: from.lsn,
-            hash,
-            incarnation: belonging.incarnation,
-            length: count(bytes.len()),
-            scn_last,
-            stored: count(frame.len()),
-            thread: from.thread,
-            timeline: from.timeline,
-            until,
-        };
-        let key = keys::wal(belonging.incarnation, from.thread, from.timeline, from.lsn);
-        match self.repository.bucket().put_new(&key, wal::join(&header, &frame)).await {
-            Ok(Put::Created) => return Ok(until),
+    async fn store(&self, packed: &Packed) -> Result<Lsn> {
+        let Packed { header, frame } = packed;
+        let key = keys::wal(header.incarnation, header.thread, header.timeline, header.from);
+        match self.repository.bucket().put_new(&key, wal::join(header, frame)).await {
+            Ok(Put::Created) => return Ok(header.until),
             Ok(Put::Exists) => {}
             // Written, or not, or on its way: where nothing is there, the next attempt settles it.
             Err(fault) if fault.kind == FaultKind::TimedOut => match self.repository.bucket().head(&key).await? {
                 Some(_) => {}
-                None if planted::is(Bug::PieceTimeoutBelieved) => return Ok(until),
+                None if planted::is(Bug::PieceTimeoutBelieved) => return Ok(header.until),
                 None => return Err(fault.into()),
             },
             Err(fault) => return Err(fault.into()),
         }
-        self.agree(&key, &header, &bytes).await
+        let ours = zstd::decompress(&key, frame, header.length.get(), Code::WalDamaged)?;
+        self.agree(&key, header, &ours).await
     }
 
     /// An earlier life may have shipped the same WAL, to an earlier or a later end. Anything else is a second writer.
@@ -265,6 +341,32 @@ struct Shipping {
     life: LifeId,
     /// None after a failure: it is found out anew.
     from: Option<Position>,
+}
+
+/// A piece as it is stored.
+struct Packed {
+    header: WalHeader,
+    frame: Vec<u8>,
+}
+
+impl Packed {
+    fn of(belonging: Belonging, piece: WalPiece) -> Self {
+        let WalPiece { from, until, scn_last, bytes } = piece;
+        let count = |length: usize| ByteCount::new(u64::try_from(length).unwrap_or(u64::MAX));
+        let frame = zstd::compress(&bytes);
+        let header = WalHeader {
+            from: from.lsn,
+            hash: ContentHash::of(&bytes),
+            incarnation: belonging.incarnation,
+            length: count(bytes.len()),
+            scn_last,
+            stored: count(frame.len()),
+            thread: from.thread,
+            timeline: from.timeline,
+            until,
+        };
+        Self { header, frame }
+    }
 }
 
 fn is_gap(piece: &Result<Option<WalPiece>>) -> bool {

@@ -136,6 +136,7 @@ impl Agent {
             frontier: status.frontier,
             missed: self.missed.get().filter(|missed| belonging.is_some_and(|own| own.incarnation < *missed)),
             two_phase: capabilities.two_phase,
+            exposed_ms: if status.state == State::Open { self.exposed_for(status.end).await } else { None },
         })))
     }
 

@@ -4,6 +4,7 @@ use std::fs::File;
 use std::io::Read;
 
 use sheetanchor_core::error::Result;
+use sheetanchor_core::position::Lsn;
 use sheetanchor_core::refusal::{Code, Refusal};
 use tokio::process::Command;
 
@@ -20,6 +21,8 @@ pub(super) struct Control {
     pub system: u64,
     /// Bytes of a WAL segment.
     pub segment_bytes: u64,
+    /// Where a server that starts there begins to read WAL, if no label of a backup says otherwise.
+    pub redo: Lsn,
     /// Settings that a standby may not have lower than the primary had them, with the primary's values.
     pub settings: Vec<(&'static str, String)>,
 }
@@ -61,6 +64,7 @@ impl Control {
         Some(Self {
             system: value("Database system identifier")?.parse().ok()?,
             segment_bytes: Some(segment_bytes).filter(|bytes| bytes.is_power_of_two())?,
+            redo: value("Latest checkpoint's REDO location")?.parse().ok()?,
             settings,
         })
     }
@@ -85,6 +89,7 @@ mod tests {
 
     const PRINTED: &str = "pg_control version number:            1300\n\
         Database system identifier:           7435209318723\n\
+        Latest checkpoint's REDO location:    0/2000028\n\
         Bytes per WAL segment:                16777216\n\
         max_connections setting:              100\nmax_worker_processes setting:         8\n\
         max_wal_senders setting:              10\nmax_prepared_xacts setting:           0\n\
@@ -94,6 +99,7 @@ mod tests {
     fn what_the_program_prints_is_read() {
         let control = Control::parse(PRINTED).unwrap();
         assert_eq!((control.system, control.segment_bytes), (7_435_209_318_723, 16_777_216));
+        assert_eq!(control.redo, Lsn::new(0x200_0028));
         assert_eq!(control.settings.last(), Some(&("max_locks_per_transaction", "64".to_owned())));
     }
 

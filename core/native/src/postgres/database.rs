@@ -23,6 +23,7 @@ use tokio::sync::Mutex;
 
 use super::backup::{self, Backups};
 use super::control::{CONTROL_FILE, system_identifier};
+use super::delivery::WalBack;
 use super::direct;
 use super::fence::Fence;
 use super::install::{Account, Install};
@@ -66,6 +67,8 @@ pub struct PostgresConfig {
     pub log: String,
     /// How its WAL comes into the archive.
     pub wal: WalRoad,
+    /// How archived WAL comes to the server when it recovers.
+    pub wal_back: WalBack,
     /// Where a restore puts a tablespace that was elsewhere: its folder then, and now, both absolute.
     pub tablespaces: BTreeMap<String, String>,
     /// Whether its clients commit what spans nodes in two phases only, under one gid on all of them: the operator's word.
@@ -140,6 +143,10 @@ impl PostgresDatabase {
 
     pub(super) fn road(&self) -> WalRoad {
         self.config.wal
+    }
+
+    pub(super) fn wal_back(&self) -> &WalBack {
+        &self.config.wal_back
     }
 
     pub(super) fn stream(&self) -> &Mutex<Option<WalStream>> {
@@ -653,6 +660,7 @@ mod tests {
                 run_as: None,
                 log: "/dev/null".to_owned(),
                 wal: WalRoad::default(),
+                wal_back: WalBack::default(),
                 tablespaces: BTreeMap::new(),
                 two_phase: false,
             };

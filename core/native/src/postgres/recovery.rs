@@ -5,15 +5,15 @@
 //! so that no configuration file has to be changed, and changed back. A server that an operator starts there by hand
 //! finds `recovery.signal` without a `restore_command`, and refuses.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File};
 use std::io;
-use std::os::unix::fs::{FileExt, OpenOptionsExt, PermissionsExt, lchown};
+use std::os::unix::fs::{PermissionsExt, lchown};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use sheetanchor_core::error::{Error, Fault, FaultKind, Result};
-use sheetanchor_core::identity::{ThreadId, TimelineId};
-use sheetanchor_core::position::{Lsn, Position};
+use sheetanchor_core::identity::{ByteCount, ThreadId};
+use sheetanchor_core::position::Lsn;
 use sheetanchor_core::refusal::{Code, Refusal};
 use sheetanchor_engine::database::{Recovery, WalSource};
 use tokio_postgres::Config;
@@ -21,6 +21,7 @@ use tokio_postgres::config::Host;
 
 use super::control::Control;
 use super::database::{PostgresDatabase, same_folder};
+use super::delivery::{self, Delivery, WalBack, restore_command};
 use super::files::TABLESPACES;
 use super::in_doubt;
 use super::install::Account;
@@ -29,8 +30,7 @@ use super::postmaster::{Launch, POLL, Postmaster, Started, StopMode, last_words}
 use super::session::Session;
 use super::target::Target;
 use super::wal::{Place, SegmentSize};
-use super::wal_chain::Sought;
-use super::wal_reader::Reader;
+use super::wal_out::{OwnRange, WalOut, make_folder};
 use crate::faults::{blocking, fault};
 
 /// Who may connect before the folder is opened.
@@ -103,19 +103,68 @@ pub(super) async fn recover(database: &PostgresDatabase, recovery: &Recovery, wa
             Err(opened_itself(database, &wanted))
         };
     }
-    let (child, wanted) = match Postmaster::of(data)? {
+    let stands = marker.as_ref().is_some_and(|marker| marker.reached);
+    let (child, wanted, delivery) = match private_server(database, &range, stands).await? {
         // Perhaps it is just being promoted.
-        Some(postmaster) if is_private(&postmaster, data)? => (None, marker.unwrap_or(wanted)),
-        Some(_) => return Err(Refusal::new(Code::OutOfOrder, format!("a server runs in {data}")).into()),
+        Some(_) => {
+            let delivery = if is_fetched(database, &range) { Some(nothing(database, &range).await?) } else { None };
+            (None, marker.unwrap_or(wanted), delivery.map(|delivery| (delivery, None)))
+        }
+        None if marker.is_some() && !is_to_recover(data) => return Err(opened_itself(database, &wanted)),
         None => {
-            stage(database, &range, &wanted, marker.is_some(), wal).await?;
-            (Some(start(database, &wanted).await?), wanted)
+            let delivery = stage(database, &range, &wanted, marker.is_some(), wal).await?;
+            let child = start(database, &wanted, delivery.is_some()).await?;
+            (Some(child), wanted, delivery.map(|(delivery, rest)| (delivery, Some(rest))))
         }
     };
-    wait_reached(database, &wanted, child).await?;
-    let reached = Restored { reached: true, ..wanted };
-    promote(database, &reached).await?;
+    let reached = Restored { reached: true, ..wanted.clone() };
+    let reaching = async {
+        wait_reached(database, &wanted, child).await?;
+        promote(database, &reached).await
+    };
+    match delivery {
+        None => reaching.await?,
+        Some((delivery, wal)) => tokio::select! {
+            biased;
+            error = delivery.run(wal) => {
+                database.stop_server(StopMode::Immediate).await?;
+                return Err(error);
+            }
+            outcome = reaching => outcome?,
+        },
+    }
     in_doubt::note(database, &reached).await
+}
+
+/// Whether more WAL is replayed than is put into the folder.
+fn is_fetched(database: &PostgresDatabase, range: &OwnRange) -> bool {
+    let all = range.proof.bytes_since(range.start).unwrap_or_default();
+    matches!(database.wal_back(), WalBack::Fetched { beyond, .. } if all > beyond.get())
+}
+
+/// The server that recovers the folder already, if one goes on with that by itself. One that WAL is delivered to does not
+/// without the agent that began it, unless it `stands` at its cut: it is ended.
+async fn private_server(database: &PostgresDatabase, range: &OwnRange, stands: bool) -> Result<Option<Postmaster>> {
+    let data = database.data();
+    let Some(postmaster) = Postmaster::of(data)? else { return Ok(None) };
+    if !is_private(&postmaster, data)? {
+        return Err(Refusal::new(Code::OutOfOrder, format!("a server runs in {data}")).into());
+    }
+    if stands || !is_fetched(database, range) {
+        return Ok(Some(postmaster));
+    }
+    database.stop_server(StopMode::Immediate).await?;
+    Ok(None)
+}
+
+/// The delivery to a server that has all: it asks once more when it is promoted.
+async fn nothing(database: &PostgresDatabase, range: &OwnRange) -> Result<Delivery> {
+    let (install, account) = (database.install().await?, database.account().await?);
+    let control = Control::read(&install, database.data()).await?;
+    let size = SegmentSize::new(control.segment_bytes)?;
+    let end =
+        Place { system: control.system, size, timeline: range.timeline, start: size.end(size.start(range.proof)) };
+    Delivery::open(database.data(), account, end, range.proof).await
 }
 
 /// A session with the server of a folder that was promoted at its cut, which is started behind its private socket if it
@@ -128,7 +177,7 @@ pub(super) async fn closed_session(database: &PostgresDatabase, restored: &Resto
     let mut child = match Postmaster::of(data)? {
         Some(postmaster) if is_private(&postmaster, data)? => None,
         Some(_) => return Err(Refusal::new(Code::OutOfOrder, format!("a server runs in {data}")).into()),
-        None => Some(start(database, restored).await?),
+        None => Some(start(database, restored, false).await?),
     };
     let (target, begun) = (private_target(database.target(), data), Instant::now());
     loop {
@@ -175,15 +224,6 @@ pub(super) async fn open(database: &PostgresDatabase) -> Result<()> {
     forget(data)
 }
 
-/// Where recovery starts and must end, on the one timeline that it can follow.
-#[derive(Clone, Copy, Debug)]
-struct OwnRange {
-    timeline: TimelineId,
-    start: Lsn,
-    until: Lsn,
-    proof: Lsn,
-}
-
 fn range_of(database: &PostgresDatabase, recovery: &Recovery) -> Result<OwnRange> {
     let own = recovery.threads.get(&database.thread()).filter(|_| recovery.threads.len() == 1);
     let Some(range) = own else {
@@ -206,14 +246,14 @@ fn range_of(database: &PostgresDatabase, recovery: &Recovery) -> Result<OwnRange
     Ok(OwnRange { timeline: span.timeline, start: span.from, until: range.until, proof: range.proof })
 }
 
-/// Makes the staged folder ready for recovery.
-async fn stage(
+/// Makes the staged folder ready for recovery. Answers the delivery of the WAL that does not fit into it.
+async fn stage<'a>(
     database: &PostgresDatabase,
     range: &OwnRange,
     wanted: &Restored,
     resumed: bool,
-    wal: &dyn WalSource,
-) -> Result<()> {
+    wal: &'a dyn WalSource,
+) -> Result<Option<(Delivery, WalOut<'a>)>> {
     let data = database.data();
     if data.len().saturating_add("/.s.PGSQL.5432".len()) > SOCKET_PATH_MAX {
         let message = format!("the path {data} is too long: a Unix socket in it must fit into {SOCKET_PATH_MAX} bytes");
@@ -226,98 +266,62 @@ async fn stage(
     }
     let (install, account) = (database.install().await?, database.account().await?);
     let control = Control::read(&install, data).await?;
-    place_wal(database, &control, range, &wanted.record, wal).await?;
+    let delivery = place_wal(database, &control, range, &wanted.record, wal).await?;
     let (folder, marker) = (data.to_owned(), wanted.clone());
     blocking(move || prepare(&folder, &marker, account).map_err(|error| fault(format!("prepare {folder}"), &error)))
         .await?;
-    Ok(())
+    Ok(delivery)
 }
 
-/// Starts the server that recovers a folder which is ready for it.
-async fn start(database: &PostgresDatabase, wanted: &Restored) -> Result<Started> {
+/// Starts the server that recovers a folder which is ready for it; whether WAL is delivered to it.
+async fn start(database: &PostgresDatabase, wanted: &Restored, delivered: bool) -> Result<Started> {
     let data = database.data();
     let (install, account) = (database.install().await?, database.account().await?);
     let control = Control::read(&install, data).await?;
-    let settings = recovery_settings(data, &control, wanted);
+    let mut settings = recovery_settings(data, &control, wanted);
+    if let WalBack::Fetched { beyond, program } = database.wal_back()
+        && delivered
+    {
+        settings.extend(delivery_settings(&control, *beyond, program));
+    }
     Launch { install: &install, account, data, log: database.log(), settings: &settings }.start()
 }
 
-/// Puts every segment from the backup's start to the cut into `pg_wal`, again if need be: after a crash, what lies there
-/// may be torn. They must be one chain, and hold the cut's record where the cut is.
-async fn place_wal(
+/// Puts the segments from the backup's start on into `pg_wal`, again if need be: after a crash, what lies there may be torn.
+/// All of them, up to the cut, if they are no more than may lie there; the delivery of the rest, otherwise, and the WAL that
+/// it goes on with.
+async fn place_wal<'a>(
     database: &PostgresDatabase,
     control: &Control,
     range: &OwnRange,
     record: &str,
-    wal: &dyn WalSource,
-) -> Result<()> {
+    wal: &'a dyn WalSource,
+) -> Result<Option<(Delivery, WalOut<'a>)>> {
+    let data = database.data();
     let size = SegmentSize::new(control.segment_bytes)?;
-    let thread = database.thread();
-    let mut next = size.start(range.start);
-    let origin = Place { system: control.system, size, timeline: range.timeline, start: next }.origin();
-    let (mut reader, mut sought) = (Reader::at_page_of(origin, next), Sought::new(record));
-    while next < range.proof {
-        let Some(piece) = wal.piece(Position { thread, timeline: range.timeline, lsn: next }).await? else {
-            let message = format!("the WAL of thread {thread} ends at {next}, before its cut {}", range.until);
-            return Err(Refusal::new(Code::ThreadShort, message).into());
-        };
-        let place = Place { system: control.system, size, timeline: range.timeline, start: size.start(next) };
-        let piece_end = piece.until;
-        // A segment that was archived while it was open lies there in several pieces.
-        let bytes = piece.until.bytes_since(next).filter(|_| piece.until <= size.end(place.start));
-        let fits = piece.from == Position { thread, timeline: range.timeline, lsn: next }
-            && bytes.is_some_and(|bytes| bytes > 0 && u64::try_from(piece.bytes.len()) == Ok(bytes));
-        if !fits {
-            let message = format!("{piece:?} does not go on at {next} of timeline {}", range.timeline);
-            return Err(Refusal::new(Code::WalDamaged, message).into());
+    let first = Place { system: control.system, size, timeline: range.timeline, start: size.start(range.start) };
+    let mut out = WalOut::new(wal, database.thread(), *range, first, record);
+    make_folder(data).map_err(|error| fault(format!("make {data}/pg_wal"), &error))?;
+    let (from, until) = match database.wal_back() {
+        WalBack::Fetched { beyond, .. }
+            if range.proof.bytes_since(first.start).is_some_and(|all| all > beyond.get()) =>
+        {
+            // A server that has come some way already does not read what lies before.
+            let labelled = Path::new(&format!("{data}/backup_label")).exists();
+            let from = if labelled { first.start } else { size.start(control.redo).max(first.start) };
+            (from, Lsn::new(from.get().saturating_add(beyond.get())))
         }
-        let path = format!("{}/pg_wal/{}", database.data(), place.file_name());
-        let placed = move || {
-            let outcome = take_piece(&place, next, &piece.bytes, &path, &mut reader, &mut sought);
-            Ok(outcome.map(|()| (reader, sought)))
-        };
-        next = piece_end;
-        (reader, sought) = blocking(placed).await??;
+        WalBack::Placed | WalBack::Fetched { .. } => (first.start, range.proof),
+    };
+    while let Some(place) = out.next() {
+        if place.start >= until {
+            let account = database.account().await?;
+            return Ok(Some((Delivery::open(data, account, place, range.proof).await?, out)));
+        }
+        let path = format!("{data}/pg_wal/{}", place.file_name());
+        out.segment((place.start >= from).then_some(path)).await?;
     }
-    if sought.ends.is_empty() {
-        let message = format!("the WAL of thread {thread} up to {next} holds no record {record}");
-        return Err(Refusal::new(Code::ThreadShort, message).into());
-    }
-    if sought.ends.first() != Some(&range.until) {
-        let ends: Vec<String> = sought.ends.iter().map(Lsn::to_string).collect();
-        let message = format!(
-            "the record {record} ends at {}, and the cut of thread {thread} is {}",
-            ends.join(", "),
-            range.until
-        );
-        return Err(Refusal::new(Code::CutMissed, message).into());
-    }
-    Ok(())
-}
-
-/// Writes a piece of a segment that goes on from where `reader` stands.
-fn take_piece(
-    place: &Place,
-    from: Lsn,
-    bytes: &[u8],
-    path: &str,
-    reader: &mut Reader,
-    sought: &mut Sought,
-) -> Result<()> {
-    reader.feed(bytes, &mut |noted| sought.see(&noted)).map_err(|broken| place.damaged(&broken))?;
-    let offset = from.get().saturating_sub(place.start.get());
-    write_piece(path, offset, bytes, place.size.bytes()).map_err(|error| fault(format!("write {path}"), &error).into())
-}
-
-/// A segment that is there in part is zeros from there on, as its server left it.
-fn write_piece(path: &str, offset: u64, bytes: &[u8], segment_bytes: u64) -> io::Result<()> {
-    if let Some(folder) = Path::new(path).parent() {
-        fs::create_dir_all(folder.join("archive_status"))?;
-    }
-    let file = OpenOptions::new().write(true).create(true).truncate(offset == 0).mode(0o600).open(path)?;
-    file.set_len(segment_bytes)?;
-    file.write_all_at(bytes, offset)?;
-    file.sync_all()
+    Ok(None)
 }
 
 /// Makes a staged folder one that a server takes. The marker comes after the signal: a folder with the marker and without
@@ -377,6 +381,7 @@ fn recovery_settings(data: &str, control: &Control, wanted: &Restored) -> Vec<(&
         ("archive_mode", "off"),
         ("autovacuum", "off"),
         ("synchronous_standby_names", ""),
+        // Unless WAL is delivered: then what follows here overrides it.
         ("restore_command", "false"),
         ("archive_cleanup_command", ""),
         ("recovery_end_command", ""),
@@ -400,6 +405,19 @@ fn recovery_settings(data: &str, control: &Control, wanted: &Restored) -> Vec<(&
     settings.push(("recovery_target_timeline", wanted.timeline.to_string()));
     settings.extend(control.settings.iter().cloned());
     settings
+}
+
+/// What a server is told that WAL is delivered to: to fetch it, and to let go of what it has replayed.
+fn delivery_settings(control: &Control, beyond: ByteCount, program: &str) -> [(&'static str, String); 4] {
+    // The least that a server takes.
+    let least = control.segment_bytes.saturating_mul(2);
+    let kib = |bytes: u64| format!("{}kB", bytes / 1024);
+    [
+        ("restore_command", restore_command(program)),
+        ("max_wal_size", kib(beyond.get().max(least))),
+        ("min_wal_size", kib(least)),
+        ("wal_keep_size", "0".to_owned()),
+    ]
 }
 
 /// A folder as one element of a list of folders.
@@ -584,6 +602,7 @@ async fn wait_open(database: &PostgresDatabase, mut child: Option<Started>) -> R
 /// Takes away what says that the folder was restored. The list, of which nothing is left, goes last: without it, what has
 /// the marker has not come to its cut.
 fn forget(data: &str) -> Result<()> {
+    delivery::remove(data).map_err(|error| fault(format!("remove what was delivered in {data}"), &error))?;
     for name in [ACCESS, MARKER, in_doubt::LIST] {
         let path = format!("{data}/{name}");
         match fs::remove_file(&path) {

@@ -76,6 +76,14 @@ pub(super) struct Haste {
     pub durable: Option<Lsn>,
 }
 
+impl Haste {
+    /// Whether more of a segment that is had up to `from` is worth waiting for: it is durable, and either it makes the
+    /// segment whole or somebody waits for it up to `wanted`.
+    fn comes(&self, from: Lsn, wanted: Lsn, segment_end: Lsn) -> bool {
+        self.durable.is_some_and(|durable| durable >= segment_end || (wanted > from && durable >= wanted))
+    }
+}
+
 struct Shared {
     state: Mutex<State>,
     /// Something has come.
@@ -224,8 +232,9 @@ impl WalStream {
             if let Some(over) = over {
                 return Err(over);
             }
-            let waits = wanted > from && haste.durable.is_some_and(|durable| durable >= wanted);
-            if !waits || tokio::time::timeout_at(until, self.shared.came.notified()).await.is_err() {
+            if !haste.comes(from, wanted, segment_end)
+                || tokio::time::timeout_at(until, self.shared.came.notified()).await.is_err()
+            {
                 return self.stalled(haste.durable).map(|()| None);
             }
         }
@@ -372,6 +381,22 @@ mod tests {
     /// A stream that has come as far as 100, over a slot that stood at 30.
     fn at_100() -> State {
         State { waiting: Vec::new(), next: Lsn::new(100), archived: Lsn::new(0), stood: Lsn::new(30), over: None }
+    }
+
+    #[test]
+    fn the_rest_of_a_segment_is_waited_for_once_it_is_durable_or_somebody_waits_for_it() {
+        let [from, wanted, end] = [100, 150, 200].map(Lsn::new);
+        for (durable, wanted, comes) in [
+            (None, wanted, false),
+            (Some(149), wanted, false),
+            (Some(150), wanted, true),
+            (Some(199), from, false),
+            // The server has the whole segment: it is on its way, and no interval need pass.
+            (Some(200), from, true),
+        ] {
+            let haste = Haste { wanted, every: Duration::from_secs(5), durable: durable.map(Lsn::new) };
+            assert_eq!(haste.comes(from, wanted, end), comes, "{haste:?}");
+        }
     }
 
     #[test]

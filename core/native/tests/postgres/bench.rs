@@ -19,7 +19,7 @@ use sheetanchor_engine::database::{
 use sheetanchor_native::postgres::install::{Account, Install};
 use sheetanchor_native::postgres::postmaster::Postmaster;
 use sheetanchor_native::postgres::server::{Server, ServerPlan};
-use sheetanchor_native::postgres::{PostgresConfig, PostgresDatabase, WalRoad};
+use sheetanchor_native::postgres::{PostgresConfig, PostgresDatabase, WalBack, WalRoad};
 
 const PORT: u16 = 5432;
 
@@ -98,6 +98,7 @@ impl Bench {
             run_as: None,
             log: self.path(&format!("{name}.log")),
             wal: WalRoad::default(),
+            wal_back: WalBack::default(),
             tablespaces: self.tablespaces.clone(),
             two_phase: self.two_phase,
         }
