@@ -162,6 +162,20 @@ pub enum Bug {
     StagedUnsynced,
     /// Expiry removes the piece of WAL that holds the first byte to be kept.
     ExpiryTakesTheFloor,
+    /// The first change of a page after it was read from the file logs that change alone, and not the whole page.
+    ImageLeftOut,
+    /// A whole page that was logged before a checkpoint counts as logged after it.
+    OldImageCounts,
+    /// A commit is visible to others before its record is durable.
+    SeenBeforeDurable,
+    /// Crash recovery repeats changes of pages that were given away.
+    GivenAwayRepeated,
+    /// Crash recovery takes a torn page for sound.
+    TornTakenForSound,
+    /// A record of the log is taken for whole, whatever its checksum says.
+    RecordUnchecked,
+    /// A file that was staged before a crash is believed if its length is right.
+    StagedByLength,
 }
 
 impl Bug {
@@ -246,6 +260,13 @@ impl Bug {
         ("piece-timeout-believed", Self::PieceTimeoutBelieved),
         ("staged-unsynced", Self::StagedUnsynced),
         ("expiry-takes-the-floor", Self::ExpiryTakesTheFloor),
+        ("image-left-out", Self::ImageLeftOut),
+        ("old-image-counts", Self::OldImageCounts),
+        ("seen-before-durable", Self::SeenBeforeDurable),
+        ("given-away-repeated", Self::GivenAwayRepeated),
+        ("torn-taken-for-sound", Self::TornTakenForSound),
+        ("record-unchecked", Self::RecordUnchecked),
+        ("staged-by-length", Self::StagedByLength),
     ];
 }
 

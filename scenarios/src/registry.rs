@@ -83,7 +83,8 @@ macro_rules! each_story {
             "digests-never-say-what-is-not-so" digests_never_say_what_is_not_so: digest::never_say_what_is_not_so, sees [DigestTrusted];
             "a-restore-does-not-take-a-folder-from-another" a_restore_does_not_take_a_folder_from_another: restore::leaves_the_folder_of_another_alone, sees [OtherRestoreIgnored];
             "expiry-is-refused-while-something-has-no-outcome" expiry_is_refused_while_something_has_no_outcome: expiry::is_refused_while_something_has_no_outcome, sees [ExpiryIgnoresBackups];
-            "a-backup-ends-in-a-restore-whatever-strikes" a_backup_ends_in_a_restore_whatever_strikes: trials::end_in_a_restore_whatever_strikes, sees [NoFsyncBeforeSeal, FolderUnsynced, DrainNotAwaited, CheckpointUnsynced, SegmentNameUnsynced, RecycledOneTooMany, ReplacedNameUnsynced, PinUnwritten, StagedUnsynced];
+            "a-backup-ends-in-a-restore-whatever-strikes" a_backup_ends_in_a_restore_whatever_strikes: trials::end_in_a_restore_whatever_strikes, sees [NoFsyncBeforeSeal, FolderUnsynced, DrainNotAwaited, CheckpointUnsynced, SegmentNameUnsynced, RecycledOneTooMany, ReplacedNameUnsynced, PinUnwritten, StagedUnsynced, StagedByLength];
+            "nodes-that-fight-and-fail-lose-nothing" nodes_that_fight_and_fail_lose_nothing: strife::loses_nothing_acknowledged, sees [ImageLeftOut, OldImageCounts, SeenBeforeDurable, GivenAwayRepeated, TornTakenForSound, RecordUnchecked];
             "every-history-is-kept-whatever-strikes" every_history_is_kept_whatever_strikes: voyage::keeps_every_history, sees [OlderSegmentUnsynced, PieceTimeoutBelieved, ExpiryTakesTheFloor, ReleaseNotLogged];
         }
     };

@@ -8,6 +8,7 @@ mod in_doubt;
 mod loss;
 mod moved;
 mod skew;
+mod strife;
 mod trials;
 mod voyage;
 

@@ -322,7 +322,7 @@ impl Agent {
         let mut offset = 0;
         for chunk in chunks {
             let bytes = file.read_at(offset, usize::try_from(chunk.length.get()).unwrap_or(usize::MAX)).await?;
-            if ContentHash::of(&bytes) != chunk.hash {
+            if ContentHash::of(&bytes) != chunk.hash && !planted::is(Bug::StagedByLength) {
                 drop(file);
                 self.env.disk.remove(path).await?;
                 return Ok(false);
