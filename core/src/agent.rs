@@ -45,7 +45,7 @@ pub enum Event {
     Performed(Ticket, Result<Answer>),
     /// The node has become part of a cluster, or been opened in another incarnation.
     Belongs(Belonging),
-    /// Pins of these operations were found when the agent started; their leases start afresh.
+    /// The database has pins of these operations; a lease begins for those that have none.
     FoundPins(Vec<OperationId>, Duration),
     /// The moment of [`Agent::deadline`] has come, perhaps.
     Elapsed,
@@ -147,7 +147,9 @@ impl Agent {
             }
             Event::Belongs(belonging) => self.belonging = Some(belonging),
             Event::FoundPins(operations, lease) => {
-                self.pins.extend(operations.into_iter().map(|operation| (operation, pinned_until(now, lease))));
+                for operation in operations {
+                    self.pins.entry(operation).or_insert(pinned_until(now, lease));
+                }
             }
             Event::Elapsed => {}
         }
@@ -368,6 +370,11 @@ impl Agent {
             // The record is written; only a hold that stood until now makes it a cut.
             (Request::Cut { hold, scn, record, .. }, Answer::CutMade { .. }) => {
                 self.standing(*hold)?.cut_made(*scn, record, &answer);
+            }
+            (Request::DropPin { name }, Answer::Done) => {
+                if let Ok(operation) = name.parse() {
+                    self.pins.remove(&operation);
+                }
             }
             (Request::Pin { lease_ms }, Answer::Pinned { .. }) => {
                 if let Some(operation) = header.operation {

@@ -6,6 +6,12 @@ use sheetanchor_scenarios::Scenario;
 /// The story, the seed, what it found, and the commit that mended it.
 const SEEDS: &[(&str, u64, &str, &str)] = &[
     (
+        "every-history-is-kept-whatever-strikes",
+        77_398,
+        "a pin that its agent failed to let go of, for a disk that failed, stayed for good",
+        "abf7af3",
+    ),
+    (
         "a-node-crashes-during-capture",
         13_962_563,
         "an agent's state folder was not durable: after a power loss the node belonged to no cluster",

@@ -1,5 +1,6 @@
 //! The vocabulary of the stories: a domain verb a line.
 
+mod between;
 mod copy;
 mod damage;
 mod direct;
@@ -63,6 +64,8 @@ pub struct Stage {
     damage: Chance,
     /// Draws of crashes amid writes: none of them moves what a story draws besides.
     amid: Chance,
+    /// Draws of what befalls connections and clocks: so do these.
+    links: Chance,
     load: Load,
     storage: Storage,
     /// Whether what spans databases is committed by two-phase commit.
@@ -110,6 +113,7 @@ impl Stage {
     pub fn new(world: World, draws: bool, sessions_max: Option<u64>) -> Self {
         let (chance, damage) = (world.workload_chance(), world.damage_chance());
         let amid = Chance::of(!world.seed(), Concern::Workload);
+        let links = Chance::of(world.seed(), Concern::Links);
         let stop = Arc::new(AtomicBool::new(false));
         let (load, recorder) = (Load::SPREAD, Recorder::default());
         Self {
@@ -117,6 +121,7 @@ impl Stage {
             chance,
             damage,
             amid,
+            links,
             load,
             storage: Storage::Shared,
             two_phase: false,

@@ -122,7 +122,9 @@ impl Load {
 /// Gives every account its balance.
 pub async fn create_accounts(env: Env, load: Load) -> Result<(), ClientError> {
     let mut ledger = Ledger::new(&env, &database_address(1), Session::Causal, Duration::from_secs(20));
-    ledger.create(load.created(), OPENING).await.map(|_| ())
+    ledger.create(load.created(), OPENING).await?;
+    accounts_are_there(load);
+    Ok(())
 }
 
 /// Gives every account its balance in the database of every node, of which each uses those that are at home there.
@@ -131,7 +133,14 @@ pub async fn create_separate_accounts(env: Env, load: Load) -> Result<(), Client
         let mut ledger = Ledger::new(&env, &database_address(node), Session::Causal, Duration::from_secs(20));
         ledger.create(load.created(), OPENING).await?;
     }
+    accounts_are_there(load);
     Ok(())
+}
+
+/// Faults strike after this at the earliest. The places where they struck are told from here, so that a plan that is carried
+/// to another backend meets nothing earlier.
+fn accounts_are_there(load: Load) {
+    tracing::info!(target: "sheetanchor::phase", accounts = load.created(), phase = "funded");
 }
 
 /// Transfers until told to stop. `wave` tells the ids of one crowd of clients from those of another.

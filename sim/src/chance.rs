@@ -32,6 +32,8 @@ pub enum Concern {
     Latency,
     /// Which silent damage strikes.
     Damage,
+    /// What befalls connections and clocks.
+    Links,
 }
 
 impl Concern {
@@ -47,6 +49,7 @@ impl Concern {
             Self::Schedule => 8,
             Self::Latency => 9,
             Self::Damage => 10,
+            Self::Links => 11,
         }
     }
 }

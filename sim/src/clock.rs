@@ -1,33 +1,51 @@
 //! Clocks of the simulated hosts. The backend's monotonic clock drives them; each host's wall clock stands a little off.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
 use sheetanchor_core::time::{Moment, WallMillis};
 use sheetanchor_engine::env::Clock;
+
+use crate::host::locked;
 
 /// Wall-clock time at the start of every run: 2023-11-14 22:13:20 UTC.
 pub const WALL_AT_START: WallMillis = WallMillis::new(1_700_000_000_000);
 
 /// How far a host's wall clock is ahead of true time; negative if it is behind. Survives the host's crashes.
 #[derive(Clone, Debug, Default)]
-pub struct WallOffset(Arc<AtomicI64>);
+pub struct WallOffset(Arc<Mutex<Setting>>);
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Setting {
+    /// In milliseconds, at `since_ms` after the start of the run.
+    ahead_ms: i64,
+    since_ms: u64,
+    /// How much it gains from then on, in millionths.
+    drift_ppm: i64,
+}
 
 impl WallOffset {
     /// A clock that is `ahead_ms` milliseconds ahead.
     pub fn new(ahead_ms: i64) -> Self {
-        Self(Arc::new(AtomicI64::new(ahead_ms)))
+        Self(Arc::new(Mutex::new(Setting { ahead_ms, ..<_>::default() })))
     }
 
-    /// Makes the clock jump, to `ahead_ms` ahead of true time.
+    /// Makes the clock jump, to `ahead_ms` ahead of true time, and go right from there.
     pub fn set(&self, ahead_ms: i64) {
-        self.0.store(ahead_ms, Ordering::Relaxed);
+        *locked(&self.0) = Setting { ahead_ms, ..<_>::default() };
     }
 
-    /// How far ahead it is.
-    pub fn get(&self) -> i64 {
-        self.0.load(Ordering::Relaxed)
+    /// Makes the clock jump by `by_ms`, and gain `drift_ppm` millionths from now on: `now_ms` after the start of the run.
+    pub fn shift(&self, now_ms: u64, by_ms: i64, drift_ppm: i64) {
+        let ahead_ms = self.at(now_ms).saturating_add(by_ms);
+        *locked(&self.0) = Setting { ahead_ms, since_ms: now_ms, drift_ppm };
+    }
+
+    /// How far ahead it is, `now_ms` after the start of the run.
+    pub fn at(&self, now_ms: u64) -> i64 {
+        let Setting { ahead_ms, since_ms, drift_ppm } = *locked(&self.0);
+        let run = i64::try_from(now_ms.saturating_sub(since_ms)).unwrap_or(i64::MAX);
+        ahead_ms.saturating_add(run.saturating_mul(drift_ppm) / 1_000_000)
     }
 }
 
@@ -56,8 +74,8 @@ impl Clock for SimClock {
 
     fn wall(&self) -> WallMillis {
         let lived_ms = u64::try_from(self.inner.now().since(self.started).as_millis()).unwrap_or(u64::MAX);
-        let truth = WALL_AT_START.get().saturating_add(self.elapsed_at_start_ms).saturating_add(lived_ms);
-        WallMillis::new(truth.saturating_add_signed(self.offset.get()))
+        let now_ms = self.elapsed_at_start_ms.saturating_add(lived_ms);
+        WallMillis::new(WALL_AT_START.get().saturating_add(now_ms).saturating_add_signed(self.offset.at(now_ms)))
     }
 
     async fn sleep_until(&self, moment: Moment) {
@@ -73,7 +91,7 @@ impl core::fmt::Debug for SimClock {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::AtomicU64;
+    use std::sync::atomic::{AtomicU64, Ordering};
 
     use super::*;
 
@@ -88,6 +106,15 @@ mod tests {
             WallMillis::new(0)
         }
         async fn sleep_until(&self, _: Moment) {}
+    }
+
+    #[test]
+    fn a_clock_that_drifts_goes_on_from_where_it_is() {
+        let offset = WallOffset::new(-30);
+        offset.shift(1_000, 500, 2_000);
+        assert_eq!((offset.at(1_000), offset.at(2_000), offset.at(11_000)), (470, 472, 490));
+        offset.shift(11_000, -490, -1_000);
+        assert_eq!((offset.at(11_000), offset.at(12_000)), (0, -1));
     }
 
     #[test]

@@ -24,6 +24,7 @@ mod said;
 mod silent;
 mod strikes;
 mod waits;
+mod wires;
 
 pub use life::Life;
 use pause::Paused;
@@ -32,6 +33,7 @@ pub use requests::{Request, RequestMet};
 pub use said::{Object, Opened, Outcome, Said};
 use strikes::Strikes;
 pub(crate) use strikes::says;
+pub(crate) use wires::{End, Wires};
 
 /// Simulated time, readable from inside and outside of hosts.
 pub trait SimTime: Send + Sync {
@@ -167,6 +169,31 @@ pub enum Action {
         /// For how long.
         length: Duration,
     },
+    /// Break every connection between two hosts.
+    Reset {
+        /// One of them.
+        one: String,
+        /// The other.
+        other: String,
+    },
+    /// Hold what one host sends to another.
+    Clog {
+        /// Who sends.
+        from: String,
+        /// Who does not hear it.
+        to: String,
+        /// For how long.
+        length: Duration,
+    },
+    /// Set a host's wall clock.
+    Clock {
+        /// Which host's.
+        host: String,
+        /// By how much it jumps, in milliseconds.
+        by_ms: i64,
+        /// How much too fast it runs from then on, in millionths.
+        drift_ppm: i64,
+    },
 }
 
 /// The gate of one world. Clones are the same gate.
@@ -176,6 +203,7 @@ pub struct Gate {
     time: Arc<dyn SimTime>,
     paused: Paused,
     polls: Polls,
+    wires: Wires,
 }
 
 struct State {
@@ -184,8 +212,6 @@ struct State {
     strikes: Strikes,
     hosts: Vec<Host>,
     actions: Vec<Action>,
-    /// How many connections were made.
-    links: u64,
     /// Streams of hosts that lost power: never closed, so that their peers hear nothing.
     silenced: Vec<Box<dyn Stream>>,
     /// Objects whose writer was told that time ran out, and which land when somebody writes to their key next.
@@ -215,13 +241,13 @@ impl Gate {
             plan,
             hosts: Vec::new(),
             actions: Vec::new(),
-            links: 0,
             silenced: Vec::new(),
             late_objects: Vec::new(),
             hushed_from: None,
             hushed: Vec::new(),
         };
-        Self { state: Arc::new(Mutex::new(state)), time, paused: Paused::default(), polls: Polls::default() }
+        let (paused, polls, wires) = (Paused::default(), Polls::default(), Wires::default());
+        Self { state: Arc::new(Mutex::new(state)), time, paused, polls, wires }
     }
 
     /// Simulated time since the start of the run.
@@ -483,11 +509,27 @@ impl Gate {
         (state.hosts.iter().map(|host| host.name.to_string()).collect(), state.trace.kept().to_vec())
     }
 
-    /// The number of a connection that was just made.
-    pub(crate) fn next_link(&self) -> u64 {
-        let mut state = locked(&self.state);
-        state.links += 1;
-        state.links
+    /// The connections that hosts have made.
+    pub(crate) const fn wires(&self) -> &Wires {
+        &self.wires
+    }
+
+    /// Breaks every connection between two hosts: both ends of each hear a reset.
+    pub fn reset(&self, one: &str, other: &str) {
+        self.note(format!("reset {one} {other}"));
+        self.wires.reset(one, other);
+    }
+
+    /// Nothing that `from` sends arrives at `to` until [`Gate::clear`].
+    pub fn clog(&self, from: &str, to: &str) {
+        self.note(format!("clog {from} to {to}"));
+        self.wires.clog(from, to);
+    }
+
+    /// Delivers what was clogged.
+    pub fn clear(&self, from: &str, to: &str) {
+        self.note(format!("clear {from} to {to}"));
+        self.wires.clear(from, to);
     }
 
     /// All milestones of one host.
@@ -551,6 +593,13 @@ impl State {
                 crate::plan::Fault::Pause { for_ms, .. } => self.pause(id, at, Duration::from_millis(for_ms), paused),
                 crate::plan::Fault::Hold { one, other, for_ms, .. } => {
                     self.actions.push(Action::Hold { one, other, length: Duration::from_millis(for_ms) });
+                }
+                crate::plan::Fault::Reset { one, other, .. } => self.actions.push(Action::Reset { one, other }),
+                crate::plan::Fault::Clog { from, to, for_ms, .. } => {
+                    self.actions.push(Action::Clog { from, to, length: Duration::from_millis(for_ms) });
+                }
+                crate::plan::Fault::Clock { by_ms, drift_ppm, .. } => {
+                    self.actions.push(Action::Clock { host: name, by_ms, drift_ppm });
                 }
             }
         }

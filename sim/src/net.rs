@@ -40,6 +40,11 @@ impl core::fmt::Debug for GatedNet {
     }
 }
 
+/// The host in an address.
+fn host_of(address: &str) -> &str {
+    address.split_once(':').map_or(address, |(host, _)| host)
+}
+
 const fn operation(said: Said<'_>) -> Operation<'_> {
     Operation { kind: Kind::Net, volume: Volume::Elsewhere, said }
 }
@@ -55,7 +60,9 @@ impl Net for GatedNet {
         if !self.life.after(&operation, Outcome::of(&result), &[]) {
             return pending().await;
         }
-        let (inner, link) = (result?, Link::dialled(self.life.gate().next_link()));
+        let inner = result?;
+        let gate = self.life.gate();
+        let link = Link::dialled(gate.wires().join(&gate.name(self.life.host()), host_of(address)));
         let stream = GatedStream::new(inner, self.life.clone(), self.chance.clone(), Way::To(address.into()), link);
         Ok(Box::new(stream))
     }
@@ -148,6 +155,9 @@ impl GatedStream {
 
     /// Moves all bytes into the backend. The gate is passed when the first one leaves.
     fn poll_send(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if let Some(number) = self.link.number() {
+            self.life.gate().wires().check(number)?;
+        }
         if !self.unsent.is_empty() {
             let operation = operation(self.way.sends(self.unsent.len()));
             let flow = self.link.sends(self.unsent.len());
@@ -195,6 +205,9 @@ impl GatedStream {
                 return Poll::Ready(Ok(()));
             }
             self.link.hears(part);
+        }
+        if let Some(number) = self.link.number() {
+            ready!(self.life.gate().wires().poll_arrives(number, self.link.end(), context))?;
         }
         self.inner()?.poll_read(context, buffer)
     }
@@ -253,6 +266,9 @@ impl AsyncWrite for GatedStream {
 
 impl Drop for GatedStream {
     fn drop(&mut self) {
+        if let Some(number) = self.link.number() {
+            self.life.gate().wires().part(number, self.link.end());
+        }
         if let Some(inner) = self.inner.take() {
             drop(self.life.gate().silence(&self.life, inner));
         }

@@ -96,6 +96,35 @@ pub enum Fault {
         /// For how long.
         for_ms: u64,
     },
+    /// Every connection between two hosts breaks; both ends hear it.
+    Reset {
+        /// When.
+        at: When,
+        /// One of them.
+        one: String,
+        /// The other.
+        other: String,
+    },
+    /// What one host sends reaches another late, while it hears that one well: half of a partition.
+    Clog {
+        /// When it begins.
+        at: When,
+        /// Who sends.
+        from: String,
+        /// Who does not hear it.
+        to: String,
+        /// For how long.
+        for_ms: u64,
+    },
+    /// The wall clock of the host jumps, and runs fast or slow from then on. Its timers go on as they were.
+    Clock {
+        /// When.
+        at: When,
+        /// By how much it jumps, in milliseconds; negative: back.
+        by_ms: i64,
+        /// How much too fast it runs, in millionths; negative: too slow.
+        drift_ppm: i64,
+    },
 }
 
 impl Fault {
@@ -109,7 +138,10 @@ impl Fault {
             | Self::Bucket { at, .. }
             | Self::Silent { at, .. }
             | Self::Pause { at, .. }
-            | Self::Hold { at, .. } => at,
+            | Self::Hold { at, .. }
+            | Self::Reset { at, .. }
+            | Self::Clog { at, .. }
+            | Self::Clock { at, .. } => at,
         }
     }
 
@@ -123,7 +155,10 @@ impl Fault {
             | Self::Bucket { at, .. }
             | Self::Silent { at, .. }
             | Self::Pause { at, .. }
-            | Self::Hold { at, .. } => at,
+            | Self::Hold { at, .. }
+            | Self::Reset { at, .. }
+            | Self::Clog { at, .. }
+            | Self::Clock { at, .. } => at,
         }
     }
 
@@ -139,6 +174,9 @@ impl Fault {
             Self::Silent { damage, .. } => damage.class(),
             Self::Pause { .. } => "paused host",
             Self::Hold { .. } => "held network",
+            Self::Reset { .. } => "reset connections",
+            Self::Clog { .. } => "one-way network",
+            Self::Clock { .. } => "clock that jumps and drifts",
         }
     }
 }

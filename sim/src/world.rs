@@ -120,6 +120,14 @@ impl<T> Clone for Promise<T> {
     }
 }
 
+/// What is held on the network for a while.
+enum Held {
+    /// All traffic between two hosts.
+    Between(String, String),
+    /// What the one sends to the other.
+    From(String, String),
+}
+
 /// A simulated world, driven on one thread. The same settings, backend and calls give the same run, event by event.
 pub struct World {
     backend: Box<dyn Backend>,
@@ -128,7 +136,7 @@ pub struct World {
     slots: BTreeMap<String, Slot>,
     crash_chance: Chance,
     restarts: Vec<(Duration, String)>,
-    releases: Vec<(Duration, String, String)>,
+    releases: Vec<(Duration, Held)>,
     wakes: Vec<(Duration, HostId)>,
     failure: Option<Failure>,
     /// What each crash did, if the run is recorded in full.
@@ -389,6 +397,15 @@ impl World {
         }
     }
 
+    /// Makes a host's wall clock jump by `by_ms`, and gain `drift_ppm` millionths from then on.
+    pub fn shift_wall_clock(&mut self, host: &str, by_ms: i64, drift_ppm: i64) {
+        self.gate.note(format!("clock {host} by_ms={by_ms} drift_ppm={drift_ppm}"));
+        if let Some(slot) = self.slots.get(host) {
+            let now_ms = u64::try_from(self.gate.elapsed().as_millis()).unwrap_or(u64::MAX);
+            slot.offset().shift(now_ms, by_ms, drift_ppm);
+        }
+    }
+
     /// Fails the run if an oracle objected.
     ///
     /// # Errors
@@ -499,7 +516,7 @@ impl World {
     fn step_until(&mut self, limit: Duration) {
         let now = self.gate.elapsed();
         let restarts = self.restarts.iter().map(|(at, _)| *at);
-        let releases = self.releases.iter().map(|(at, ..)| *at);
+        let releases = self.releases.iter().map(|(at, _)| *at);
         let due = restarts.chain(releases).chain(self.wakes.iter().map(|(at, _)| *at)).min();
         let until = limit.min(due.unwrap_or(limit)).min(now + STEP_MAX);
         let (backend, gate) = (&mut self.backend, &self.gate);
@@ -521,13 +538,22 @@ impl World {
                 Action::Wake { host, length } => self.wakes.push((self.gate.elapsed() + length, host)),
                 Action::Hold { one, other, length } => {
                     self.hold(&one, &other);
-                    self.releases.push((self.gate.elapsed() + length, one, other));
+                    self.releases.push((self.gate.elapsed() + length, Held::Between(one, other)));
                 }
+                Action::Reset { one, other } => self.gate.reset(&one, &other),
+                Action::Clog { from, to, length } => {
+                    self.gate.clog(&from, &to);
+                    self.releases.push((self.gate.elapsed() + length, Held::From(from, to)));
+                }
+                Action::Clock { host, by_ms, drift_ppm } => self.shift_wall_clock(&host, by_ms, drift_ppm),
             }
         }
         let now = self.gate.elapsed();
-        for (_, one, other) in self.releases.extract_if(.., |(at, ..)| *at <= now).collect::<Vec<_>>() {
-            self.release(&one, &other);
+        for (_, held) in self.releases.extract_if(.., |(at, _)| *at <= now).collect::<Vec<_>>() {
+            match held {
+                Held::Between(one, other) => self.release(&one, &other),
+                Held::From(from, to) => self.gate.clear(&from, &to),
+            }
         }
         for (_, host) in self.wakes.extract_if(.., |(at, _)| *at <= now).collect::<Vec<_>>() {
             self.gate.wake(host);

@@ -11,6 +11,8 @@ mod damage;
 mod diary;
 #[path = "suite/folder_bucket.rs"]
 mod folder_bucket;
+#[path = "suite/network.rs"]
+mod network;
 #[path = "suite/shared.rs"]
 mod shared;
 

@@ -166,6 +166,8 @@ impl Agent {
     pub async fn serve_on(self: Arc<Self>, mut listener: Box<dyn Listener>) -> Result<()> {
         self.find_pins().await;
         let mut tasks = TaskGroup::default();
+        let finder = self.clone();
+        tasks.add(self.env.tasks.spawn("pins", Box::pin(async move { finder.keep_finding_pins().await })));
         let leases = self.clone();
         tasks.add(self.env.tasks.spawn("leases", Box::pin(async move { leases.keep_leases().await })));
         let archiver = self.clone();
@@ -188,6 +190,15 @@ impl Agent {
                     self.env.clock.sleep(Duration::from_millis(100)).await;
                 }
             }
+        }
+    }
+
+    /// A pin may be there that no lease is kept of: its agent was started anew beside a database that did not answer, or it
+    /// failed to let go of it.
+    async fn keep_finding_pins(&self) {
+        loop {
+            self.env.clock.sleep(self.config.pin_lease / 2).await;
+            self.find_pins().await;
         }
     }
 

@@ -180,8 +180,22 @@ fn a_pin_is_renewed_or_expires_and_says_so() {
     assert_eq!(asking.agent.step(ms(1_900), agent::Event::Elapsed), [agent::Effect::DropPin(backup)]);
     assert_eq!(code(&asking.ask(ms(1_901), header(backup, 1), Request::Renew { lease_ms: 9 })), "SA210");
     let found = agent::Event::FoundPins(vec![backup], Duration::from_millis(50));
-    assert_eq!(asking.agent.step(ms(2_000), found), []);
+    assert_eq!(asking.agent.step(ms(2_000), found.clone()), []);
+    assert_eq!(asking.agent.step(ms(2_040), found), [], "a lease that is kept of it stays");
     assert_eq!(asking.agent.step(ms(2_050), agent::Event::Elapsed), [agent::Effect::DropPin(backup)]);
+}
+
+#[test]
+fn whose_pin_an_operator_drops_is_told_so() {
+    let mut asking = Asking::new();
+    let [backup, other] = [operation(OperationKind::Backup), "backup-000000000001-00000001".parse().unwrap()];
+    for operation in [backup, other] {
+        asking.ask(ms(0), header(operation, 1), Request::Enlist { fence: true }).unwrap();
+        asking.ask(ms(0), header(operation, 1), Request::Pin { lease_ms: 1_000 }).unwrap();
+    }
+    asking.ask(ms(1), header(backup, 1), Request::DropPin { name: backup.to_string() }).unwrap();
+    assert_eq!(code(&asking.ask(ms(2), header(backup, 1), Request::Renew { lease_ms: 9 })), "SA210");
+    asking.ask(ms(2), header(other, 1), Request::Renew { lease_ms: 9 }).unwrap();
 }
 
 #[test]

@@ -8,7 +8,7 @@ use super::Stage;
 use crate::cluster::{DATA, NODES, host};
 
 /// How often a node or an operator passes the gate in a short story, roughly.
-const PASSES: u64 = 2_500;
+pub(super) const PASSES: u64 = 2_500;
 
 /// The classes to draw from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,10 +45,12 @@ fn syncs(node: u16) -> [String; 5] {
 const TEARING: [CrashPolicy; 3] = [CrashPolicy::TornPrefix, CrashPolicy::AnySectors, CrashPolicy::AnySubset];
 
 impl Stage {
-    /// One to three faults, each at some pass of some host; now and then a loss of power amid a write besides.
+    /// One to three faults, each at some pass of some host; now and then a loss of power amid a write besides, or something
+    /// that befalls connections or clocks.
     pub(super) fn any_plan(&self) -> Plan {
         let plan = self.any_faults();
-        if self.amid.one_in(3) { plan.and(self.any_crash_amid_a_write()) } else { plan }
+        let plan = if self.amid.one_in(3) { plan.and(self.any_crash_amid_a_write()) } else { plan };
+        if self.links.one_in(2) { plan.and(self.any_fault_between_hosts()) } else { plan }
     }
 
     /// A node loses power while it makes something durable, in the course of the operation that is begun next.

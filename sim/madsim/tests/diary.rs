@@ -4,11 +4,19 @@
 
 use std::time::Duration;
 
+use sheetanchor_sim::backend::Backend;
 use sheetanchor_sim::conformance;
 use sheetanchor_sim::diary::{self, Care, KEEPER};
 use sheetanchor_sim::oracle::replay::check_twice;
 use sheetanchor_sim::plan::{CrashPolicy, Fault, Plan, When};
 use sheetanchor_sim::world::{Failure, Settings, World};
+
+#[path = "../../tests/suite/network.rs"]
+mod network;
+
+fn backend(seed: u64) -> Box<dyn Backend> {
+    sheetanchor_sim_madsim::backend(seed).unwrap()
+}
 
 const LIMIT: Duration = Duration::from_mins(1);
 const COUNT: u64 = 6;
@@ -21,7 +29,7 @@ fn on_a_fresh_thread<T: Send + 'static>(run: impl FnOnce() -> T + Send + 'static
 }
 
 fn world(seed: u64, plan: Plan) -> World {
-    World::new(Settings::of(seed).with(plan), sheetanchor_sim_madsim::backend(seed).unwrap())
+    World::new(Settings::of(seed).with(plan), backend(seed))
 }
 
 fn crash(number: u64, policy: CrashPolicy) -> Plan {

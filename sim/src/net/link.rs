@@ -2,6 +2,7 @@
 //! arrival in the record of a run. The end that connected sends the connection's number ahead of its first bytes; neither
 //! program sees it.
 
+use crate::gate::End;
 use crate::trace::Flow;
 
 /// Bytes of a connection's number.
@@ -28,6 +29,15 @@ impl Link {
     /// The end that accepted.
     pub(super) fn accepted() -> Self {
         Self { dialled: false, number: None, heading: Vec::new(), sent: 0, received: 0 }
+    }
+
+    /// Its number, once it is known.
+    pub(super) const fn number(&self) -> Option<u64> {
+        self.number
+    }
+
+    pub(super) const fn end(&self) -> End {
+        if self.dialled { End::Dialled } else { End::Accepted }
     }
 
     /// What goes ahead of the first bytes, once.

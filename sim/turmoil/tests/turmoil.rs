@@ -11,6 +11,8 @@ mod damage;
 mod diary;
 #[path = "../../tests/suite/folder_bucket.rs"]
 mod folder_bucket;
+#[path = "../../tests/suite/network.rs"]
+mod network;
 #[path = "../../tests/suite/shared.rs"]
 mod shared;
 

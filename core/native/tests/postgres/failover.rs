@@ -68,6 +68,33 @@ impl<'a> Standby<'a> {
     }
 }
 
+/// The old primary comes back in its successor's place, and takes writes: nothing of it is archived, and nothing is built on
+/// it. Once the rightful one serves again, all goes on.
+async fn an_old_primary_comes_back(cluster: &Cluster) {
+    let (bench, n2) = (&cluster.bench, &cluster.servers[1]);
+    n2.server.stop(StopMode::Fast).await.unwrap();
+    fs::rename(bench.path("n2"), bench.path("n2.rightful")).unwrap();
+    fs::rename(bench.path("n2.dead"), bench.path("n2")).unwrap();
+    n2.start().await;
+    n2.sql("INSERT INTO kept VALUES ('nowhere')").await;
+    let trouble = async || {
+        let status = cluster.coordinator.status().await.unwrap();
+        status.nodes[1].description.as_ref().ok().and_then(|seen| seen.archive_trouble.clone())
+    };
+    let said = eventually(async || trouble().await.filter(|said| said.contains("SA502"))).await;
+    assert!(said.contains("of a later timeline than"), "{said}");
+    assert_eq!(
+        code(cluster.coordinator.backup(None, Method::Fence).await),
+        Code::NotMonotonic,
+        "it cuts behind its successor"
+    );
+    n2.server.stop(StopMode::Kill).await.unwrap();
+    fs::rename(bench.path("n2"), bench.path("n2.dead")).unwrap();
+    fs::rename(bench.path("n2.rightful"), bench.path("n2")).unwrap();
+    n2.start().await;
+    eventually(async || trouble().await.is_none().then_some(())).await;
+}
+
 async fn insert(bench: &Bench, what: &str) {
     for node in NODES {
         let sql = format!("INSERT INTO kept VALUES ('{what}')");
@@ -147,6 +174,7 @@ async fn the_archive_goes_on_over_a_failover_and_both_sides_of_it_are_restored()
     insert(bench, "four").await;
     becomes(&cluster, "after", PointState::Reachable).await;
     becomes(&cluster, "before", PointState::Reachable).await;
+    an_old_primary_comes_back(&cluster).await;
 
     lose_and_restore(&cluster, Aim::from(&Target::Name("after".parse().unwrap())), &["one", "two", "three"]).await;
     let first = Incarnation::new(1);
