@@ -174,14 +174,26 @@ pub enum Bug {
     GrownTailUnread,
     /// A patch holds what has changed since the backup before, and not since its chunk was stored.
     PatchForgetsThePatch,
-    /// A delta restore takes a file of the right length for the right file.
-    DeltaBelievesLength,
     /// A delta restore leaves files that the backup does not have.
     DeltaKeepsExtraFiles,
     /// A delta restore leaves the old control file in its place until the new one replaces it.
     DeltaKeepsControl,
     /// A backup does not wait for its turn to read.
     RateIgnored,
+    /// The first change of a page after it was read from the file logs that change alone, and not the whole page.
+    ImageLeftOut,
+    /// A whole page that was logged before a checkpoint counts as logged after it.
+    OldImageCounts,
+    /// A commit is visible to others before its record is durable.
+    SeenBeforeDurable,
+    /// Crash recovery repeats changes of pages that were given away.
+    GivenAwayRepeated,
+    /// Crash recovery takes a torn page for sound.
+    TornTakenForSound,
+    /// A record of the log is taken for whole, whatever its checksum says.
+    RecordUnchecked,
+    /// A file that lies where one is staged, from before a crash or from an older copy, is taken for the right one if its length is.
+    StagedByLength,
 }
 
 impl Bug {
@@ -272,10 +284,16 @@ impl Bug {
         ("last-wal-page-missed", Self::LastWalPageMissed),
         ("grown-tail-unread", Self::GrownTailUnread),
         ("patch-forgets-the-patch", Self::PatchForgetsThePatch),
-        ("delta-believes-length", Self::DeltaBelievesLength),
         ("delta-keeps-extra-files", Self::DeltaKeepsExtraFiles),
         ("delta-keeps-control", Self::DeltaKeepsControl),
         ("rate-ignored", Self::RateIgnored),
+        ("image-left-out", Self::ImageLeftOut),
+        ("old-image-counts", Self::OldImageCounts),
+        ("seen-before-durable", Self::SeenBeforeDurable),
+        ("given-away-repeated", Self::GivenAwayRepeated),
+        ("torn-taken-for-sound", Self::TornTakenForSound),
+        ("record-unchecked", Self::RecordUnchecked),
+        ("staged-by-length", Self::StagedByLength),
     ];
 }
 

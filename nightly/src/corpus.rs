@@ -66,6 +66,12 @@ const SEEDS: &[(&str, u64, &str, &str)] = &[
         "the story started no node again that a failing disk had ended at its very start",
         "6eff0f4",
     ),
+    (
+        "every-history-is-kept-whatever-strikes",
+        14_190_550,
+        "the story waited for the archive of a database that a failing disk had stopped, and nobody started it anew",
+        "0156c75",
+    ),
 ];
 
 /// The runs of the corpus that belong to these stories.

@@ -66,7 +66,7 @@ enum Chore {
         #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=2))]
         depth: u8,
     },
-    /// Tell one story with many seeds, each with faults of its own, and count what was reached.
+    /// Tell one story, or the general ones in turn, with many seeds, each with faults of its own; count what was reached.
     Swarm {
         #[command(flatten)]
         trial: Trial,
@@ -90,7 +90,7 @@ enum Chore {
     Traces(traces::Traces),
 }
 
-/// The story of sweeps and swarms.
+/// The story of sweeps, and of swarms on all simulators.
 const TRIAL: &str = "a-backup-ends-in-a-restore-whatever-strikes";
 
 /// What `--backend` calls all simulators.
@@ -99,9 +99,9 @@ const EVERY: &str = "all";
 /// What is swept, or told by the swarm.
 #[derive(Debug, clap::Args)]
 struct Trial {
-    /// The story: one that has a place for faults.
-    #[arg(default_value = TRIAL)]
-    scenario: String,
+    /// The story: one that has a place for faults. If none is named a swarm on one simulator tells the general ones in turn;
+    /// else it is the shortest of them.
+    scenario: Option<String>,
     /// Which simulator; `all` (of a swarm): plans are drawn on each in turn, taken to the others, and verdicts compared.
     #[arg(long, default_value = "own")]
     backend: String,
@@ -115,13 +115,25 @@ struct Trial {
 
 impl Trial {
     fn chosen(&self) -> Result<(Scenario, Simulator, u64)> {
+        let (scenarios, simulator) = self.chosen_of(&[TRIAL])?;
+        let Some(scenario) = scenarios.first().copied() else { bail!("there are no stories") };
+        Ok((scenario, simulator, self.seed.unwrap_or_else(|| scenario.seed())))
+    }
+
+    /// The story that was named, or all of these.
+    fn chosen_of(&self, all: &[&str]) -> Result<(Vec<Scenario>, Simulator)> {
         let simulator = Simulator::named(&self.backend)?;
-        let Some(scenario) = chosen(Some(&self.scenario))?.first().copied() else { bail!("there are no stories") };
+        let named = self.scenario.as_deref();
+        let stories = named.as_ref().map_or(all, core::slice::from_ref);
+        let mut scenarios = Vec::new();
+        for story in stories {
+            scenarios.extend(chosen(Some(story))?);
+        }
         if let Some(name) = &self.planted {
             known_bug(name)?;
             planted::plant(name);
         }
-        Ok((scenario, simulator, self.seed.unwrap_or_else(|| scenario.seed())))
+        Ok((scenarios, simulator))
     }
 }
 
@@ -188,8 +200,8 @@ fn do_chore(chore: Chore) -> Result<bool> {
                 let (scenario, _, seed) = one.chosen()?;
                 return agree::swarm(&scenario, seed, budget, one.planted.as_deref());
             }
-            let (scenario, simulator, seed) = trial.chosen()?;
-            swarm::swarm(&scenario, simulator, seed, budget, trial.planted.as_deref())
+            let (scenarios, simulator) = trial.chosen_of(&mutants::GENERAL)?;
+            swarm::swarm(&scenarios, simulator, trial.seed, budget, trial.planted.as_deref())
         }
         Chore::Replay(asked) => replay::replay(&asked),
         Chore::Shrink(asked) => shrink::shrink(&asked),

@@ -21,7 +21,8 @@ use crate::{TRIAL, chosen};
 const KEPT: &str = "snapshots/mutants/table.txt";
 
 /// Stories that claim to see nothing in particular: what the swarm tells.
-pub const GENERAL: [&str; 2] = [TRIAL, "every-history-is-kept-whatever-strikes"];
+pub const GENERAL: [&str; 3] =
+    [TRIAL, "every-history-is-kept-whatever-strikes", "nodes-that-fight-and-fail-lose-nothing"];
 
 /// Runs that tell the kill rate in the kept table.
 const RATED: u64 = 5;

@@ -1,4 +1,4 @@
-//! The swarm: one story, many seeds, each with faults of its own; what was reached is counted.
+//! The swarm: one story or a few in turn, many seeds, each with faults of its own; what was reached is counted.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -55,26 +55,39 @@ const BATCH: u64 = 64;
 /// Failed runs that are kept with everything about them.
 const KEPT_MAX: usize = 5;
 
-/// Tells the story with seeds from `first` on, prints what was reached, and says whether every run held.
-pub fn swarm(scenario: &Scenario, simulator: Simulator, first: u64, budget: Budget, bug: Option<&str>) -> Result<bool> {
-    let mut batches = Batches::of(first, budget, BATCH);
+/// Tells the stories in turn with seeds from `first` on, or each from its own, prints what was reached, and says whether every
+/// run held.
+pub fn swarm(
+    scenarios: &[Scenario],
+    simulator: Simulator,
+    first: Option<u64>,
+    budget: Budget,
+    bug: Option<&str>,
+) -> Result<bool> {
+    let many = u64::try_from(scenarios.len()).unwrap_or(1).max(1);
+    let told = |number: u64| {
+        let scenario = scenarios.get(usize::try_from(number % many).unwrap_or(0))?;
+        Some((number, *scenario, first.unwrap_or_else(|| scenario.seed()).wrapping_add(number / many)))
+    };
+    let mut batches = Batches::of(0, budget, BATCH);
     let mut reached = Reached::default();
     let mut failed = 0;
-    for seeds in batches.by_ref() {
-        let runs = parallel::each(&seeds, |seed| {
+    for numbers in batches.by_ref() {
+        let told: Vec<(u64, Scenario, u64)> = numbers.into_iter().filter_map(told).collect();
+        let runs = parallel::each(&told, |(number, scenario, seed)| {
             let report = simulator.tell(scenario, *seed);
             let differs =
-                seed.is_multiple_of(TWICE_EVERY) && simulator.tell(scenario, *seed).trace_hash != report.trace_hash;
-            ((*seed, report, differs), Next::More)
+                number.is_multiple_of(TWICE_EVERY) && simulator.tell(scenario, *seed).trace_hash != report.trace_hash;
+            ((*scenario, *seed, report, differs), Next::More)
         });
-        for (seed, report, differs) in &runs {
+        for (scenario, seed, report, differs) in &runs {
             reached.count(report);
             if report.verdict.is_ok() && !differs {
                 continue;
             }
             failed += 1;
             let words = report.verdict.as_ref().err().map_or_else(|| "two runs differ".into(), ToString::to_string);
-            println!("FAILED with seed {seed}: {words}");
+            println!("FAILED: {} with seed {seed}: {words}", scenario.name);
             if failed <= KEPT_MAX {
                 let case = Case::of(scenario.name, *seed, simulator, bug);
                 let folder = artefact::folder(&case);
@@ -87,7 +100,8 @@ pub fn swarm(scenario: &Scenario, simulator: Simulator, first: u64, budget: Budg
     }
     let (runs, seconds) = batches.done()?;
     let rate = f64::from(u32::try_from(runs).unwrap_or(u32::MAX)) / seconds;
-    println!("{reached}\n{runs} runs of {}, {seconds:.1}s, {rate:.0} a second; {failed} failed", scenario.name);
+    let names: Vec<&str> = scenarios.iter().map(|scenario| scenario.name).collect();
+    println!("{reached}\n{runs} runs of {}, {seconds:.1}s, {rate:.0} a second; {failed} failed", names.join(", "));
     Ok(failed == 0)
 }
 

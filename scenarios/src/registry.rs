@@ -85,11 +85,12 @@ macro_rules! each_story {
             "an-incremental-backup-stays-in-its-incarnation" an_incremental_backup_stays_in_its_incarnation: incremental::go_on_from_their_own_incarnation, sees [BaseOfAnotherIncarnation];
             "a-damaged-base-is-refused" a_damaged_base_is_refused: incremental::are_refused_with_a_damaged_base, sees [];
             "digests-never-say-what-is-not-so" digests_never_say_what_is_not_so: digest::never_say_what_is_not_so, sees [DigestTrusted];
-            "a-delta-restore-keeps-what-is-right" a_delta_restore_keeps_what_is_right: delta::keeps_what_is_right, sees [DeltaBelievesLength, DeltaKeepsExtraFiles, DeltaKeepsControl];
+            "a-delta-restore-keeps-what-is-right" a_delta_restore_keeps_what_is_right: delta::keeps_what_is_right, sees [StagedByLength, DeltaKeepsExtraFiles, DeltaKeepsControl];
             "a-backup-keeps-its-rate" a_backup_keeps_its_rate: rate::is_kept_by_a_backup, sees [RateIgnored];
             "a-restore-does-not-take-a-folder-from-another" a_restore_does_not_take_a_folder_from_another: restore::leaves_the_folder_of_another_alone, sees [OtherRestoreIgnored];
             "expiry-is-refused-while-something-has-no-outcome" expiry_is_refused_while_something_has_no_outcome: expiry::is_refused_while_something_has_no_outcome, sees [ExpiryIgnoresBackups];
-            "a-backup-ends-in-a-restore-whatever-strikes" a_backup_ends_in_a_restore_whatever_strikes: trials::end_in_a_restore_whatever_strikes, sees [NoFsyncBeforeSeal, FolderUnsynced, DrainNotAwaited, CheckpointUnsynced, SegmentNameUnsynced, RecycledOneTooMany, ReplacedNameUnsynced, PinUnwritten, StagedUnsynced];
+            "a-backup-ends-in-a-restore-whatever-strikes" a_backup_ends_in_a_restore_whatever_strikes: trials::end_in_a_restore_whatever_strikes, sees [NoFsyncBeforeSeal, FolderUnsynced, DrainNotAwaited, CheckpointUnsynced, SegmentNameUnsynced, RecycledOneTooMany, ReplacedNameUnsynced, PinUnwritten, StagedUnsynced, StagedByLength];
+            "nodes-that-fight-and-fail-lose-nothing" nodes_that_fight_and_fail_lose_nothing: strife::loses_nothing_acknowledged, sees [ImageLeftOut, OldImageCounts, SeenBeforeDurable, GivenAwayRepeated, TornTakenForSound, RecordUnchecked];
             "every-history-is-kept-whatever-strikes" every_history_is_kept_whatever_strikes: voyage::keeps_every_history, sees [OlderSegmentUnsynced, PieceTimeoutBelieved, ExpiryTakesTheFloor, ReleaseNotLogged];
         }
     };

@@ -11,6 +11,7 @@ mod loss;
 mod moved;
 mod over;
 mod skew;
+mod strife;
 mod trials;
 mod voyage;
 

@@ -26,6 +26,7 @@ pub mod restore;
 pub mod schedule;
 pub mod scn;
 pub mod separate;
+pub mod strife;
 pub mod trials;
 pub mod two_phase;
 pub mod unsure;

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use sheetanchor_core::planted::{self, Bug};
 use sheetanchor_core::position::Lsn;
 use sheetanchor_core::scn::Scn;
 
@@ -103,7 +104,8 @@ impl Pages {
 
     /// Puts a page that was just read from the file into memory.
     pub(crate) fn insert(&mut self, number: PageNo, page: Page) {
-        let before = self.cached.insert(number, Cached { page, dirty: false, last: Lsn::default(), imaged: None });
+        let imaged = planted::is(Bug::ImageLeftOut).then_some(Lsn::new(u64::MAX));
+        let before = self.cached.insert(number, Cached { page, dirty: false, last: Lsn::default(), imaged });
         assert!(before.is_none(), "{number} was in memory when it was read");
     }
 

@@ -9,6 +9,7 @@
 
 use serde::{Deserialize, Serialize};
 use sheetanchor_core::merge::PageChange;
+use sheetanchor_core::planted::{self, Bug};
 use sheetanchor_core::position::Lsn;
 use sheetanchor_core::scn::Scn;
 
@@ -151,9 +152,8 @@ impl Record {
     }
 
     fn parse(bytes: &[u8], lsn: Lsn) -> Option<(Self, Lsn)> {
-        let sound = fields::u32_at(bytes, 4)? == checksum(bytes)
-            && fields::u64_at(bytes, 8)? == lsn.get()
-            && *bytes.get(32)? == VERSION;
+        let matches = fields::u32_at(bytes, 4)? == checksum(bytes) || planted::is(Bug::RecordUnchecked);
+        let sound = matches && fields::u64_at(bytes, 8)? == lsn.get() && *bytes.get(32)? == VERSION;
         if !sound {
             return None;
         }

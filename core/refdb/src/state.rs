@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 use sheetanchor_core::error::Fault;
+use sheetanchor_core::planted::{self, Bug};
 use sheetanchor_core::position::Lsn;
 use sheetanchor_core::refusal::{Code, Refusal};
 use sheetanchor_core::scn::{Scn, ScnClock};
@@ -103,7 +104,7 @@ impl State {
         let patched = cached.page.patch(scn, offset, &bytes);
         assert!(patched.is_some(), "{page}: a change of {} bytes at {offset} lies in the page", bytes.len());
         let start = self.log.end();
-        let whole = cached.imaged.is_none_or(|imaged| imaged < redo);
+        let whole = cached.imaged.is_none_or(|imaged| imaged < redo && !planted::is(Bug::OldImageCounts));
         let change = if whole {
             cached.imaged = Some(start);
             Change::Whole(cached.page.image())
@@ -252,7 +253,8 @@ impl Transactions {
     }
 
     pub(crate) fn is_active(&self, xid: Xid) -> bool {
-        self.active.contains(&xid)
+        let ends_soon = || self.committing.values().any(|committing| *committing == xid);
+        self.active.contains(&xid) && !(planted::is(Bug::SeenBeforeDurable) && ends_soon())
     }
 
     /// Aborts a transaction whose commit record was not written. Its changes are those of nobody from now on.

@@ -5,7 +5,7 @@ use sheetanchor_sim::place::place;
 use sheetanchor_sim::plan::{BucketTrouble, CrashPolicy, Fault, IoTrouble, Plan, Since, Trigger, When};
 
 use super::Stage;
-use crate::cluster::{NODES, host};
+use crate::cluster::{DATA, NODES, host};
 
 /// How often a node or an operator passes the gate in a short story, roughly.
 pub(super) const PASSES: u64 = 2_500;
@@ -65,6 +65,25 @@ impl Stage {
         let since = Some(Since { host: self.next_operator(), words: "phase=registered".into(), nth: 1 });
         let event = Trigger::Place { what: place(&what, false), nth, since };
         Fault::Crash { at: When { host: host(node), event }, policy, restart_after_ms, silent: self.amid.one_in(2) }
+    }
+
+    /// Whoever stages shared files in the restore that is begun next loses power while it does: some of it has its name and its
+    /// length then, and not its bytes.
+    pub(super) fn any_crash_amid_staging(&self) -> Fault {
+        let draw = |count: usize| usize::try_from(self.amid.below(u64::try_from(count).unwrap_or(1))).unwrap_or(0);
+        let what = ["disk sync", "disk sync", "disk write"].get(draw(3)).copied().unwrap_or("disk sync");
+        let what = place(&format!("{what} {DATA}/pages"), self.amid.one_in(4));
+        let nth = if self.amid.one_in(3) { 2 } else { 1 };
+        let since = Some(Since { host: self.next_operator(), words: "phase=staging".into(), nth: 1 });
+        let event = Trigger::Place { what, nth, since };
+        let policies = CrashPolicy::POWER_LOSS;
+        // What looks as if it had been staged whole is what must not be believed.
+        let policy = policies.get(draw(policies.len())).copied().filter(|_| self.amid.one_in(2));
+        let policy = policy.unwrap_or(CrashPolicy::SizeFirst);
+        let restart_after_ms = Some(self.amid.between(10, 600));
+        let [first, ..] = NODES;
+        // Who asked hears of it, and asks again: whoever waits for a silent one gives up, and what was staged is removed.
+        Fault::Crash { at: When { host: host(first), event }, policy, restart_after_ms, silent: false }
     }
 
     fn any_faults(&self) -> Plan {

@@ -11,7 +11,7 @@ use sheetanchor_core::plan::{Aim, Target};
 use sheetanchor_engine::coordinator::{Coordinator, Restored, Sealed};
 use sheetanchor_sim::oracle::Violation;
 use sheetanchor_sim::oracle::ledger::check_restored;
-use sheetanchor_sim::plan::CrashPolicy;
+use sheetanchor_sim::plan::{CrashPolicy, Plan};
 use sheetanchor_sim::world::Failure;
 
 use super::{BOUND, Begun, CLIENTS, Check, Stage};
@@ -29,6 +29,15 @@ impl Stage {
         // Drawn in any case: what comes after is the same run, whether its plan was drawn or written down.
         let drawn = self.any_plan();
         self.arm_if_drawn(drawn);
+    }
+
+    /// When: whoever stages what was lost loses power while it does, in some of the runs that draw any faults.
+    pub fn staging_may_be_struck(&mut self) {
+        let struck = self.amid.one_in(3);
+        let crash = self.any_crash_amid_staging();
+        if struck {
+            self.arm_if_drawn(Plan::peaceful().and(crash));
+        }
     }
 
     /// How often each host had passed the gate when faults began.

@@ -47,7 +47,7 @@ impl Stage {
     /// Then: a point that was published is listed with its cut, and the archive reaches it.
     pub fn is_reachable_in_the_end(&mut self, name: &PointName, scn: Scn) -> Result<(), Failure> {
         let mut listed = None;
-        for _ in 0..LOOKS {
+        for look in 1..=LOOKS {
             let points =
                 self.works_in_the_end("points are listed", |operator| async move { operator.points().await })?;
             listed = points.into_iter().find(|point| point.name.as_ref() == Some(name));
@@ -55,6 +55,8 @@ impl Stage {
                 return Ok(());
             }
             self.world.run_for(BETWEEN)?;
+            // A database that a failing disk has stopped archives nothing, and its agent lives.
+            self.what_stopped_is_started_anew(look.is_multiple_of(8))?;
         }
         let detail = format!("`{name}` was published at {scn} and is listed as {listed:?}");
         self.holds(false, Violation::new("what was published is listed and reachable", detail))

@@ -19,8 +19,9 @@ pub fn end_in_a_restore_whatever_strikes(stage: &mut Stage) -> Result<(), Failur
     let sealed = stage.is_backed_up_in_the_end(ended)?;
     stage.transfers_end()?;
     stage.everything_is_lost()?;
+    stage.staging_may_be_struck();
     stage.is_restored_in_the_end(&Target::Backup(sealed.operation))?;
-    Ok(())
+    stage.nobody_told_of_damage()
 }
 
 /// The same with the repository in an object store, which refuses, times out before and after the effect, and answers wrongly.

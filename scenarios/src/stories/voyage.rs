@@ -11,7 +11,7 @@ use sheetanchor_core::incremental::Extent;
 use sheetanchor_core::plan::{Aim, Target};
 use sheetanchor_core::scn::Scn;
 use sheetanchor_sim::oracle::Violation;
-use sheetanchor_sim::oracle::ledger::{History, check_restored, check_restored_by_scn};
+use sheetanchor_sim::oracle::ledger::{History, check_cut, check_restored, check_restored_by_scn};
 use sheetanchor_sim::world::Failure;
 
 use crate::cluster::{NODES, PIN_LEASE, host};
@@ -25,6 +25,9 @@ struct Mark {
     scn: Scn,
     method: Method,
     era: usize,
+    /// Where in the history it was begun, and published.
+    begun: u64,
+    published: u64,
 }
 
 /// What was written in one incarnation.
@@ -75,7 +78,8 @@ pub fn keeps_every_history(stage: &mut Stage) -> Result<(), Failure> {
     stage.transfers_begin();
     stage.meanwhile(100, 300)?;
     stage.commits_flow_in_the_end()?;
-    stage.transfers_end()
+    stage.transfers_end()?;
+    stage.nobody_told_of_damage()
 }
 
 /// Every node's wall clock jumps.
@@ -189,13 +193,14 @@ impl Voyage {
     }
 
     fn a_point_is_tried(&mut self, stage: &mut Stage, method: Method) -> Result<(), Failure> {
-        let name = self.next_name();
+        let (name, begun) = (self.next_name(), stage.history().now());
         let point = match method {
             Method::Scn => stage.begin_point_by_scn(&name),
             Method::Fence | Method::Alone => stage.begin_point(&name),
         };
         if let (Ok((_, point)), Ok(name)) = (stage.ends_amid_faults(&point)?, name.parse()) {
-            self.marks.push(Mark { name, scn: point.cut.scn, method, era: self.eras.len() });
+            let (scn, era, published) = (point.cut.scn, self.eras.len(), stage.history().now());
+            self.marks.push(Mark { name, scn, method, era, begun, published });
         }
         Ok(())
     }
@@ -231,6 +236,9 @@ impl Voyage {
 
     fn every_mark_is_reachable(&self, stage: &mut Stage) -> Result<(), Failure> {
         for mark in self.marks.iter().filter(|mark| mark.era == self.eras.len()) {
+            let fenced = mark.method == Method::Fence;
+            let verdict = check_cut(&stage.history(), mark.scn, mark.begun, mark.published, fenced);
+            stage.world().judge(verdict)?;
             stage.is_reachable_in_the_end(&mark.name, mark.scn)?;
         }
         Ok(())

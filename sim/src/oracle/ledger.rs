@@ -149,6 +149,11 @@ impl History {
         scns
     }
 
+    /// The present place in the order of events.
+    pub const fn now(&self) -> u64 {
+        self.order
+    }
+
     /// The highest SCN that was acknowledged.
     pub fn last_scn(&self) -> Option<Scn> {
         let scn = |asked: &Asked| match asked.known {
@@ -251,6 +256,47 @@ pub fn check_restored_by_scn(history: &History, cut: Scn, state: &LedgerState) -
     let present = check_present(history, cut, state)?;
     check_acknowledged(history, cut, &present)?;
     check_balances(history, state)
+}
+
+/// Judges a cut that was published, before anything is restored: where a commit is in the cut if its SCN is at or below it,
+/// what is in it follows from what clients were told. `begun` and `published` are [`History::now`] when the point was begun
+/// and when its operator was told. No commit that began afterwards is in it; and if it was `fenced`, every commit that was
+/// acknowledged before is, and no effect without its cause.
+///
+/// # Errors
+/// The first invariant that does not hold.
+pub fn check_cut(history: &History, cut: Scn, begun: u64, published: u64, fenced: bool) -> Result<(), Violation> {
+    let told = |asked: &Asked| match asked.known {
+        Known::Acknowledged { scn, order } => Some((asked.began, scn, order)),
+        Known::Unknown | Known::Failed => None,
+    };
+    let inside =
+        history.asked.iter().filter_map(|(id, asked)| Some((*id, told(asked)?))).filter(|(_, told)| told.1 <= cut);
+    // The last effect, and the first cause: if any two are torn apart, these are.
+    let effect = inside.max_by_key(|(_, (began, ..))| *began);
+    let outside =
+        history.asked.iter().filter_map(|(id, asked)| Some((*id, told(asked)?))).filter(|(_, told)| told.1 > cut);
+    let cause = outside.min_by_key(|(_, (.., order))| *order);
+    if let Some((id, (began, scn, _))) = effect
+        && began > published
+    {
+        let detail = format!("transfer {id} at {scn} began after the cut {cut} was published, and is in it");
+        return Err(Violation::new(NOTHING_AFTER, detail));
+    }
+    if let Some((id, (_, scn, order))) = cause.filter(|_| fenced) {
+        if order <= begun {
+            let detail =
+                format!("transfer {id} at {scn} was acknowledged before the cut {cut} was begun, and is not in it");
+            return Err(Violation::new(NOTHING_LOST, detail));
+        }
+        if let Some((effect, (began, ..))) = effect
+            && order < began
+        {
+            let detail = format!("the cut {cut} holds {effect}, and not {id}, acknowledged before it began, at {scn}");
+            return Err(Violation::new(CAUSAL, detail));
+        }
+    }
+    Ok(())
 }
 
 /// Every transfer that is there was asked for, is unchanged, is there once, did not fail, and lies within the cut.
@@ -424,6 +470,29 @@ mod tests {
         history.began(transfer(5));
         assert_eq!(broken(&history, scn(19), &state(&[1, 5])), CAUSAL);
         assert_eq!(check_restored(&history, scn(19), &state(&[1, 4])), Ok(()), "4 began before 2 was acknowledged");
+    }
+
+    #[test]
+    fn a_published_cut_is_judged_before_it_is_restored() {
+        let history = history();
+        let broken = |cut, begun, published, fenced| {
+            check_cut(&history, scn(cut), begun, published, fenced).map_err(|violation| violation.invariant)
+        };
+        // 1 began and was acknowledged as the first two events, 2 began third and was acknowledged as the sixth.
+        assert_eq!(history.now(), 6);
+        assert_eq!(broken(10, 2, 9, true), Ok(()));
+        assert_eq!(broken(20, 2, 9, true), Ok(()));
+        assert_eq!(broken(20, 1, 2, true), Err(NOTHING_AFTER), "2 began after it was published");
+        assert_eq!(broken(20, 1, 2, false), Err(NOTHING_AFTER));
+        assert_eq!(broken(10, 7, 9, true), Err(NOTHING_LOST), "2 was acknowledged before it was begun");
+        assert_eq!(broken(10, 7, 9, false), Ok(()), "a cut by SCN does not promise it");
+        let mut torn = History::new(BTreeMap::new());
+        torn.began(transfer(1));
+        torn.acknowledged(1, scn(30));
+        torn.began(transfer(2));
+        torn.acknowledged(2, scn(20));
+        assert_eq!(check_cut(&torn, scn(20), 1, 9, true).unwrap_err().invariant, CAUSAL);
+        assert_eq!(check_cut(&torn, scn(20), 1, 9, false), Ok(()));
     }
 
     #[test]

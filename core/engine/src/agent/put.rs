@@ -151,7 +151,7 @@ impl<'a> Putting<'a> {
         let _turn = self.chunks.acquire().await.map_err(|_| Error::Bug("nobody closes the turns".into()))?;
         self.check_wanted()?;
         let known = place.chunk.finished_hash();
-        let believed = !place.written && planted::is(Bug::DeltaBelievesLength);
+        let believed = !place.written && planted::is(Bug::StagedByLength);
         if !believed && (place.written || known.is_none() || !self.holds(file, &place).await?) {
             let bytes = read_chunk(&self.agent.env, self.origin, &staged.packs, place.chunk).await?;
             // Nobody has hashed what a patched chunk comes to.
