@@ -16,10 +16,10 @@ const DRIFT_PPM_MAX: u64 = 2_000;
 impl Stage {
     /// A node's connections to somebody break, or carry nothing in one direction for a while; or a clock jumps and drifts.
     pub(super) fn any_fault_between_hosts(&self) -> Fault {
-        let node = self.any_node_of(&self.links);
+        let node = any_node(&self.links);
         let peer = match self.links.below(4) {
             0 => CLIENTS.into(),
-            1 => self.any_node_of(&self.links),
+            1 => any_node(&self.links),
             _ => self.next_operator(),
         };
         let passed = self.swept_from.get(&node).copied().unwrap_or(0);
@@ -35,11 +35,11 @@ impl Stage {
             }
         }
     }
+}
 
-    fn any_node_of(&self, chance: &Chance) -> String {
-        let place = usize::try_from(chance.below(u64::try_from(NODES.len()).unwrap_or(1))).unwrap_or(0);
-        host(NODES.get(place).copied().unwrap_or(1))
-    }
+fn any_node(chance: &Chance) -> String {
+    let place = usize::try_from(chance.below(u64::try_from(NODES.len()).unwrap_or(1))).unwrap_or(0);
+    host(NODES.get(place).copied().unwrap_or(1))
 }
 
 /// Up to `most`, or as far below zero.
