@@ -65,11 +65,14 @@ pub fn swarm(
     bug: Option<&str>,
 ) -> Result<bool> {
     let many = u64::try_from(scenarios.len()).unwrap_or(1).max(1);
+    // From the first seed on, so that it is noticed if none is left.
+    let begin = first.unwrap_or(0);
     let told = |number: u64| {
-        let scenario = scenarios.get(usize::try_from(number % many).unwrap_or(0))?;
-        Some((number, *scenario, first.unwrap_or_else(|| scenario.seed()).wrapping_add(number / many)))
+        let nth = number.saturating_sub(begin);
+        let scenario = scenarios.get(usize::try_from(nth % many).unwrap_or(0))?;
+        Some((nth, *scenario, first.unwrap_or_else(|| scenario.seed()).wrapping_add(nth / many)))
     };
-    let mut batches = Batches::of(0, budget, BATCH);
+    let mut batches = Batches::of(begin, budget, BATCH);
     let mut reached = Reached::default();
     let mut failed = 0;
     for numbers in batches.by_ref() {

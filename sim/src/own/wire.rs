@@ -27,7 +27,8 @@ pub(super) struct LifeNumber(u32);
 /// Connections that nobody has accepted yet, at most, for each listener.
 const QUEUE_MAX: usize = 64;
 
-/// How often a call is made before it is given up, and how long it waits the first time. It waits twice as long each time.
+/// How often a call is made, or bytes are sent that a machine without power does not confirm, before it is given up; and how
+/// long that waits the first time. It waits twice as long each time.
 const CALLS_MAX: u32 = 6;
 const CALL_PATIENCE: Duration = Duration::from_secs(1);
 
@@ -42,6 +43,8 @@ pub(super) struct Packet {
     /// The receiver's end; that of the caller if it is a call.
     end: EndId,
     said: Said,
+    /// How often it was sent before.
+    repeated: u32,
 }
 
 /// What a packet says.
@@ -302,8 +305,12 @@ impl Wire {
             self.parked.push(packet);
             return;
         }
-        let Packet { from, to, end, said } = packet;
-        let Some(host) = self.hosts.get(to.0).filter(|host| host.presence != Presence::Dark) else { return };
+        let Some(host) = self.hosts.get(packet.to.0) else { return };
+        if host.presence == Presence::Dark {
+            self.repeat(packet, agenda);
+            return;
+        }
+        let Packet { from, to, end, said, .. } = packet;
         let (up, life) = (host.presence == Presence::Up, host.life);
         let (known, peer) = (self.ends.get_mut(&end).filter(|end| up && end.life == life), end.other());
         match (said, known) {
@@ -314,11 +321,27 @@ impl Wire {
             (Said::Close, Some(end)) => end.closed(),
             (Said::Reset, Some(end)) => end.fail(io::ErrorKind::ConnectionReset),
             (Said::Answer | Said::Bytes(_), None) => {
-                let reset = Packet { from: to, to: from, end: peer, said: Said::Reset };
+                let reset = Packet { from: to, to: from, end: peer, said: Said::Reset, repeated: 0 };
                 self.send(reset, Duration::ZERO, agenda);
             }
             (Said::Credit(_) | Said::Close | Said::Reset, None) => {}
         }
+    }
+
+    /// Sends bytes again that were not confirmed: once the machine is back it answers that it knows nothing of them. A call
+    /// is repeated by its caller.
+    fn repeat(&mut self, mut packet: Packet, agenda: &mut Agenda) {
+        let Some(sender) = self.ends.get_mut(&packet.end.other()) else { return };
+        if !matches!(packet.said, Said::Bytes(_)) {
+            return;
+        }
+        if packet.repeated == CALLS_MAX {
+            sender.fail(io::ErrorKind::TimedOut);
+            return;
+        }
+        let wait = CALL_PATIENCE * (1 << packet.repeated);
+        packet.repeated += 1;
+        agenda.enter(agenda.now() + wait, Entry::Deliver(packet));
     }
 
     /// A call arrives at a port. One that was heard already, or that its caller has given up, is a late repetition.
@@ -331,7 +354,11 @@ impl Wire {
         let (from, caller) = call;
         let Some(calling) = self.ends.get_mut(&caller).filter(|end| !end.heard) else { return };
         let Some(listening) = self.listening.get_mut(&(to, port)) else {
-            self.send(Packet { from: to, to: from, end: caller, said: Said::Reset }, Duration::ZERO, agenda);
+            self.send(
+                Packet { from: to, to: from, end: caller, said: Said::Reset, repeated: 0 },
+                Duration::ZERO,
+                agenda,
+            );
             return;
         };
         if listening.queue.len() >= QUEUE_MAX {
@@ -353,7 +380,7 @@ impl Wire {
             return;
         };
         let end = if matches!(said, Said::Call { .. }) { id } else { id.other() };
-        let arrives = self.send(Packet { from, to, end, said }, after, agenda);
+        let arrives = self.send(Packet { from, to, end, said, repeated: 0 }, after, agenda);
         if let Some(end) = self.ends.get_mut(&id) {
             end.arrives_after = arrives;
         }

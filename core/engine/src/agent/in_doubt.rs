@@ -79,7 +79,7 @@ impl Agent {
             State::Open => return Ok(Answer::Done),
             state @ (State::Empty | State::Down) => {
                 let message = format!("node {} is `{}`, and stands at no cut", self.config.node, state_word(state));
-                return Err(Refusal::new(Code::CutMissed, message).into());
+                return Err(Refusal::new(Code::DatabaseDown, message).into());
             }
         }
         // Not what a coordinator says, but what was stored once and for all: two of them may be at work.

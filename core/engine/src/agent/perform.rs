@@ -332,7 +332,7 @@ impl Agent {
             return Ok(Answer::Reached { scn: status.scn, until: status.end, in_doubt: status.in_doubt });
         }
         let message = format!("node {} is `{}`, not at a cut", self.config.node, state_word(status.state));
-        Err(Refusal::new(Code::CutMissed, message).into())
+        Err(Refusal::new(Code::DatabaseDown, message).into())
     }
 
     /// What another restore has staged here must not pass for this one's: its disk may have died in between.

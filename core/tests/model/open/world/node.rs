@@ -173,7 +173,7 @@ impl Node {
                         in_doubt: Vec::new(),
                     });
                 }
-                refuse(Code::CutMissed)
+                refuse(Code::DatabaseDown)
             }
             Request::Open { .. } => self.open(repository, fault),
             Request::Discard => {
