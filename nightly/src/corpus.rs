@@ -7,6 +7,18 @@ use sheetanchor_scenarios::Scenario;
 const SEEDS: &[(&str, u64, &str, &str)] = &[
     (
         "every-history-is-kept-whatever-strikes",
+        14_190_580,
+        "the own executor let whoever had sent bytes to a machine without power wait for good, though it came back",
+        "969147f",
+    ),
+    (
+        "every-history-is-kept-whatever-strikes",
+        14_190_682,
+        "a node that was down when it was to prove its cut was told of as a copy that had missed it",
+        "969147f",
+    ),
+    (
+        "every-history-is-kept-whatever-strikes",
         77_398,
         "a pin that its agent failed to let go of, for a disk that failed, stayed for good",
         "abf7af3",

@@ -117,6 +117,8 @@ pub struct Agent {
     pub(crate) captured: Mutex<BTreeMap<OperationId, Answer>>,
     /// Only one request at a time changes the data folder.
     pub(crate) folder: Mutex<()>,
+    /// Held while a pin comes or goes: what is told of it is told in the order in which it took place.
+    pub(crate) pinning: Mutex<()>,
 }
 
 impl core::fmt::Debug for Agent {
@@ -160,6 +162,7 @@ impl Agent {
             rates: Mutex::default(),
             captured: Mutex::default(),
             folder: Mutex::new(()),
+            pinning: Mutex::new(()),
             env,
             config,
             database,

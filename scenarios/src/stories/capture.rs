@@ -13,6 +13,7 @@ use sheetanchor_engine::agent::stage::entries;
 use sheetanchor_engine::coordinator::{ReadBack, Sealed};
 use sheetanchor_engine::env::{DiskFile, Env, Fault, OpenMode};
 use sheetanchor_sim::oracle::Violation;
+use sheetanchor_sim::plan::{self, Plan, When};
 use sheetanchor_sim::world::Failure;
 
 use crate::cluster::{DATA, NODES, host};
@@ -91,7 +92,8 @@ pub(super) fn is_harmed(stage: &mut Stage, key: &str, harm: Harm) -> Result<Vec<
         Harm::Gone => {}
         Harm::Short => body.truncate(middle),
         Harm::Header => body.iter_mut().skip(60).take(1).for_each(|byte| *byte ^= 1),
-        Harm::Flipped => body.iter_mut().skip(middle).take(1).for_each(|byte| *byte ^= 1),
+        // Not one bit: of repetitive bytes it may change how they are packed, and not what they are.
+        Harm::Flipped => body.iter_mut().skip(middle).take(16).for_each(|byte| *byte ^= 0xff),
     }
     is_replaced(stage, key, Some(body).filter(|_| harm != Harm::Gone))?;
     Ok(whole)
@@ -129,8 +131,10 @@ fn harmed_before_the_seal(
         stage.operate(move |operator| async move { operator.reading_back(how).backup(None, Method::Fence).await });
     stage.world().run_until_milestone(&backup.operator, "phase=beginning", SOON)?;
     let before = keys_under(stage, folder)?;
+    // From that very moment on: node 2 may have its answer ready.
+    let (at, one) = (When::milestone(&backup.operator, "phase=archiving"), backup.operator.clone());
+    stage.world().arm(Plan::peaceful().and(plan::Fault::Hold { at, one, other: host(2), for_ms: 60_000 }));
     stage.world().run_until_milestone(&backup.operator, "phase=archiving", SOON)?;
-    stage.world().hold(&backup.operator, &host(2));
     // The archivers reach the cut meanwhile; only the coordinator has not heard so.
     stage.meanwhile(600, 900)?;
     let mut stored = keys_under(stage, folder)?;

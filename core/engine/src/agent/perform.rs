@@ -178,6 +178,7 @@ impl Agent {
     }
 
     async fn pin(&self, operation: OperationId) -> Result<Answer> {
+        let _order = self.pinning.lock().await;
         let from = self.database.pin(&pin_of(operation)).await?;
         tracing::info!(target: "sheetanchor::agent", node = %self.config.node, pin = %operation, from = %from.lsn, "pinned");
         Ok(Answer::Pinned { from })
@@ -196,6 +197,7 @@ impl Agent {
                 self.database.unpin(&pin.name).await?;
             }
         }
+        let _order = self.pinning.lock().await;
         tracing::info!(target: "sheetanchor::agent", node = %self.config.node, pin = %operation, "unpinned");
         self.database.unpin(&pin_of(operation)).await
     }
