@@ -86,6 +86,16 @@ impl Stage {
         Fault::Crash { at: When { host: host(first), event }, policy, restart_after_ms, silent: false }
     }
 
+    /// Now and then: one of the next syncs of the pages that a node makes fails. Others of that node may be on their way.
+    pub fn any_failed_sync_of_pages(&self, node: u16) -> Plan {
+        if !self.amid.one_in(2) {
+            return Plan::peaceful();
+        }
+        let nth = u32::try_from(self.amid.between(1, 6)).unwrap_or(1);
+        let event = Trigger::Place { what: place(&format!("disk sync {DATA}/pages"), false), nth, since: None };
+        Plan::peaceful().and(Fault::SyncFailed { at: When { host: host(node), event } })
+    }
+
     fn any_faults(&self) -> Plan {
         let drawn: Vec<Class> = CLASSES.into_iter().filter(|_| self.chance.one_in(2)).collect();
         let classes = if drawn.is_empty() { CLASSES.to_vec() } else { drawn };

@@ -27,6 +27,8 @@ pub fn lose_nothing_acknowledged(stage: &mut Stage) -> Result<(), Failure> {
             _ => Fault::Io { at: soon(stage, node), trouble: stage.any_io_trouble() },
         };
         stage.world().arm(Plan::peaceful().and(fault));
+        let sync = stage.any_failed_sync_of_pages(node);
+        stage.world().arm(sync);
         stage.meanwhile(50, 400)?;
         stage.crash_node(node);
         stage.meanwhile(0, 100)?;
