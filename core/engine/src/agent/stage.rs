@@ -1,4 +1,4 @@
-//! Puts a backup's files into a folder, empty or with an [older copy](super::delta): each chunk verified, each file synced,
+//! Puts a backup's files into a folder, empty or with an older copy (`delta`): each chunk verified, each file synced,
 //! the folders after the files, the control file last. May be done again from any point; what is there and whole is kept.
 
 use alloc::collections::{BTreeMap, BTreeSet};

@@ -2,7 +2,7 @@
 //!
 //! Segments are proven and laid ready in a folder beside the server's, a few ahead of it. Its `restore_command` is
 //! `sheetanchor wal fetch %f %p`, which asks over a socket in the data folder for the segment that the server wants next, and
-//! takes it over by renaming it ([`fetch`](super::fetch)). The server takes an ordinary failure of that command for the end of
+//! takes it over by renaming it ([`fetch`](super::fetch())). The server takes an ordinary failure of that command for the end of
 //! WAL: so it is told `none` only of what the plan does not hold. If anything fails here the socket goes, and the command
 //! ends so that recovery stops.
 
