@@ -48,6 +48,8 @@ pub mod schedule;
 
 pub mod backup;
 
+pub mod changes;
+
 pub mod incremental;
 
 pub mod in_doubt;

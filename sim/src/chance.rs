@@ -91,6 +91,12 @@ impl Chance {
         from.saturating_add(self.below(until.saturating_sub(from)))
     }
 
+    /// One of these; none of none.
+    pub fn one_of<T: Clone>(&self, things: &[T]) -> Option<T> {
+        let place = self.below(u64::try_from(things.len()).unwrap_or(u64::MAX));
+        things.get(usize::try_from(place).unwrap_or(0)).cloned()
+    }
+
     /// True once in `n` draws, on average.
     pub fn one_in(&self, n: u64) -> bool {
         self.below(n) == 0

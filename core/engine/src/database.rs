@@ -9,6 +9,7 @@ use alloc::vec::Vec;
 use core::time::Duration;
 
 use async_trait::async_trait;
+use sheetanchor_core::changes::ChangeMap;
 use sheetanchor_core::error::Result;
 use sheetanchor_core::format::wal::WalHeader;
 use sheetanchor_core::identity::{ByteCount, ClusterId, HoldId, Incarnation, LifeId, NodeId, ThreadId, TimelineId};
@@ -16,8 +17,6 @@ use sheetanchor_core::in_doubt::{Fate, Held, Trace};
 use sheetanchor_core::position::{Lsn, Position};
 use sheetanchor_core::refusal::{Code, Refusal};
 use sheetanchor_core::scn::Scn;
-
-use crate::changes::ChangeMap;
 
 /// Where an engine keeps its data.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

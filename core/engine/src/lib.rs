@@ -12,7 +12,6 @@ extern crate std;
 
 pub mod env;
 
-pub mod changes;
 pub mod database;
 
 pub mod folder_bucket;

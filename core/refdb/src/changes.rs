@@ -1,10 +1,10 @@
 //! What has changed in the pages, as the WAL of one thread tells it: every change of a page is a record.
 
+use sheetanchor_core::changes::ChangeMap;
 use sheetanchor_core::error::Result;
 use sheetanchor_core::planted::{self, Bug};
 use sheetanchor_core::position::Position;
 use sheetanchor_core::scn::Scn;
-use sheetanchor_engine::changes::ChangeMap;
 use sheetanchor_engine::database::{Span, WalSource};
 
 use crate::files::PAGES;

@@ -3,6 +3,7 @@
 use core::time::Duration;
 
 use async_trait::async_trait;
+use sheetanchor_core::changes::ChangeMap;
 use sheetanchor_core::error::{Error, Fault, FaultKind, Result};
 use sheetanchor_core::identity::{ByteCount, ClusterId, HoldId, Incarnation, LifeId, ThreadId, TimelineId};
 use sheetanchor_core::in_doubt::{Fate, Trace};
@@ -10,7 +11,6 @@ use sheetanchor_core::planted::{self, Bug};
 use sheetanchor_core::position::{Lsn, Position};
 use sheetanchor_core::refusal::{Code, Refusal};
 use sheetanchor_core::scn::Scn;
-use sheetanchor_engine::changes::ChangeMap;
 use sheetanchor_engine::database::{
     Begun, Capabilities, CutMade, Database, Ended, Identity, Joining, Opening, PageVerdict, Pin, Recovery, Search,
     SourceFile, State, Status, WalPiece, WalSource,

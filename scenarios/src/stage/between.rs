@@ -38,8 +38,7 @@ impl Stage {
 }
 
 fn any_node(chance: &Chance) -> String {
-    let place = usize::try_from(chance.below(u64::try_from(NODES.len()).unwrap_or(1))).unwrap_or(0);
-    host(NODES.get(place).copied().unwrap_or(1))
+    host(chance.one_of(&NODES).unwrap_or(1))
 }
 
 /// Up to `most`, or as far below zero.

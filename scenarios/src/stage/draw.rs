@@ -55,12 +55,11 @@ impl Stage {
 
     /// A node loses power while it makes something durable, in the course of the operation that is begun next.
     fn any_crash_amid_a_write(&self) -> Fault {
-        let draw = |count: usize| usize::try_from(self.amid.below(u64::try_from(count).unwrap_or(1))).unwrap_or(0);
-        let node = NODES.get(draw(NODES.len())).copied().unwrap_or(1);
-        let what = syncs(node).into_iter().nth(draw(5)).unwrap_or_default();
+        let node = self.amid.one_of(&NODES).unwrap_or(1);
+        let what = self.amid.one_of(&syncs(node)).unwrap_or_default();
         let nth = u32::try_from(self.amid.between(1, WRITES)).unwrap_or(1);
         let policies = if self.amid.one_in(4) { &CrashPolicy::POWER_LOSS[..] } else { &TEARING[..] };
-        let policy = policies.get(draw(policies.len())).copied().unwrap_or(CrashPolicy::AnySectors);
+        let policy = self.amid.one_of(policies).unwrap_or(CrashPolicy::AnySectors);
         let restart_after_ms = Some(self.amid.between(10, 600));
         let since = Some(Since { host: self.next_operator(), words: "phase=registered".into(), nth: 1 });
         let event = Trigger::Place { what: place(&what, false), nth, since };
@@ -70,15 +69,13 @@ impl Stage {
     /// Whoever stages shared files in the restore that is begun next loses power while it does: some of it has its name and its
     /// length then, and not its bytes.
     pub(super) fn any_crash_amid_staging(&self) -> Fault {
-        let draw = |count: usize| usize::try_from(self.amid.below(u64::try_from(count).unwrap_or(1))).unwrap_or(0);
-        let what = ["disk sync", "disk sync", "disk write"].get(draw(3)).copied().unwrap_or("disk sync");
+        let what = self.amid.one_of(&["disk sync", "disk sync", "disk write"]).unwrap_or("disk sync");
         let what = place(&format!("{what} {DATA}/pages"), self.amid.one_in(4));
         let nth = if self.amid.one_in(3) { 2 } else { 1 };
         let since = Some(Since { host: self.next_operator(), words: "phase=staging".into(), nth: 1 });
         let event = Trigger::Place { what, nth, since };
-        let policies = CrashPolicy::POWER_LOSS;
         // What looks as if it had been staged whole is what must not be believed.
-        let policy = policies.get(draw(policies.len())).copied().filter(|_| self.amid.one_in(2));
+        let policy = self.amid.one_of(&CrashPolicy::POWER_LOSS).filter(|_| self.amid.one_in(2));
         let policy = policy.unwrap_or(CrashPolicy::SizeFirst);
         let restart_after_ms = Some(self.amid.between(10, 600));
         let [first, ..] = NODES;
@@ -105,8 +102,7 @@ impl Stage {
 
     /// One of these, drawn from the seed.
     pub fn any_of<T: Copy>(&self, things: &[T]) -> Option<T> {
-        let count = u64::try_from(things.len()).unwrap_or(u64::MAX);
-        things.get(usize::try_from(self.chance.below(count)).unwrap_or(0)).copied()
+        self.chance.one_of(things)
     }
 
     /// One of the nodes.

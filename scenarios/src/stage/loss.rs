@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use sheetanchor_core::identity::{Incarnation, NodeId, OperationId, OperationKind};
+use sheetanchor_core::plan::Target;
 use sheetanchor_engine::coordinator::{Coordinator, Manner, Restored};
 use sheetanchor_sim::oracle::Violation;
 use sheetanchor_sim::plan::CrashPolicy;
@@ -24,7 +25,7 @@ impl Stage {
     /// When: a restore to the latest point is decided, and a node loses its disks before it is asked to open. What is said
     /// to it is held back from the moment at which the restore is being decided.
     pub fn a_restore_loses_a_node_once_it_is_decided(&mut self, node: u16) -> Result<Begun<Restored>, Failure> {
-        let begun = self.begin_restore(sheetanchor_core::plan::Target::Latest);
+        let begun = self.begin_restore(Target::Latest);
         self.world.run_until_milestone(&begun.operator, "phase=deciding", Duration::from_mins(1))?;
         self.world.hold(&begun.operator, &host(node));
         self.world.run_until_milestone(&begun.operator, "phase=opening", Duration::from_mins(1))?;
@@ -49,9 +50,7 @@ impl Stage {
 
     /// An operator begins a restore to the latest point, in a manner of its own.
     pub fn begin_restore_in(&mut self, manner: Manner) -> Begun<Restored> {
-        self.operate(move |operator| async move {
-            operator.restore_in(sheetanchor_core::plan::Target::Latest, manner).await
-        })
+        self.begin_restore_to(Target::Latest, manner)
     }
 
     /// An operator takes a restore up.

@@ -28,12 +28,16 @@ pub fn keeps_what_is_right(stage: &mut Stage) -> Result<(), Failure> {
     if stage.chance().one_in(3) {
         stage.given_separate_databases(Load::HOPPING)?;
     } else {
-        stage.given_a_cluster(Load::SPREAD)?;
+        stage.given_a_cluster_in_small_chunks(Load::SPREAD)?;
     }
     stage.transfers_begin();
     stage.meanwhile(200, 500)?;
-    stage.a_backup_is_taken()?;
+    let full = stage.a_backup_is_taken()?;
     stage.meanwhile(50, 300)?;
+    if stage.chance().one_in(2) {
+        // Then nobody has hashed what a patched chunk comes to.
+        stage.an_incremental_is_taken_on(full.operation)?;
+    }
     stage.a_point_is_taken("kept")?;
     stage.the_point_becomes_reachable("kept")?;
     let living = stage.begin_restore_to(named_point("kept"), OVER);

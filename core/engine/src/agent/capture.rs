@@ -16,6 +16,7 @@ use sheetanchor_core::error::{Error, FaultKind, Result};
 use sheetanchor_core::format::files::{Chunk, FileContent, FileEntry, FileList, Patch, check_name};
 use sheetanchor_core::format::{self, keys};
 use sheetanchor_core::identity::{ByteCount, ContentHash, OperationId};
+use sheetanchor_core::incremental::Take;
 use sheetanchor_core::planted::{self, Bug};
 use sheetanchor_core::position::Position;
 use sheetanchor_core::refusal::{Code, Refusal};
@@ -23,7 +24,7 @@ use sheetanchor_core::request::{Captured, Progress};
 use tokio::sync::watch;
 
 use super::Agent;
-use super::incremental::{Base, Inherited, Take, why_full};
+use super::incremental::{Base, Inherited};
 use crate::database::{PageVerdict, SourceFile, SourceKind};
 use crate::env::{DiskFile, OpenMode, run_work};
 use crate::zstd;
@@ -90,8 +91,9 @@ impl Agent {
         match self.base(backup, starts).await? {
             Ok(base) => self.capture(operation, Some(&base), progress).await,
             Err(why) => {
+                tracing::warn!(target: "sheetanchor::phase", base = %backup, why, phase = "full instead");
                 let captured = self.capture(operation, None, progress).await?;
-                Ok(Captured { why_full: Some(why_full(backup, &why)), ..captured })
+                Ok(Captured { why_full: Some(why), ..captured })
             }
         }
     }
@@ -171,7 +173,7 @@ impl Agent {
     }
 
     /// Where the pieces of a file start, how long they are, and how each comes into the backup.
-    fn takes_of(&self, file: &SourceFile, base: Option<&Base>) -> Vec<(u64, u64, Take)> {
+    fn takes_of(&self, file: &SourceFile, base: Option<&Base>) -> Vec<(u64, u64, Take<Inherited>)> {
         let (length, piece) = (length_of(file), self.config.piece.get().max(1));
         let mut takes = Vec::new();
         let mut offset = 0;
@@ -200,7 +202,7 @@ impl Agent {
         name: &Arc<str>,
         file: Option<&Arc<dyn DiskFile>>,
         (offset, want): (u64, u64),
-        take: Take,
+        take: Take<Inherited>,
     ) -> Packing<'_> {
         let (name, file) = (name.clone(), file.cloned());
         async move {

@@ -21,10 +21,10 @@ mod names;
 #[cfg(test)]
 mod tests;
 
+use sheetanchor_core::changes::ChangeMap;
 use sheetanchor_core::error::Result;
 use sheetanchor_core::position::{Lsn, Position};
 use sheetanchor_core::refusal::{Code, Refusal};
-use sheetanchor_engine::changes::ChangeMap;
 use sheetanchor_engine::database::WalSource;
 
 use self::collected::Collected;

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use sheetanchor_core::changes::ChangeMap;
 use sheetanchor_core::error::{Error, FaultKind, Result};
 use sheetanchor_core::identity::{ByteCount, ClusterId, HoldId, LifeId, NodeId, ThreadId, TimelineId};
 use sheetanchor_core::in_doubt::{Fate, Trace};
@@ -14,7 +15,6 @@ use sheetanchor_core::position::{Lsn, Position};
 use sheetanchor_core::refusal::{Code, Refusal};
 use sheetanchor_core::scn::Scn;
 use sheetanchor_engine::agent::archive::ARCHIVE_PIN;
-use sheetanchor_engine::changes::ChangeMap;
 use sheetanchor_engine::database::{
     Begun, Capabilities, CutMade, Database, Ended, Identity, Joining, Opening, PageVerdict, Pin, Recovery, Search,
     SourceFile, State, Status, Storage, WalPiece, WalSource,

@@ -4,9 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::process::Command;
 
+use sheetanchor_core::changes::{ChangeMap, Changed};
 use sheetanchor_core::identity::NodeId;
 use sheetanchor_core::position::{Lsn, Position};
-use sheetanchor_engine::changes::{ChangeMap, Changed};
 use sheetanchor_engine::database::{Database, SourceKind};
 use sheetanchor_native::postgres::install::Install;
 use sheetanchor_native::postgres::postmaster::StopMode;

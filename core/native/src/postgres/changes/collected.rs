@@ -2,8 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use sheetanchor_core::changes::ChangeMap;
 use sheetanchor_core::identity::TimelineId;
-use sheetanchor_engine::changes::ChangeMap;
 
 use super::super::pages::SEGMENT_PAGES;
 use super::super::wal_reader::{Event, Fork, Locator, Noted, Sink, Touch};

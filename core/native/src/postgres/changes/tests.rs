@@ -1,9 +1,9 @@
 //! Change maps from WAL of our own making. Real servers' are compared with their files in `tests/postgres`.
 
 use proptest::prelude::*;
+use sheetanchor_core::changes::{ChangeMap, Changed};
 use sheetanchor_core::identity::TimelineId;
 use sheetanchor_core::position::Lsn;
-use sheetanchor_engine::changes::{ChangeMap, Changed};
 
 use super::super::wal_reader::forge::{Forge, Image, origin};
 use super::super::wal_reader::{Fork, Locator, Noted, Reader, Sink, Touch, Version};
