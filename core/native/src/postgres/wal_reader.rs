@@ -174,6 +174,12 @@ impl Reader {
         }
     }
 
+    /// The end of what needs no byte more to be proven: the start of the record that is open, or where reading stands. A
+    /// record whose start was not read can never be proven.
+    pub fn proven_until(&self) -> Lsn {
+        Lsn::new(self.open_record().unwrap_or(self.next))
+    }
+
     /// The end of the last whole record: recovery can come this far, and no further.
     pub fn whole_until(&self) -> Lsn {
         Lsn::new(self.whole)

@@ -29,6 +29,9 @@ const WAITING_BYTES_MAX: usize = 16 << 20;
 /// Bytes in the longest piece that is handed on.
 const PIECE_BYTES_MAX: usize = 16 << 20;
 
+/// Bytes of a record that are held back until its end has come, and proves them.
+const OPEN_BYTES_MAX: usize = 1 << 20;
+
 /// How long WAL that is durable may take to arrive.
 const ARRIVAL_WAIT: Duration = Duration::from_secs(5);
 
@@ -77,10 +80,11 @@ pub(super) struct Haste {
 }
 
 impl Haste {
-    /// Whether more of a segment that is had up to `from` is worth waiting for: it is durable, and either it makes the
-    /// segment whole or somebody waits for it up to `wanted`.
-    fn comes(&self, from: Lsn, wanted: Lsn, segment_end: Lsn) -> bool {
-        self.durable.is_some_and(|durable| durable >= segment_end || (wanted > from && durable >= wanted))
+    /// Whether more of a segment that is had up to `from` is worth waiting for, `came` being all that has come: it is
+    /// durable, and either it makes the segment whole or somebody waits for it up to `wanted`.
+    fn comes(&self, came: Lsn, from: Lsn, wanted: Lsn, segment_end: Lsn) -> bool {
+        let is_enough = |durable| durable >= segment_end || (wanted > from && durable >= wanted);
+        self.durable.is_some_and(|durable| durable > came && is_enough(durable))
     }
 }
 
@@ -213,9 +217,12 @@ impl WalStream {
         let until = Instant::now() + ARRIVAL_WAIT;
         loop {
             // What ended it is seen before what came ahead of that is taken: nothing stays behind.
-            let over = self.shared.lock().over.clone();
+            let (over, came) = {
+                let state = self.shared.lock();
+                (state.over.clone(), state.next)
+            };
             self.take(from)?;
-            let ready = self.reader.next().min(segment_end);
+            let ready = self.proven().min(segment_end);
             let length = usize::try_from(ready.get().saturating_sub(from.get())).unwrap_or(0).min(PIECE_BYTES_MAX);
             let whole = ready == segment_end || length == PIECE_BYTES_MAX;
             let late = self.handed.elapsed() >= haste.every;
@@ -232,7 +239,7 @@ impl WalStream {
             if let Some(over) = over {
                 return Err(over);
             }
-            if !haste.comes(from, wanted, segment_end)
+            if !haste.comes(came, from, wanted, segment_end)
                 || tokio::time::timeout_at(until, self.shared.came.notified()).await.is_err()
             {
                 return self.stalled(haste.durable).map(|()| None);
@@ -251,9 +258,19 @@ impl WalStream {
         Err(Fault::new(FaultKind::TimedOut, "stream WAL", cause).into())
     }
 
+    /// The end of what is proven: a record is by its last byte, in whichever segment that lies. One too long to be held
+    /// counts as far as its pages go, and whoever reads the next piece proves the rest of it.
+    fn proven(&self) -> Lsn {
+        if self.is_full() { self.reader.next() } else { self.reader.proven_until() }
+    }
+
+    fn is_full(&self) -> bool {
+        self.bytes.len() >= PIECE_BYTES_MAX + OPEN_BYTES_MAX
+    }
+
     /// Takes what has come, proves it, and lets go of what lies before `from`.
     fn take(&mut self, from: Lsn) -> Result<()> {
-        if self.bytes.len() < PIECE_BYTES_MAX {
+        if !self.is_full() {
             let came = mem::take(&mut self.shared.lock().waiting);
             if !came.is_empty() {
                 self.shared.told.notify_one();
@@ -376,6 +393,8 @@ impl Asked {
 
 #[cfg(test)]
 mod tests {
+    use super::super::wal_reader::forge::{Forge, SYSTEM};
+    use super::super::wal_reader::{Origin, Version};
     use super::*;
 
     /// A stream that has come as far as 100, over a slot that stood at 30.
@@ -395,8 +414,77 @@ mod tests {
             (Some(200), from, true),
         ] {
             let haste = Haste { wanted, every: Duration::from_secs(5), durable: durable.map(Lsn::new) };
-            assert_eq!(haste.comes(from, wanted, end), comes, "{haste:?}");
+            assert_eq!(haste.comes(from, from, wanted, end), comes, "{haste:?}");
+            // What is left of the segment's last record is not there yet.
+            assert!(!haste.comes(Lsn::new(200), from, wanted, end), "{haste:?}");
         }
+    }
+
+    const START: u64 = 0x1_2300_0000;
+
+    /// A stream that begins with the first segment of `forge`, whose server has sent nothing yet.
+    fn begun(forge: &Forge) -> WalStream {
+        let Origin { segment, timeline, .. } = forge.origin;
+        let place = Place { system: SYSTEM, size: segment, timeline, start: Lsn::new(forge.start) };
+        let state = State { next: place.start, ..at_100() };
+        let shared = Arc::new(Shared { state: Mutex::new(state), came: Notify::new(), told: Notify::new() });
+        let driver = tokio::spawn(std::future::pending::<()>()).abort_handle();
+        let (reader, silence) = (Reader::at_page_of(forge.origin, place.start), Silence::default());
+        WalStream {
+            shared,
+            driver,
+            place,
+            from: place.start,
+            bytes: Vec::new(),
+            reader,
+            handed: Instant::now(),
+            silence,
+        }
+    }
+
+    /// What is had of it once `bytes` have come and are durable; `is_late` if no open segment may wait any longer.
+    async fn after(stream: &mut WalStream, from: Lsn, bytes: &[u8], is_late: bool) -> Result<Option<Lsn>> {
+        let next = stream.shared.lock().next;
+        stream.shared.accept(next, bytes).unwrap();
+        let every = if is_late { Duration::ZERO } else { Duration::from_hours(1) };
+        let haste = Haste { wanted: Lsn::new(0), every, durable: Some(stream.shared.lock().next) };
+        Ok(stream.piece(from, haste).await?.map(|(until, _)| until))
+    }
+
+    /// More than a segment: its last record, of `length` bytes, runs on into the next one. That record's start.
+    fn crossing(length: usize) -> (Forge, Lsn) {
+        let mut forge = Forge::new(Version::V15, START);
+        forge.record(10, 0, 1, &vec![1; 1_000_000]);
+        let (start, _) = forge.record(10, 0, 1, &vec![2; length]);
+        forge.restore_point("last");
+        (forge, start)
+    }
+
+    #[tokio::test]
+    async fn a_segment_is_handed_on_once_its_last_record_is_proven_wherever_that_ends() {
+        let ((forge, open), segment) = (crossing(100_000), 1 << 20);
+        let (first, rest) = forge.bytes.split_at(segment);
+        let (start, end) = (Lsn::new(START), Lsn::new(START + (1 << 20)));
+        let mut stream = begun(&forge);
+        assert_eq!(after(&mut stream, start, first, false).await.unwrap(), None, "not its record's first half alone");
+        assert_eq!(after(&mut stream, start, &[], true).await.unwrap(), Some(open), "what is proven need not wait");
+        assert_eq!(after(&mut stream, open, rest, false).await.unwrap(), Some(end));
+        let mut damaged = first.to_vec();
+        damaged[segment - 5] ^= 0x20;
+        let mut stream = begun(&forge);
+        assert_eq!(after(&mut stream, start, &damaged, false).await.unwrap(), None);
+        let refused = after(&mut stream, start, rest, false).await.unwrap_err();
+        assert_eq!(refused.refusal().unwrap().code, Code::WalDamaged, "{refused}");
+    }
+
+    #[tokio::test]
+    async fn a_record_that_does_not_end_soon_is_handed_on_unproven_lest_memory_run_out() {
+        let (forge, _) = crossing(OPEN_BYTES_MAX + PIECE_BYTES_MAX);
+        let mut stream = begun(&forge);
+        let (start, end) = (Lsn::new(START), Lsn::new(START + (1 << 20)));
+        let (some, more) = forge.bytes.split_at(OPEN_BYTES_MAX);
+        assert_eq!(after(&mut stream, start, some, false).await.unwrap(), None);
+        assert_eq!(after(&mut stream, start, &more[..PIECE_BYTES_MAX], false).await.unwrap(), Some(end));
     }
 
     #[test]
