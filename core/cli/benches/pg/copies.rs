@@ -1,9 +1,9 @@
 //! Full backups and restores of one data set, by every tool in turn.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use crate::figures::{Goal, Group, median};
-use crate::house::{House, Result, Took, bytes_in, remove, run, timed};
+use crate::house::{self, House, Result, Took, bytes_in, remove, run, timed};
 use crate::others::{Barman, PgBackRest, base_backup, copy, tar, untar};
 use crate::ours::Cluster;
 use crate::servers::{Source, open_restored};
@@ -30,7 +30,15 @@ struct Bench<'a> {
     restore: Group,
     open: Group,
     memory: Group,
+    unchanged: Group,
+    updated: Group,
+    updated_size: Group,
+    same: Group,
+    damaged: Group,
 }
+
+/// Rows that are updated before an incremental backup.
+const UPDATES: u32 = 1_000;
 
 /// Fills a server, and has every tool back it up and restore it, round by round.
 pub async fn measure(house: &House, asked: &Asked, filler: Filler, left_out: &[String]) -> Result<Vec<Group>> {
@@ -54,6 +62,11 @@ pub async fn measure(house: &House, asked: &Asked, filler: Filler, left_out: &[S
         restore: Group::new(&titled("Restore, files in place and synced"), "s", PGBACKREST, &[OURS]),
         open: Group::new(&titled("Restore, until commits are taken"), "s", PGBACKREST, &[OURS]),
         memory: Group::new(&titled("Peak memory of an agent"), "MiB", OURS, &[]),
+        unchanged: Group::new(&titled("Incremental backup, nothing changed"), "s", PGBACKREST, &[OURS]),
+        updated: Group::new(&titled("Incremental backup after 1,000 random updates"), "s", PGBACKREST, &[OURS]),
+        updated_size: Group::new(&titled("What that added to the repository"), "MB", PGBACKREST, &[OURS]),
+        same: Group::new(&titled("Restore over the same files, synced"), "s", PGBACKREST, &[OURS]),
+        damaged: Group::new(&titled("Restore over them, the largest file overwritten"), "s", PGBACKREST, &[OURS]),
         house,
         name: name.to_owned(),
         source,
@@ -80,7 +93,8 @@ pub async fn measure(house: &House, asked: &Asked, filler: Filler, left_out: &[S
             bench.restore(round, tool).await?;
         }
     }
-    bench.source.stop().await?;
+    bench.changes(asked).await?;
+    bench.over(asked).await?;
     Ok(bench.judged())
 }
 
@@ -100,7 +114,7 @@ impl Bench<'_> {
         let (time, stored) = match (tool, &self.pgbackrest, &self.barman) {
             (OURS, ..) => self.cluster.backup(&[]).await?,
             (OURS_UNREAD, ..) => self.cluster.backup(&["--read-back", "presence"]).await?,
-            (PGBACKREST, Some(tool), _) => added(&mut tool.backup(), &tool.repository).await?,
+            (PGBACKREST, Some(tool), _) => added(&mut tool.backup(), &tool.backups).await?,
             (BARMAN, _, Some(tool)) => {
                 if round > 0 {
                     tool.forget().await?;
@@ -139,10 +153,10 @@ impl Bench<'_> {
     async fn restore(&mut self, round: usize, tool: &str) -> Result<()> {
         let to = self.kept("restored");
         remove(&to)?;
-        run(&mut crate::house::program("sync", &[])).await?;
+        house::settle().await?;
         let time = match (tool, &self.pgbackrest, &self.barman) {
             (OURS, ..) => {
-                let restored = self.cluster.restore(self.house).await?;
+                let restored = self.cluster.restore(self.house, "").await?;
                 note(round, &self.open.title, tool, restored.open);
                 if round > 0 {
                     push(&mut self.open, tool, restored.open);
@@ -175,6 +189,90 @@ impl Bench<'_> {
         Ok(())
     }
 
+    /// Incremental backups by the tools that take them, of nothing and of a few updates.
+    async fn changes(&mut self, asked: &Asked) -> Result<()> {
+        self.cluster.start_agents().await?;
+        let mut tools = vec![OURS];
+        tools.extend(self.pgbackrest.is_some().then_some(PGBACKREST));
+        for round in 0..=asked.rounds {
+            for is_updated in [false, true] {
+                if is_updated {
+                    let rows = asked.scale * 100_000;
+                    let update = format!(
+                        "UPDATE pgbench_accounts SET abalance = abalance + 1 WHERE aid IN \
+                         (SELECT 1 + floor(random() * {rows})::int FROM generate_series(1, {UPDATES}))"
+                    );
+                    self.source.sql(&update).await?;
+                }
+                tools.rotate_left(1);
+                for tool in &tools {
+                    self.change(round, tool, is_updated).await?;
+                }
+            }
+        }
+        self.remember("while it is backed up, all and then changes")
+    }
+
+    async fn change(&mut self, round: usize, tool: &str, is_updated: bool) -> Result<()> {
+        let archiving = self.pgbackrest.as_ref().filter(|_| tool == PGBACKREST).map(PgBackRest::archive_command);
+        self.source.archive_by(archiving.as_deref().unwrap_or("true")).await?;
+        self.source.ready().await?;
+        let (time, stored) = match (tool, &self.pgbackrest) {
+            (PGBACKREST, Some(tool)) => added(&mut tool.incremental(), &tool.backups).await?,
+            _ => self.cluster.backup(&["--incremental"]).await?,
+        };
+        self.source.archive_by("true").await?;
+        let group = if is_updated { &mut self.updated } else { &mut self.unchanged };
+        let megabytes = stored as f64 / 1e6;
+        note(round, &group.title, tool, time);
+        if round > 0 {
+            push(group, tool, time);
+            group.row(tool).note = format!("{megabytes:.1} MB");
+            if is_updated {
+                self.updated_size.row(tool).figures.push(megabytes);
+            }
+        }
+        Ok(())
+    }
+
+    /// Restores over folders that hold nearly or wholly what they should. The server is not started again.
+    async fn over(&mut self, asked: &Asked) -> Result<()> {
+        self.source.ready().await?;
+        let id = self.cluster.run(&["backup"]).await?["backup"].as_str().unwrap_or_default().to_owned();
+        let to = self.kept("restored-over");
+        if let Some(tool) = &self.pgbackrest {
+            self.source.archive_by(&tool.archive_command()).await?;
+            run(&mut tool.backup()).await?;
+            run(&mut tool.restore(&to)?).await?;
+        }
+        self.source.stop().await?;
+        let own = self.source.data().to_owned();
+        let mut tools = vec![(OURS, own)];
+        tools.extend(self.pgbackrest.is_some().then_some((PGBACKREST, to)));
+        for round in 0..=asked.rounds {
+            for is_damaged in [false, true] {
+                tools.rotate_left(1);
+                for (tool, data) in &tools {
+                    if is_damaged {
+                        overwrite(&largest(Path::new(&format!("{data}/base")))?).await?;
+                    }
+                    house::settle().await?;
+                    house::read_all(data).await?;
+                    let time = match (*tool, &self.pgbackrest) {
+                        (PGBACKREST, Some(tool)) => timed(&mut tool.restore_over(data), data).await?,
+                        _ => self.cluster.restore_over(&id).await?.staged,
+                    };
+                    let group = if is_damaged { &mut self.damaged } else { &mut self.same };
+                    note(round, &group.title, tool, time);
+                    if round > 0 {
+                        push(group, tool, time);
+                    }
+                }
+            }
+        }
+        self.remember("while it restores over files")
+    }
+
     fn remember(&mut self, when: &str) -> Result<()> {
         let peak = self.cluster.peak_mib()?;
         self.memory.row(when).figures.push(peak);
@@ -194,7 +292,14 @@ impl Bench<'_> {
         let most = most.map(|(row, _)| row.who.clone()).unwrap_or_default();
         self.memory.goal = goal("under 128 MiB", &most, 128.0, false);
         self.memory.base = most;
-        vec![self.backup, self.size, self.restore, self.open, self.memory]
+        self.unchanged.goal = goal("at most 0.5 s", OURS, 0.5, false);
+        self.updated.goal = goal("at most 1.2 s", OURS, 1.2, false);
+        self.updated_size.goal = goal("at most 12 MB", OURS, 12.0, false);
+        for group in [&mut self.same, &mut self.damaged] {
+            group.goal = goal("no slower than pgBackRest", OURS, 1.0, true);
+        }
+        let changes = [self.unchanged, self.updated, self.updated_size, self.same, self.damaged];
+        [self.backup, self.size, self.restore, self.open].into_iter().chain(changes).chain([self.memory]).collect()
     }
 }
 
@@ -203,6 +308,29 @@ async fn added(command: &mut tokio::process::Command, repository: &str) -> Resul
     let before = bytes_in(Path::new(repository))?;
     let time = timed(command, repository).await?;
     Ok((time, bytes_in(Path::new(repository))?.saturating_sub(before)))
+}
+
+/// The largest file below a folder: with pgbench's tables a gigabyte of accounts, once there are as many.
+fn largest(folder: &Path) -> Result<PathBuf> {
+    let mut most = (0, PathBuf::new());
+    for entry in std::fs::read_dir(folder)? {
+        let path = entry?.path();
+        let found = if path.is_dir() { largest(&path)? } else { path };
+        let bytes = if found.as_os_str().is_empty() { 0 } else { std::fs::metadata(&found)?.len() };
+        if bytes > most.0 {
+            most = (bytes, found);
+        }
+    }
+    Ok(most.1)
+}
+
+/// Makes every page of a file another one.
+async fn overwrite(file: &Path) -> Result<()> {
+    let megabytes = std::fs::metadata(file)?.len() >> 20;
+    let file = file.display();
+    run(&mut house::shell(&format!("dd if=/dev/urandom of={file} bs=1M count={megabytes} conv=notrunc status=none")))
+        .await
+        .map(drop)
 }
 
 fn push(group: &mut Group, tool: &str, time: Took) {

@@ -158,6 +158,11 @@ pub async fn settle() -> Result<()> {
     run(&mut program("sync", &[])).await.map(drop)
 }
 
+/// Has the files of a folder in the page cache. Those of a server that runs may go meanwhile.
+pub async fn read_all(folder: &str) -> Result<()> {
+    run(&mut shell(&format!("find {folder} -type f -exec cat {{}} + > /dev/null 2>&1 || true"))).await.map(drop)
+}
+
 /// A loopback address that nobody listens on.
 pub fn free_address() -> Result<String> {
     Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?.to_string())

@@ -23,6 +23,7 @@ mod ours;
 mod page;
 mod servers;
 mod wal_in;
+mod wal_out;
 
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::{Path, PathBuf};
@@ -48,7 +49,7 @@ pub struct Asked {
     #[arg(long, default_value_t = 5)]
     rounds: usize,
     /// What is measured, and nothing else.
-    #[arg(long, value_enum, value_delimiter = ',', default_values_t = [Part::Copies, Part::WalIn, Part::Commits])]
+    #[arg(long, value_enum, value_delimiter = ',', default_values_t = [Part::Copies, Part::WalIn, Part::WalOut, Part::Commits])]
     only: Vec<Part>,
     /// The data sets of the copies.
     #[arg(long, value_enum, value_delimiter = ',', default_values_t = [Filler::Hex, Filler::Blank])]
@@ -83,6 +84,8 @@ enum Part {
     Copies,
     /// WAL on its way into the archive.
     WalIn,
+    /// WAL on its way out of the archive.
+    WalOut,
     /// What commits pay: for the hook, and for a restore point.
     Commits,
 }
@@ -199,6 +202,9 @@ async fn measure(asked: &Asked, folder: &Path) -> Result<()> {
     }
     if asked.only.contains(&Part::WalIn) {
         groups.push(wal_in::measure(&house, asked, &page.left_out).await?);
+    }
+    if asked.only.contains(&Part::WalOut) {
+        groups.push(wal_out::measure(&house, asked, &page.left_out).await?);
     }
     if asked.only.contains(&Part::Commits) {
         groups.push(commits::hook(&house, asked).await?);

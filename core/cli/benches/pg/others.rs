@@ -21,7 +21,8 @@ pub fn missing() -> Vec<String> {
 /// pgBackRest, with a repository in a folder.
 pub struct PgBackRest {
     config: String,
-    pub repository: String,
+    /// The folder of its backups.
+    pub backups: String,
     /// The folder of its archive of WAL.
     pub archive: String,
 }
@@ -39,6 +40,7 @@ impl PgBackRest {
             format!(
                 "[global]\nrepo1-path={repository}\nrepo1-retention-full=9999\nlog-path={folder}/log\nlock-path={folder}/lock\n\
                  spool-path={folder}/spool\nprocess-max=2\ncompress-type=zst\nstart-fast=y\narchive-async=y\n\
+                 archive-get-queue-max=1GiB\n\
                  log-level-console=warn\nlog-level-file=off\n[main]\npg1-path={}\npg1-socket-path={}\npg1-port=5432\n\
                  pg1-user=postgres\n",
                 source.data(),
@@ -46,7 +48,7 @@ impl PgBackRest {
             ),
         )?;
         let archive = format!("{repository}/archive/main");
-        let tool = Self { config, repository, archive };
+        let tool = Self { config, backups: format!("{repository}/backup"), archive };
         run(&mut tool.command(&["stanza-create"])).await?;
         Ok(tool)
     }
@@ -63,6 +65,27 @@ impl PgBackRest {
 
     pub fn backup(&self) -> Command {
         self.command(&["--type=full", "backup"])
+    }
+
+    /// A backup of the files that have changed since the newest one.
+    pub fn incremental(&self) -> Command {
+        self.command(&["--type=incr", "backup"])
+    }
+
+    /// Restores the newest backup over what is in `data`, by hash.
+    pub fn restore_over(&self, data: &str) -> Command {
+        let mut command = self.command(&["restore", "--delta", "--type=immediate", "--target-action=promote"]);
+        command.arg(format!("--pg1-path={data}"));
+        command
+    }
+
+    /// Restores the newest backup into `data`, which is new, to be recovered to the end of the archive.
+    pub fn restore_to_end(&self, data: &str) -> Result<Command> {
+        remove(data)?;
+        fs::create_dir(data)?;
+        let mut command = self.command(&["restore"]);
+        command.arg(format!("--pg1-path={data}"));
+        Ok(command)
     }
 
     /// Restores the newest backup into `data`, which is new.

@@ -51,20 +51,26 @@ impl Cluster {
     }
 
     /// A cluster of one node that is to be a clone, with nothing in its folder.
-    async fn clone_of(house: &House, name: &str, source: &Self) -> Result<Self> {
+    async fn clone_of(house: &House, name: &str, source: &Self, settings: &str) -> Result<Self> {
         let (data, sockets) = (house.path(&format!("{name}-data")), house.fresh(&format!("{name}-s"))?);
         remove(&data)?;
         let connection = format!("host={sockets} port=5432 user=postgres dbname=postgres");
-        let mut clone = Self::described(house, name, vec![(data, connection)], Some(&source.repository))?;
+        let mut clone = Self::described(house, name, vec![(data, connection)], Some((&source.repository, settings)))?;
         clone.start_agents().await?;
         Ok(clone)
     }
 
-    fn described(house: &House, name: &str, nodes: Vec<(String, String)>, source: Option<&str>) -> Result<Self> {
+    /// The cluster of some data folders and connections. A clone has a source and settings for its nodes.
+    fn described(
+        house: &House,
+        name: &str,
+        nodes: Vec<(String, String)>,
+        source: Option<(&str, &str)>,
+    ) -> Result<Self> {
         let repository = house.path(&format!("{name}-repository"));
         remove(&repository)?;
         let mut text = format!("[cluster]\nname = \"{name}\"\nrepository = \"file://{repository}\"\n");
-        if let Some(source) = source {
+        if let Some((source, _)) = source {
             text.push_str(&format!("source = \"file://{source}\"\n"));
         }
         let mut places = Vec::new();
@@ -73,7 +79,8 @@ impl Cluster {
             remove(&state)?;
             text.push_str(&format!(
                 "\n[[node]]\nid = {id}\nagent = \"{agent}\"\nstate = \"{state}\"\nengine = \"postgres\"\ndata = \
-                 \"{data}\"\nconnection = \"{connection}\"\n"
+                 \"{data}\"\nconnection = \"{connection}\"\n{}\n",
+                source.map_or("", |(_, settings)| settings)
             ));
             places.push(Place { state, data });
         }
@@ -136,20 +143,27 @@ impl Cluster {
         self.pids().map(peak_mib).try_fold(0.0, |most, found| found.map(|found| f64::max(most, found)))
     }
 
-    /// Takes a backup, and answers what it took and the bytes that it added to the repository.
+    /// Takes a backup, and answers what it took and the bytes that it added to the repository, WAL aside.
     pub async fn backup(&self, arguments: &[&str]) -> Result<(Took, u64)> {
-        let before = house::bytes_in(Path::new(&self.repository))?;
+        let before = self.bytes()?;
         let (begun, cpu) = (Instant::now(), self.agents_cpu()? + cpu_of_children()?);
         run(self.command(&["backup"]).args(arguments)).await?;
         sync_tree(Path::new(&self.repository))?;
         let took = Took { wall: begun.elapsed().as_secs_f64(), cpu: self.agents_cpu()? + cpu_of_children()? - cpu };
-        Ok((took, house::bytes_in(Path::new(&self.repository))? - before))
+        Ok((took, self.bytes()? - before))
     }
 
-    /// Restores the newest backup into a new folder, as a clone, which is gone afterwards.
-    pub async fn restore(&self, house: &House) -> Result<Restored> {
-        let mut clone = Self::clone_of(house, "clone", self).await?;
-        let restored = clone.restore_into().await;
+    /// Bytes in the repository, WAL aside.
+    fn bytes(&self) -> Result<u64> {
+        let all = house::bytes_in(Path::new(&self.repository))?;
+        Ok(all - house::bytes_in(Path::new(&format!("{}/wal", self.repository)))?)
+    }
+
+    /// Restores the newest backup into a new folder, as a clone, which is gone afterwards. `settings` are the clone's
+    /// node's.
+    pub async fn restore(&self, house: &House, settings: &str) -> Result<Restored> {
+        let mut clone = Self::clone_of(house, "clone", self, settings).await?;
+        let restored = clone.restored(&["--clone", "--to", "latest"]).await;
         clone.kill_agents().await?;
         for place in &clone.places {
             end_server(&place.data).await?;
@@ -160,12 +174,25 @@ impl Cluster {
         restored
     }
 
-    async fn restore_into(&self) -> Result<Restored> {
+    /// Restores the backup `id` over what is in the folders of its own nodes, whose servers are down, and ends them again.
+    pub async fn restore_over(&self, id: &str) -> Result<Restored> {
+        let restored = self.restored(&["--delta", "--to", &format!("backup:{id}")]).await;
+        for place in &self.places {
+            end_server(&place.data).await?;
+        }
+        restored
+    }
+
+    /// Runs a restore of a cluster of one node.
+    async fn restored(&self, arguments: &[&str]) -> Result<Restored> {
         let (begun, agent, cpu) = (Instant::now(), self.agents_cpu()?, cpu_of_children()?);
-        let mut command = self.command(&["restore", "--clone", "--to", "latest"]);
+        let mut command = self.command(&["restore"]);
+        command.args(arguments);
         let log = self.log(1);
+        let said = || fs::read_to_string(&log).map(|text| text.matches("Staged").count());
+        let before = said()?;
         let staged = async {
-            house::until("files are staged", async || Ok(fs::read_to_string(&log)?.contains("Staged"))).await?;
+            house::until("files are staged", async || Ok(said()? > before)).await?;
             Ok::<_, Box<dyn std::error::Error + Send + Sync>>(Took {
                 wall: begun.elapsed().as_secs_f64(),
                 cpu: self.agents_cpu()? - agent,

@@ -111,12 +111,21 @@ impl Source {
         Ok(())
     }
 
+    /// Waits until the command has taken every full segment.
+    pub async fn nothing_waits(&self) -> Result<()> {
+        let folder = format!("{}/pg_wal/archive_status", self.data());
+        house::until("the server's WAL is archived", async || {
+            let names = fs::read_dir(&folder)?.collect::<std::io::Result<Vec<_>>>()?;
+            Ok(!names.iter().any(|entry| entry.path().extension().is_some_and(|end| end == "ready")))
+        })
+        .await
+    }
+
     /// As before each round: checkpointed, on the disk, and in the page cache.
     pub async fn ready(&self) -> Result<()> {
         self.sql("CHECKPOINT").await?;
         house::settle().await?;
-        run(&mut house::shell(&format!("find {} -type f -exec cat {{}} + > /dev/null", self.data()))).await?;
-        Ok(())
+        house::read_all(self.data()).await
     }
 
     pub async fn stop(&self) -> Result<()> {

@@ -62,7 +62,7 @@ pub async fn measure(house: &House, asked: &Asked, left_out: &[String]) -> Resul
             // Nothing may wait for the next.
             if *way == OURS {
                 source.archive_by("true").await?;
-                nothing_waits(&source).await?;
+                source.nothing_waits().await?;
             } else {
                 cluster.start_agents().await?;
             }
@@ -130,16 +130,7 @@ async fn caught_up(source: &Source) -> Result<()> {
 async fn pushed(source: &Source, command: &str, left: &str) -> Result<f64> {
     let begun = Instant::now();
     source.archive_by(command).await?;
-    nothing_waits(source).await?;
+    source.nothing_waits().await?;
     sync_tree(Path::new(left))?;
     Ok(begun.elapsed().as_secs_f64())
-}
-
-async fn nothing_waits(source: &Source) -> Result<()> {
-    let folder = format!("{}/pg_wal/archive_status", source.data());
-    house::until("the server's WAL is archived", async || {
-        let names = std::fs::read_dir(&folder)?.collect::<std::io::Result<Vec<_>>>()?;
-        Ok(!names.iter().any(|entry| entry.path().extension().is_some_and(|end| end == "ready")))
-    })
-    .await
 }

@@ -378,6 +378,8 @@ fn recovery_settings(data: &str, control: &Control, wanted: &Restored) -> Vec<(&
         ("log_destination", "stderr"),
         ("lc_messages", "C"),
         ("hot_standby", "on"),
+        // Every file was synced when it was staged: to open each one again and sync it takes seconds.
+        ("recovery_init_sync_method", "syncfs"),
         ("archive_mode", "off"),
         ("autovacuum", "off"),
         ("synchronous_standby_names", ""),
@@ -544,15 +546,24 @@ async fn promote(database: &PostgresDatabase, restored: &Restored) -> Result<()>
             return Err(Refusal::new(Code::OutOfOrder, format!("{} has not recovered yet", database.data())).into());
         }
         judge(database, restored, &seen).await?;
-        let wait_s = i32::try_from(PROMOTE_WAIT.as_secs()).unwrap_or(i32::MAX);
-        let done = session.row_within(PROMOTE_WAIT, "SELECT pg_promote(true, $1)::text", &[&wait_s]).await?;
-        if done.text(0)? != "true" {
-            let cause = format!("no end within {} s", PROMOTE_WAIT.as_secs());
-            return Err(Fault::new(FaultKind::TimedOut, format!("promote {}", database.data()), cause).into());
-        }
+        // What pauses at its target goes on by ending recovery, at once. To `pg_promote` it listens once a second.
+        session.row("SELECT pg_wal_replay_resume()::text", &[]).await?;
+        wait_promoted(database, &session).await?;
     }
     // From here on a restart is an ordinary one, on the new timeline.
     session.command(PROMOTE_WAIT, "CHECKPOINT").await
+}
+
+async fn wait_promoted(database: &PostgresDatabase, session: &Session) -> Result<()> {
+    let begun = Instant::now();
+    while look(session).await?.is_none_or(|seen| seen.in_recovery) {
+        if begun.elapsed() > PROMOTE_WAIT {
+            let cause = format!("no end within {} s", PROMOTE_WAIT.as_secs());
+            return Err(Fault::new(FaultKind::TimedOut, format!("promote {}", database.data()), cause).into());
+        }
+        tokio::time::sleep(POLL).await;
+    }
+    Ok(())
 }
 
 /// Starts the server as its own configuration says, but in this folder and where the node's connection expects it.
