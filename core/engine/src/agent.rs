@@ -303,10 +303,18 @@ impl Agent {
             if planted::is(Bug::RequestUnanswered) && matches!(answer, Err(Failure::Refused(..))) {
                 continue;
             }
-            let scn = self.database.status().await.map_or(Scn::ZERO, |status| status.scn);
+            let scn = self.scn().await;
             if frames::send(&mut stream, &Answered { number, scn, answer }).await.is_err() {
                 return;
             }
+        }
+    }
+
+    /// The highest SCN that the database knows. One that is open is not looked at for that: commits may be waiting.
+    async fn scn(&self) -> Scn {
+        match self.database.observe(Scn::ZERO).await {
+            Ok(scn) => scn,
+            Err(_) => self.database.status().await.map_or(Scn::ZERO, |status| status.scn),
         }
     }
 

@@ -189,12 +189,13 @@ impl Bench<'_> {
         Ok(())
     }
 
-    /// Incremental backups by the tools that take them, of nothing and of a few updates.
+    /// Incremental backups by the tools that take them, of nothing and of a few updates since a full one.
     async fn changes(&mut self, asked: &Asked) -> Result<()> {
         self.cluster.start_agents().await?;
         let mut tools = vec![OURS];
         tools.extend(self.pgbackrest.is_some().then_some(PGBACKREST));
         for round in 0..=asked.rounds {
+            self.all_again().await?;
             for is_updated in [false, true] {
                 if is_updated {
                     let rows = asked.scale * 100_000;
@@ -211,6 +212,18 @@ impl Bench<'_> {
             }
         }
         self.remember("while it is backed up, all and then changes")
+    }
+
+    /// Full backups by those tools, that count for nothing; the id of ours.
+    async fn all_again(&mut self) -> Result<String> {
+        self.source.ready().await?;
+        let id = self.cluster.run(&["backup"]).await?["backup"].as_str().unwrap_or_default().to_owned();
+        if let Some(tool) = &self.pgbackrest {
+            self.source.archive_by(&tool.archive_command()).await?;
+            run(&mut tool.backup()).await?;
+            self.source.archive_by("true").await?;
+        }
+        Ok(id)
     }
 
     async fn change(&mut self, round: usize, tool: &str, is_updated: bool) -> Result<()> {
@@ -237,12 +250,9 @@ impl Bench<'_> {
 
     /// Restores over folders that hold nearly or wholly what they should. The server is not started again.
     async fn over(&mut self, asked: &Asked) -> Result<()> {
-        self.source.ready().await?;
-        let id = self.cluster.run(&["backup"]).await?["backup"].as_str().unwrap_or_default().to_owned();
+        let id = self.all_again().await?;
         let to = self.kept("restored-over");
         if let Some(tool) = &self.pgbackrest {
-            self.source.archive_by(&tool.archive_command()).await?;
-            run(&mut tool.backup()).await?;
             run(&mut tool.restore(&to)?).await?;
         }
         self.source.stop().await?;

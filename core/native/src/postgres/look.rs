@@ -7,11 +7,15 @@ use sheetanchor_core::identity::{ContentHash, LifeId, TimelineId};
 use sheetanchor_core::position::Lsn;
 use sheetanchor_core::refusal::{Code, Refusal};
 
-use super::session::Session;
+use super::session::{Fields, Session};
 use super::wal::SegmentSize;
 
 /// How long WAL may take to become durable once asked for.
 const FLUSH_WAIT: Duration = Duration::from_secs(30);
+
+/// The timeline that a server writes, and how far its WAL is durable, in its own words. A standby refuses both.
+const TIMELINE: &str = "substr(pg_walfile_name(pg_current_wal_insert_lsn()), 1, 8)";
+const FLUSHED: &str = "pg_current_wal_flush_lsn()::text";
 
 /// What an open server says of its run.
 pub(super) struct Seen {
@@ -30,14 +34,17 @@ pub(super) struct Seen {
 pub(super) async fn look(session: &Session) -> Result<Seen> {
     // A crash of one process restarts all but the postmaster, and may lose WAL that was not flushed: it is another life,
     // and the checkpointer's start tells.
-    let sql = "SELECT extract(epoch FROM pg_postmaster_start_time())::text, pg_is_in_recovery()::text, \
+    let sql = format!(
+        "SELECT CASE WHEN NOT pg_is_in_recovery() THEN {TIMELINE} END, \
+        CASE WHEN NOT pg_is_in_recovery() THEN {FLUSHED} END, \
+        extract(epoch FROM pg_postmaster_start_time())::text, \
         (SELECT pid::text || ' ' || extract(epoch FROM backend_start)::text FROM pg_stat_activity \
-            WHERE backend_type = 'checkpointer'), current_setting('max_prepared_transactions')";
-    let row = session.row(sql, &[]).await?;
-    let run = format!("{} {} {}", session.facts().system, row.text(0)?, row.maybe(2)?.unwrap_or_default());
-    let in_recovery = row.text(1)? == "true";
-    let end = if in_recovery { None } else { Some(end_of_wal(session).await?) };
-    Ok(Seen { life: life_of(&run), end, can_prepare: row.text(3)? != "0" })
+            WHERE backend_type = 'checkpointer'), current_setting('max_prepared_transactions')"
+    );
+    let row = session.row(&sql, &[]).await?;
+    let end = if row.maybe(0)?.is_none() { None } else { Some(end_in(&row)?) };
+    let run = format!("{} {} {}", session.facts().system, row.text(2)?, row.maybe(3)?.unwrap_or_default());
+    Ok(Seen { life: life_of(&run), end, can_prepare: row.text(4)? != "0" })
 }
 
 fn life_of(run: &str) -> LifeId {
@@ -50,8 +57,11 @@ fn life_of(run: &str) -> LifeId {
 /// # Errors
 /// Faults.
 pub(super) async fn end_of_wal(session: &Session) -> Result<(TimelineId, Lsn)> {
-    let sql = "SELECT substr(pg_walfile_name(pg_current_wal_insert_lsn()), 1, 8), pg_current_wal_flush_lsn()::text";
-    let row = session.row(sql, &[]).await?;
+    end_in(&session.row(&format!("SELECT {TIMELINE}, {FLUSHED}"), &[]).await?)
+}
+
+/// The timeline and the end of durable WAL that a row begins with.
+fn end_in(row: &Fields) -> Result<(TimelineId, Lsn)> {
     let timeline = row.text(0)?;
     let timeline = u32::from_str_radix(&timeline, 16)
         .map_err(|_| Fault::new(FaultKind::Other, "read the timeline", format!("`{timeline}` is none")))?;

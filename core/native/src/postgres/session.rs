@@ -1,5 +1,7 @@
 //! Connections to the server, and what its answers and errors mean.
 
+use std::collections::BTreeMap;
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use sheetanchor_core::error::{Error, Fault, FaultKind, Result};
@@ -9,7 +11,7 @@ use tokio::task::AbortHandle;
 use tokio_postgres::config::SslMode;
 use tokio_postgres::error::SqlState;
 use tokio_postgres::types::ToSql;
-use tokio_postgres::{Client, Config, NoTls, Row};
+use tokio_postgres::{Client, Config, NoTls, Row, Statement};
 
 use super::target::Target;
 use super::tls::{Broken, NO_TLS, Safety, untrusted};
@@ -19,6 +21,9 @@ const CONNECT_WAIT: Duration = Duration::from_secs(10);
 
 /// How long an ordinary query may take.
 pub(super) const QUERY_WAIT: Duration = Duration::from_mins(1);
+
+/// How many statements a session keeps prepared. All that do not name something of their moment fit.
+const PREPARED_MAX: usize = 64;
 
 /// What about a server stays the same while a connection to it lasts.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -57,6 +62,8 @@ pub(super) struct Session {
     client: Client,
     driver: AbortHandle,
     facts: Facts,
+    /// A statement that is prepared costs one round trip less, and commits may be waiting for its answer.
+    prepared: Mutex<BTreeMap<String, Statement>>,
 }
 
 impl Drop for Session {
@@ -82,7 +89,7 @@ impl Session {
                 return Err(error);
             }
         };
-        Ok(Self { client, driver, facts })
+        Ok(Self { client, driver, facts, prepared: Mutex::default() })
     }
 
     /// What the server is.
@@ -105,7 +112,26 @@ impl Session {
 
     /// As [`Session::row`], with a deadline of its own.
     pub(super) async fn row_within(&self, wait: Duration, sql: &str, values: &[&(dyn ToSql + Sync)]) -> Result<Fields> {
-        within(wait, sql, self.client.query_one(sql, values)).await.map(Fields)
+        within(wait, sql, self.query_one(sql, values)).await.map(Fields)
+    }
+
+    async fn query_one(&self, sql: &str, values: &[&(dyn ToSql + Sync)]) -> Result<Row, tokio_postgres::Error> {
+        let statement = self.prepare(sql).await?;
+        self.client.query_one(&statement, values).await
+    }
+
+    async fn prepare(&self, sql: &str) -> Result<Statement, tokio_postgres::Error> {
+        let prepared = || self.prepared.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(statement) = prepared().get(sql) {
+            return Ok(statement.clone());
+        }
+        let statement = self.client.prepare(sql).await?;
+        let mut prepared = prepared();
+        if prepared.len() < PREPARED_MAX {
+            prepared.insert(sql.to_owned(), statement.clone());
+        }
+        drop(prepared);
+        Ok(statement)
     }
 
     /// All rows of a query whose columns are text.
@@ -127,7 +153,7 @@ impl Session {
         sql: &str,
         values: &[&(dyn ToSql + Sync)],
     ) -> Result<Result<Fields, Said>> {
-        let asked = async { Ok(self.client.query_one(sql, values).await) };
+        let asked = async { Ok(self.query_one(sql, values).await) };
         Ok(answered(sql, within(wait, sql, asked).await?)?.map(Fields))
     }
 
