@@ -7,6 +7,7 @@ use alloc::string::String;
 use alloc::vec::Vec;
 use core::time::Duration;
 
+use crate::compression::Compression;
 use crate::error::{Error, Result};
 use crate::format::catalog::{Cut, Guarantee, Method, ThreadCut};
 use crate::identity::{NodeId, OperationId, ThreadId};
@@ -57,6 +58,8 @@ pub struct Order {
     pub method: Method,
     /// The sealed backup that it goes on from; none for a full one.
     pub base: Option<OperationId>,
+    /// How what is copied is packed.
+    pub compression: Compression,
     /// The name of the records that mark a cut of each node by itself, unique for ever.
     pub record: String,
     /// How long things may take.
@@ -357,7 +360,8 @@ impl Backup {
         let units: BTreeSet<NodeId> = self.order.nodes.iter().take(units).copied().collect();
         let base = self.order.base;
         let starts = if base.is_some() { self.evidence.starts.values().copied().collect() } else { Vec::new() };
-        self.ask(now, Phase::Capturing, self.order.limits.capture, &Request::Capture { base, starts }, units)
+        let request = Request::Capture { base, starts, compression: self.order.compression };
+        self.ask(now, Phase::Capturing, self.order.limits.capture, &request, units)
     }
 
     /// The cut comes after every node has ended: what lies before an end is no state that recovery can reach.

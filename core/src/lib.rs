@@ -50,6 +50,8 @@ pub mod backup;
 
 pub mod changes;
 
+pub mod compression;
+
 pub mod incremental;
 
 pub mod in_doubt;

@@ -180,6 +180,8 @@ pub enum Bug {
     DeltaKeepsControl,
     /// A backup does not wait for its turn to read.
     RateIgnored,
+    /// A chunk is taken for one that zstd packed, whatever its frame begins with.
+    MagicIgnored,
     /// The first change of a page after it was read from the file logs that change alone, and not the whole page.
     ImageLeftOut,
     /// A whole page that was logged before a checkpoint counts as logged after it.
@@ -287,6 +289,7 @@ impl Bug {
         ("delta-keeps-extra-files", Self::DeltaKeepsExtraFiles),
         ("delta-keeps-control", Self::DeltaKeepsControl),
         ("rate-ignored", Self::RateIgnored),
+        ("magic-ignored", Self::MagicIgnored),
         ("image-left-out", Self::ImageLeftOut),
         ("old-image-counts", Self::OldImageCounts),
         ("seen-before-durable", Self::SeenBeforeDurable),

@@ -7,6 +7,7 @@ use alloc::vec::Vec;
 
 use serde::{Deserialize, Serialize};
 
+use crate::compression::Compression;
 use crate::error::{Error, Fault, FaultKind};
 use crate::identity::{
     ByteCount, ClusterId, ContentHash, Epoch, HoldId, Incarnation, LifeId, Membership, NodeId, OperationId,
@@ -70,6 +71,8 @@ pub enum Request {
         base: Option<OperationId>,
         /// Where the backup starts in each thread: what had changed before that is told by WAL. Empty without a base.
         starts: Vec<Position>,
+        /// How what is copied is packed.
+        compression: Compression,
     },
     /// End the backup that was begun there, and no other: a repeated [`Request::Begin`] may have begun another one in a
     /// later life of the node.

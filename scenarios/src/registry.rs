@@ -11,7 +11,7 @@ use crate::stories;
 macro_rules! each_story {
     ($macro:ident) => {
         $macro! {
-            "a-backup-is-restored-and-read" a_backup_is_restored_and_read: backup::is_restored_and_read, sees [NoFsyncBeforeSeal, NoPin, CutOffByOne];
+            "a-backup-is-restored-and-read" a_backup_is_restored_and_read: backup::is_restored_and_read, sees [NoFsyncBeforeSeal, NoPin, CutOffByOne, MagicIgnored];
             "a-node-crashes-during-capture" a_node_crashes_during_capture: backup::survives_a_node_that_crashes_during_capture, sees [];
             "the-coordinator-crashes-between-drain-and-cut" the_coordinator_crashes_between_drain_and_cut: point::frees_commits_when_its_coordinator_crashes, sees [];
             "two-nodes-write-the-same-page-across-the-cut" two_nodes_write_the_same_page_across_the_cut: point::cuts_a_page_that_two_nodes_write, sees [CutOffByOne, NodeBeforeScn];
@@ -80,7 +80,7 @@ macro_rules! each_story {
             "damaged-wal-hinders-only-what-needs-it" damaged_wal_hinders_only_what_needs_it: capture::goes_on_beside_damaged_wal, sees [AnyDamageHinders];
             "a-link-out-of-the-folder-is-refused" a_link_out_of_the_folder_is_refused: capture::refuses_links_that_lead_out, sees [LinksDropped];
             "a-file-that-shrinks-while-it-is-copied-is-refused" a_file_that_shrinks_while_it_is_copied_is_refused: capture::refuses_a_file_that_shrank, sees [ShrunkFileAccepted];
-            "an-incremental-backup-is-whole" an_incremental_backup_is_whole: incremental::are_whole, sees [LastWalPageMissed, ChangesOfOneThread, GrownTailUnread, PatchForgetsThePatch];
+            "an-incremental-backup-is-whole" an_incremental_backup_is_whole: incremental::are_whole, sees [LastWalPageMissed, ChangesOfOneThread, GrownTailUnread, PatchForgetsThePatch, MagicIgnored];
             "an-incremental-backup-outlives-its-base" an_incremental_backup_outlives_its_base: incremental::outlive_their_base, sees [ExpiryTakesBasePacks];
             "an-incremental-backup-stays-in-its-incarnation" an_incremental_backup_stays_in_its_incarnation: incremental::go_on_from_their_own_incarnation, sees [BaseOfAnotherIncarnation];
             "a-damaged-base-is-refused" a_damaged_base_is_refused: incremental::are_refused_with_a_damaged_base, sees [];

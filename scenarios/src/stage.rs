@@ -24,6 +24,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use sheetanchor_core::compression::Compression;
 use sheetanchor_core::error::Result as Outcome;
 use sheetanchor_core::format::catalog::{Method, Point};
 use sheetanchor_core::identity::{OperationId, PointName};
@@ -68,6 +69,8 @@ pub struct Stage {
     amid: Chance,
     /// Draws of what befalls connections and clocks: so do these.
     links: Chance,
+    /// Draws of how backups are packed: so do these.
+    packing: Chance,
     load: Load,
     storage: Storage,
     /// Whether what spans databases is committed by two-phase commit.
@@ -116,6 +119,7 @@ impl Stage {
         let (chance, damage) = (world.workload_chance(), world.damage_chance());
         let amid = Chance::of(!world.seed(), Concern::Workload);
         let links = Chance::of(world.seed(), Concern::Links);
+        let packing = Chance::of(world.seed(), Concern::Packing);
         let stop = Arc::new(AtomicBool::new(false));
         let (load, recorder) = (Load::SPREAD, Recorder::default());
         Self {
@@ -124,6 +128,7 @@ impl Stage {
             damage,
             amid,
             links,
+            packing,
             load,
             storage: Storage::Shared,
             two_phase: false,
@@ -283,7 +288,7 @@ impl Stage {
         self.operate_as(operator, act)
     }
 
-    /// The same, by an operator who knows of these nodes.
+    /// The same, by an operator who knows of these nodes. Which way backups of this operator are packed is drawn.
     fn operate_as<T, F>(
         &mut self,
         operator: impl Fn(Env) -> Coordinator + Send + Sync + 'static,
@@ -295,7 +300,8 @@ impl Stage {
     {
         self.operators += 1;
         let host = format!("operator{}", self.operators);
-        let promise = self.world.launch(&host, move |env| act(operator(env)));
+        let compression = self.packing.one_of(&Compression::ALL).unwrap_or_default();
+        let promise = self.world.launch(&host, move |env| act(operator(env).packing_by(compression)));
         Begun { operator: host, promise }
     }
 

@@ -34,6 +34,8 @@ pub enum Concern {
     Damage,
     /// What befalls connections and clocks.
     Links,
+    /// How backups are packed.
+    Packing,
 }
 
 impl Concern {
@@ -50,6 +52,7 @@ impl Concern {
             Self::Latency => 9,
             Self::Damage => 10,
             Self::Links => 11,
+            Self::Packing => 12,
         }
     }
 }

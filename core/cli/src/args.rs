@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use jiff::Timestamp;
+use sheetanchor_core::compression::Compression;
 use sheetanchor_core::format::catalog::Method;
 use sheetanchor_core::identity::Incarnation;
 use sheetanchor_core::plan::{Aim, Target};
@@ -144,6 +145,10 @@ pub struct BackupArguments {
     #[arg(long, value_name = "RATE")]
     pub rate: Option<Rate>,
 
+    /// How what is copied is packed; a restore needs to know nothing of it
+    #[arg(long, value_name = "HOW", default_value = "zstd")]
+    pub compression: CompressionArgument,
+
     /// How the nodes are cut
     #[arg(long, value_name = "HOW", default_value = "fence")]
     pub cut: CutArgument,
@@ -151,6 +156,25 @@ pub struct BackupArguments {
     /// What is read again before the seal
     #[arg(long, value_name = "WHAT", default_value = "contents")]
     pub read_back: ReadBackArgument,
+}
+
+/// How what a backup copies is packed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum CompressionArgument {
+    /// By zstd, level 1: the smaller repository
+    Zstd,
+    /// By LZ4: less work for the processor, and a larger repository
+    Lz4,
+}
+
+impl CompressionArgument {
+    /// The kind that it names.
+    pub const fn compression(self) -> Compression {
+        match self {
+            Self::Zstd => Compression::Zstd,
+            Self::Lz4 => Compression::Lz4,
+        }
+    }
 }
 
 /// What is read again before a backup is sealed.

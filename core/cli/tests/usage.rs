@@ -54,6 +54,7 @@ fn wrong_usage_ends_with_two() {
         &["backup", "--cut", "sometimes"],
         &["backup", "--rate", "0MB/s"],
         &["backup", "--rate", "fast"],
+        &["backup", "--compression", "gzip"],
         &["restore", "--to", "yesterday"],
         &["restore", "--delta", "--clone"],
         &["restore", "--to", "latest", "--resume", "restore-0190f3a2c4d5-9f31a2b7"],

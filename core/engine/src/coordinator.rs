@@ -22,6 +22,7 @@ use alloc::vec::Vec;
 use core::time::Duration;
 
 use futures_util::future::{join_all, try_join_all};
+use sheetanchor_core::compression::Compression;
 use sheetanchor_core::error::{Error, Result};
 use sheetanchor_core::format::catalog::{Abort, Cluster, Ending, Members, Opened, Outcome, Registered};
 use sheetanchor_core::identity::{
@@ -97,6 +98,8 @@ pub struct Coordinator {
     read_back: ReadBack,
     /// How fast a backup may read each node's files.
     rate: Option<Rate>,
+    /// How what a backup copies is packed.
+    compression: Compression,
 }
 
 impl core::fmt::Debug for Coordinator {
@@ -145,7 +148,8 @@ impl Coordinator {
         let (repository, caller) = (Repository::new(&env), Caller::new(env.clone(), setup.addresses.clone()));
         let cancel = Arc::new(Watched::new(false));
         let (watcher, source, read_back, rate) = (None, None, ReadBack::default(), None);
-        Self { env, repository, caller, setup, limits, cancel, watcher, source, read_back, rate }
+        let compression = Compression::default();
+        Self { env, repository, caller, setup, limits, cancel, watcher, source, read_back, rate, compression }
     }
 
     /// Lets an operator end the operations that are started from here on.
@@ -173,6 +177,13 @@ impl Coordinator {
     #[must_use]
     pub fn at_rate(mut self, rate: Option<Rate>) -> Self {
         self.rate = rate;
+        self
+    }
+
+    /// How what a backup copies is packed; by zstd if nothing is said.
+    #[must_use]
+    pub fn packing_by(mut self, compression: Compression) -> Self {
+        self.compression = compression;
         self
     }
 

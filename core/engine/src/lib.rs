@@ -16,6 +16,8 @@ pub mod database;
 
 pub mod folder_bucket;
 
+mod lz4;
+pub mod packing;
 pub mod zstd;
 
 pub mod watched;

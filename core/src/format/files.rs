@@ -65,7 +65,7 @@ pub struct Chunk {
     /// What has changed in it since its frame was stored.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub patch: Option<Patch>,
-    /// How many bytes it takes there: one zstd frame.
+    /// How many bytes it takes there: one frame, which says itself what packed it.
     pub stored: ByteCount,
 }
 
@@ -84,7 +84,7 @@ pub struct Patch {
     pub offset: u64,
     /// Its pack, as a place in [`FileList::packs`].
     pub pack: u32,
-    /// How many bytes it takes there: one zstd frame.
+    /// How many bytes it takes there: one frame, which says itself what packed it.
     pub stored: ByteCount,
 }
 

@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 
 use sheetanchor_core::backup::{self, Backup};
+use sheetanchor_core::compression::Compression;
 use sheetanchor_core::error::{Error, Result};
 use sheetanchor_core::format::catalog::{Cut, Guarantee, Method, ThreadCut};
 use sheetanchor_core::identity::{ByteCount, ContentHash, Epoch, NodeId, OperationKind, ThreadId, TimelineId};
@@ -14,8 +15,8 @@ use sheetanchor_core::scn::Scn;
 use super::{LIFE, code, ms, nodes, operation, place, silent};
 
 fn order(method: Method) -> backup::Order {
-    let limits = backup::Limits::default();
-    backup::Order { nodes: nodes(), shared: true, method, base: None, record: "sa-b".into(), limits }
+    let (limits, compression) = (backup::Limits::default(), Compression::Lz4);
+    backup::Order { nodes: nodes(), shared: true, method, base: None, compression, record: "sa-b".into(), limits }
 }
 
 fn answer_backup(node: NodeId, request: &Request) -> Answer {
@@ -32,7 +33,10 @@ fn answer_backup(node: NodeId, request: &Request) -> Answer {
         Request::Enlist { .. } => Answer::Enlisted { life: LIFE, epoch: Epoch::new(1) },
         Request::Pin { .. } => Answer::Pinned { from: place(node, 0) },
         Request::Begin => Answer::Begun { start: place(node, 10), scn: Scn::new(10 + u64::from(node.get())) },
-        Request::Capture { .. } => Answer::Captured(captured),
+        Request::Capture { compression, .. } => {
+            assert_eq!(*compression, Compression::Lz4, "as was ordered");
+            Answer::Captured(captured)
+        }
         Request::End { start } => {
             assert_eq!(*start, place(node, 10), "what the node has begun, and nothing else, is ended");
             Answer::Ended { stop: place(node, 50), scn: Scn::new(100 + u64::from(node.get())), extra: None }

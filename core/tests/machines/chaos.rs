@@ -9,6 +9,7 @@ use proptest::sample::select;
 use sheetanchor_core::agent::{self, Agent, Belonging};
 use sheetanchor_core::backup::{self, Backup};
 use sheetanchor_core::by_scn::ScnPoint;
+use sheetanchor_core::compression::Compression;
 use sheetanchor_core::error::{Error, Result};
 use sheetanchor_core::format::catalog::{Cut, Guarantee, Method, ThreadCut};
 use sheetanchor_core::identity::{
@@ -190,7 +191,8 @@ proptest! {
     fn a_backup_survives_any_events(draws in draws(), shared in any::<bool>(), fenced in any::<bool>()) {
         let method = if fenced { Method::Fence } else { Method::Alone };
         let limits = backup::Limits { capture: Duration::from_mins(30), ..backup::Limits::default() };
-        let order = backup::Order { nodes: nodes(), shared, method, base: None, record: "sa-b".into(), limits };
+        let (record, compression) = ("sa-b".into(), Compression::default());
+        let order = backup::Order { nodes: nodes(), shared, method, base: None, compression, record, limits };
         let mut machine = Backup::new(order);
         machine.step(ms(0), backup::Event::Begun);
         let mut now = 0;

@@ -7,7 +7,7 @@ use crate::house::{self, House, Result, Took, bytes_in, remove, run, timed};
 use crate::others::{Barman, PgBackRest, base_backup, copy, tar, untar};
 use crate::ours::Cluster;
 use crate::servers::{Source, open_restored};
-use crate::{Asked, Filler};
+use crate::{Asked, Filler, lz4};
 
 const OURS: &str = "sheetanchor";
 const OURS_UNREAD: &str = "sheetanchor, `--read-back presence`";
@@ -74,6 +74,9 @@ pub async fn measure(house: &House, asked: &Asked, filler: Filler, left_out: &[S
         pgbackrest,
         barman,
     };
+    // First, so that what is restored below is packed as usual.
+    let title = titled("Full backup, LZ4");
+    let by_lz4 = lz4::measure(house, asked, &title, (&bench.source, &bench.cluster), has("pgbackrest")).await?;
     let mut tools = vec![OURS, OURS_UNREAD, BASE_BACKUP, COPY];
     tools.extend(has("zstd").then_some(TAR));
     tools.extend(bench.pgbackrest.is_some().then_some(PGBACKREST));
@@ -95,7 +98,9 @@ pub async fn measure(house: &House, asked: &Asked, filler: Filler, left_out: &[S
     }
     bench.changes(asked).await?;
     bench.over(asked).await?;
-    Ok(bench.judged())
+    let mut groups = bench.judged();
+    groups.insert(1, by_lz4);
+    Ok(groups)
 }
 
 impl Bench<'_> {
@@ -314,7 +319,7 @@ impl Bench<'_> {
 }
 
 /// Runs a backup, and answers what it time and the bytes that it added.
-async fn added(command: &mut tokio::process::Command, repository: &str) -> Result<(Took, u64)> {
+pub async fn added(command: &mut tokio::process::Command, repository: &str) -> Result<(Took, u64)> {
     let before = bytes_in(Path::new(repository))?;
     let time = timed(command, repository).await?;
     Ok((time, bytes_in(Path::new(repository))?.saturating_sub(before)))
@@ -343,13 +348,13 @@ async fn overwrite(file: &Path) -> Result<()> {
         .map(drop)
 }
 
-fn push(group: &mut Group, tool: &str, time: Took) {
+pub fn push(group: &mut Group, tool: &str, time: Took) {
     let row = group.row(tool);
     row.figures.push(time.wall);
     row.cpu.push(time.cpu);
 }
 
-fn note(round: usize, title: &str, tool: &str, time: Took) {
+pub fn note(round: usize, title: &str, tool: &str, time: Took) {
     let what = title.split(':').next().unwrap_or(title);
     let counted = if round == 0 { "warming up".to_owned() } else { format!("round {round}") };
     println!("{counted}: {what}: {tool}: {:.2} s, {:.2} s of processor", time.wall, time.cpu);

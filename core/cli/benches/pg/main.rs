@@ -18,6 +18,7 @@ mod commits;
 mod copies;
 mod figures;
 mod house;
+mod lz4;
 mod others;
 mod ours;
 mod page;

@@ -59,6 +59,13 @@ impl PgBackRest {
         command
     }
 
+    /// The same, packing by LZ4.
+    pub fn by_lz4(self) -> Result<Self> {
+        let config = fs::read_to_string(&self.config)?;
+        fs::write(&self.config, config.replace("compress-type=zst", "compress-type=lz4"))?;
+        Ok(self)
+    }
+
     pub fn archive_command(&self) -> String {
         format!("pgbackrest --stanza=main --config={} archive-push %p", self.config)
     }

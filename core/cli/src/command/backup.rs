@@ -31,12 +31,14 @@ pub async fn run(file: &Path, screen: &Screen, arguments: &BackupArguments) -> R
         ReadBackArgument::Presence => ReadBack::Presence,
     };
     let connected = Connected::new(file, screen)?;
+    let compression = arguments.compression.compression();
     let coordinator = connected.coordinator.clone().reading_back(read_back).at_rate(arguments.rate);
+    let coordinator = coordinator.packing_by(compression);
     let extent = if arguments.incremental { Extent::Incremental } else { Extent::Full };
     let sealed = connected.watched(coordinator.backup_of(extent, label, method)).await?;
     let value = json!({
         "backup": sealed.operation, "seal": sealed.seal, "method": sealed.manifest.method,
-        "kind": kind_word(sealed.seal.base.is_some()),
+        "kind": kind_word(sealed.seal.base.is_some()), "compression": compression.word(),
         "units": sealed.manifest.units, "threads": sealed.manifest.threads, "label": sealed.manifest.label,
     });
     screen.result(&describe(&sealed), &value)

@@ -12,6 +12,7 @@ use core::time::Duration;
 use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesOrdered;
 use futures_util::{FutureExt, StreamExt};
+use sheetanchor_core::compression::Compression;
 use sheetanchor_core::error::{Error, FaultKind, Result};
 use sheetanchor_core::format::files::{Chunk, FileContent, FileEntry, FileList, Patch, check_name};
 use sheetanchor_core::format::{self, keys};
@@ -27,7 +28,7 @@ use super::Agent;
 use super::incremental::{Base, Inherited};
 use crate::database::{PageVerdict, SourceFile, SourceKind};
 use crate::env::{DiskFile, OpenMode, run_work};
-use crate::zstd;
+use crate::{packing, zstd};
 
 /// Pieces that are being hashed and compressed while the next is read.
 const PIECES_AT_ONCE: usize = 4;
@@ -85,14 +86,15 @@ impl Agent {
         operation: OperationId,
         base: Option<OperationId>,
         starts: &[Position],
+        compression: Compression,
         progress: watch::Sender<Progress>,
     ) -> Result<Captured> {
-        let Some(backup) = base else { return self.capture(operation, None, progress).await };
+        let Some(backup) = base else { return self.capture(operation, None, compression, progress).await };
         match self.base(backup, starts).await? {
-            Ok(base) => self.capture(operation, Some(&base), progress).await,
+            Ok(base) => self.capture(operation, Some(&base), compression, progress).await,
             Err(why) => {
                 tracing::warn!(target: "sheetanchor::phase", base = %backup, why, phase = "full instead");
-                let captured = self.capture(operation, None, progress).await?;
+                let captured = self.capture(operation, None, compression, progress).await?;
                 Ok(Captured { why_full: Some(why), ..captured })
             }
         }
@@ -102,6 +104,7 @@ impl Agent {
         &self,
         operation: OperationId,
         base: Option<&Base>,
+        compression: Compression,
         progress: watch::Sender<Progress>,
     ) -> Result<Captured> {
         let files = self.database.files().await?;
@@ -130,7 +133,7 @@ impl Agent {
             let name: Arc<str> = Arc::from(file.name.as_str());
             for (offset, want, take) in takes {
                 packer.meanwhile(self.await_turn(operation, take.reads(want))).await??;
-                running.push_back(self.packing(place, &name, opened.as_ref(), (offset, want), take));
+                running.push_back(self.packing(place, &name, opened.as_ref(), (offset, want), take, compression));
                 while running.len() >= PIECES_AT_ONCE
                     && let Some(piece) = packer.meanwhile(running.next()).await?
                 {
@@ -144,7 +147,7 @@ impl Agent {
         packer.finish().await
     }
 
-    /// Stores files that exist nowhere on disk.
+    /// Stores files that exist nowhere on disk. They are small, and always packed by zstd.
     pub(super) async fn capture_extra(
         &self,
         operation: OperationId,
@@ -203,19 +206,20 @@ impl Agent {
         file: Option<&Arc<dyn DiskFile>>,
         (offset, want): (u64, u64),
         take: Take<Inherited>,
+        compression: Compression,
     ) -> Packing<'_> {
         let (name, file) = (name.clone(), file.cloned());
         async move {
             let unopened = || Error::Bug(format!("{name} is to be read and was not opened"));
             let piece = match take {
                 Take::Kept(inherited) => Piece::Kept(inherited),
-                Take::Whole => self.piece(&name, &file.ok_or_else(unopened)?, offset, want).await?,
+                Take::Whole => self.piece(&name, &file.ok_or_else(unopened)?, (offset, want), compression).await?,
                 Take::Blocks(inherited, block, numbers) => {
                     let file = file.ok_or_else(unopened)?;
-                    match self.blocks(&name, &file, (offset, want), block, &numbers).await? {
+                    match self.blocks(&name, &file, (offset, want), (block, &numbers), compression).await? {
                         Some((hash, frame)) => Piece::Patched(inherited, block, numbers, hash, frame),
                         // It has become shorter: whatever is left of it is read.
-                        None => self.piece(&name, &file, offset, want).await?,
+                        None => self.piece(&name, &file, (offset, want), compression).await?,
                     }
                 }
             };
@@ -224,7 +228,13 @@ impl Agent {
         .boxed()
     }
 
-    async fn piece(&self, name: &Arc<str>, file: &Arc<dyn DiskFile>, offset: u64, want: u64) -> Result<Piece> {
+    async fn piece(
+        &self,
+        name: &Arc<str>,
+        file: &Arc<dyn DiskFile>,
+        (offset, want): (u64, u64),
+        compression: Compression,
+    ) -> Result<Piece> {
         let mut reads = 0;
         loop {
             let bytes = file.read_at(offset, usize::try_from(want).unwrap_or(usize::MAX)).await?;
@@ -237,7 +247,7 @@ impl Agent {
                 PageVerdict::Fails(at) if !planted::is(Bug::PageUnchecked) => Err(at),
                 PageVerdict::Fails(_) | PageVerdict::Sound => {
                     let length = u64::try_from(bytes.len()).unwrap_or(u64::MAX);
-                    Ok(Piece::Whole(ContentHash::of(&bytes), length, zstd::compress(&bytes)))
+                    Ok(Piece::Whole(ContentHash::of(&bytes), length, packing::pack(compression, &bytes)))
                 }
             });
             match packed.await.ok_or_else(|| Error::Bug("packing a piece panicked".to_string()))? {
@@ -254,8 +264,8 @@ impl Agent {
         name: &Arc<str>,
         file: &Arc<dyn DiskFile>,
         (offset, want): (u64, u64),
-        block: u32,
-        numbers: &[u32],
+        (block, numbers): (u32, &[u32]),
+        compression: Compression,
     ) -> Result<Option<(ContentHash, Vec<u8>)>> {
         let mut blocks = Vec::new();
         for (first, until) in runs(numbers) {
@@ -281,8 +291,8 @@ impl Agent {
                 }
             }
         }
-        let packed = run_work(&self.env.work, move || (ContentHash::of(&blocks), zstd::compress(&blocks))).await;
-        packed.map(Some).ok_or_else(|| Error::Bug("packing blocks panicked".to_string()))
+        let pack = move || (ContentHash::of(&blocks), packing::pack(compression, &blocks));
+        run_work(&self.env.work, pack).await.map(Some).ok_or_else(|| Error::Bug("packing blocks panicked".to_string()))
     }
 
     /// Waits before a page that fails its checksum is read again, unless that was tried often enough.

@@ -8,6 +8,7 @@ use core::time::Duration;
 
 use async_trait::async_trait;
 use sheetanchor_core::agent::Belonging;
+use sheetanchor_core::compression::Compression;
 use sheetanchor_core::error::{Error, Result};
 use sheetanchor_core::format::catalog::{Ending, IncarnationObject, IncarnationState, NodeOpened};
 use sheetanchor_core::format::keys;
@@ -43,7 +44,9 @@ impl Agent {
                 let begun = database.begin_backup(&operation()?.to_string()).await?;
                 Ok(Answer::Begun { start: begun.start, scn: begun.scn })
             }
-            Request::Capture { base, starts } => self.capture_once(operation()?, base, &starts).await,
+            Request::Capture { base, starts, compression } => {
+                self.capture_once(operation()?, base, &starts, compression).await
+            }
             Request::Throttle { rate } => self.throttle(operation()?, rate).await,
             Request::End { .. } => self.end(operation()?).await,
             Request::Archive { through } => Ok(Answer::Archived { until: self.await_archive(through).await? }),
@@ -208,6 +211,7 @@ impl Agent {
         operation: OperationId,
         base: Option<OperationId>,
         starts: &[Position],
+        compression: Compression,
     ) -> Result<Answer> {
         let progress = loop {
             if let Some(answer) = self.captured.lock().await.get(&operation) {
@@ -223,7 +227,7 @@ impl Agent {
             drop(copies);
             while running.changed().await.is_ok() {}
         };
-        let outcome = self.capture_from(operation, base, starts, progress).await.map(Answer::Captured);
+        let outcome = self.capture_from(operation, base, starts, compression, progress).await.map(Answer::Captured);
         self.copies.lock().await.remove(&operation);
         if let Ok(answer) = &outcome {
             self.captured.lock().await.insert(operation, answer.clone());

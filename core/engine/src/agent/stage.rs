@@ -26,7 +26,7 @@ use crate::database::State;
 use crate::env::disk::parent;
 use crate::env::{EntryKind, Env, run_work};
 use crate::repository::Repository;
-use crate::zstd;
+use crate::{packing, zstd};
 
 /// Files that are written at once. Most files of a database are small, and take a sync each: syncs that wait together are
 /// one for the disk.
@@ -134,7 +134,7 @@ async fn read_frame(
     };
     let name = pack.clone();
     let unpacked = run_work(&env.work, move || {
-        let bytes = zstd::decompress(&name, &frame, length, Code::ChunkDamaged)?;
+        let bytes = packing::unpack(&name, &frame, length, Code::ChunkDamaged)?;
         let found = ContentHash::of(&bytes);
         if found == hash || planted::is(Bug::ChunkUnchecked) {
             return Ok(bytes);

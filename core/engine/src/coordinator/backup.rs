@@ -75,6 +75,7 @@ impl Coordinator {
             shared: footing.members.shared,
             method,
             base: base.as_ref().ok().copied().flatten(),
+            compression: self.compression,
             record: format!("sa-{}", term.operation),
             limits: self.limits.backup,
         };

@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use sheetanchor_core::backup::{self, Backup, Evidence, Limits, Order, Taken};
+use sheetanchor_core::compression::Compression;
 use sheetanchor_core::error::{Error, Fault as WorldFault, FaultKind};
 use sheetanchor_core::format::catalog::{Cut, Guarantee, Method, ThreadCut};
 use sheetanchor_core::identity::{Epoch, HoldId, NodeId, OperationId, OperationKind, ThreadId, TimelineId};
@@ -162,7 +163,8 @@ fn order(nodes: &BTreeMap<NodeId, Node>) -> Order {
     let wait = Duration::from_secs(2);
     let limits = Limits { pin: PIN, patience: wait, checkpoint: wait, capture: wait, archive: wait };
     let record = "sa-b".into();
-    Order { nodes: nodes.keys().copied().collect(), shared: false, method: Method::Fence, base: None, record, limits }
+    let (nodes, compression) = (nodes.keys().copied().collect(), Compression::default());
+    Order { nodes, shared: false, method: Method::Fence, base: None, compression, record, limits }
 }
 
 impl State {
