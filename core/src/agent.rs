@@ -47,6 +47,8 @@ pub enum Event {
     Belongs(Belonging),
     /// The database has pins of these operations; a lease begins for those that have none.
     FoundPins(Vec<OperationId>, Duration),
+    /// The pins of these operations were let go of: each learns of it when it renews its own.
+    LostPins(Vec<OperationId>),
     /// The moment of [`Agent::deadline`] has come, perhaps.
     Elapsed,
 }
@@ -151,6 +153,7 @@ impl Agent {
                     self.pins.entry(operation).or_insert(pinned_until(now, lease));
                 }
             }
+            Event::LostPins(operations) => self.pins.retain(|pinned, _| !operations.contains(pinned)),
             Event::Elapsed => {}
         }
         effects

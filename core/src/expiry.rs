@@ -118,7 +118,7 @@ fn evidence<'a>(manifest: &Manifest, points: &'a [Point]) -> Option<&'a Cut> {
 
 /// Which of one thread's pieces go, given all keys of that thread in an incarnation, sorted. A piece goes if the next one
 /// of its timeline starts at or before the floor: it ends there at the latest. The newest piece always stays, since the
-/// archive goes on at its end.
+/// archive goes on at its end. A declared hole goes as a piece would that held the WAL which is missing.
 pub fn wal_to_remove(thread: ThreadId, keys: &[String], floor: &WalFloor) -> Vec<String> {
     let floors = match floor {
         WalFloor::All => return Vec::new(),
@@ -128,11 +128,14 @@ pub fn wal_to_remove(thread: ThreadId, keys: &[String], floor: &WalFloor) -> Vec
     let pairs = keys.iter().zip(keys.iter().skip(1));
     pairs
         .filter(|(key, next)| {
-            let (Some((timeline, start)), Some((next_timeline, next_start))) =
-                (keys::parse_wal(key), keys::parse_wal(next))
-            else {
+            let place = |key: &str| keys::parse_wal(key).or_else(|| keys::parse_hole(key));
+            let (Some((timeline, start)), Some((next_timeline, next_start))) = (place(key), place(next)) else {
                 return false;
             };
+            // What landed where a hole had been declared ends anywhere in it.
+            if (timeline, start) == (next_timeline, next_start) {
+                return false;
+            }
             let end = if planted::is(Bug::ExpiryTakesTheFloor) { start } else { next_start };
             match floors {
                 None => true,
@@ -204,6 +207,24 @@ mod tests {
         assert_eq!(left(WalFloor::All), 4);
         assert_eq!(left(WalFloor::Nothing), 1, "the archive goes on at the end of the newest piece");
         assert_eq!(left(WalFloor::From(BTreeMap::new())), 4, "a thread without a floor is kept whole");
+    }
+
+    #[test]
+    fn a_declared_hole_goes_with_the_wal_before_it() {
+        let thread = ThreadId::new(1);
+        let key = |start| keys::wal(Incarnation::new(1), thread, TimelineId::new(1), Lsn::new(start));
+        let hole = keys::hole(Incarnation::new(1), thread, TimelineId::new(1), Lsn::new(20));
+        let keys = [key(0), key(20), hole.clone(), key(90), key(95)];
+        let gone = |lsn| {
+            let floor = WalFloor::From(BTreeMap::from([((thread, TimelineId::new(1)), Lsn::new(lsn))]));
+            wal_to_remove(thread, &keys, &floor)
+        };
+        assert_eq!(gone(10), [] as [String; 0]);
+        assert_eq!(gone(20), [key(0)], "what starts with the hole landed late, and may be needed");
+        assert_eq!(gone(90), [key(0), hole.clone()]);
+        assert_eq!(gone(99), [key(0), hole, key(90)]);
+        let without = [key(0), keys[2].clone(), key(90)];
+        assert_eq!(wal_to_remove(thread, &without, &WalFloor::Nothing), [key(0), keys[2].clone()]);
     }
 
     /// A backup of an incarnation whose WAL starts at `start`.

@@ -5,6 +5,7 @@
 pub mod catalog;
 pub mod digest;
 pub mod files;
+pub mod hole;
 pub mod keys;
 pub mod manifest;
 pub mod wal;

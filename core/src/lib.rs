@@ -38,6 +38,8 @@ pub mod agent;
 
 pub mod exposure;
 
+pub mod hole;
+
 pub mod round;
 
 pub mod point;

@@ -196,6 +196,10 @@ pub enum Bug {
     RecordUnchecked,
     /// A file that lies where one is staged, from before a crash or from an older copy, is taken for the right one if its length is.
     StagedByLength,
+    /// WAL is let go of before the hole that it leaves is durably declared.
+    LetGoBeforeDeclared,
+    /// A hole that was declared is not shown in the repository, and passes for shown.
+    HoleUnrecorded,
 }
 
 impl Bug {
@@ -297,6 +301,8 @@ impl Bug {
         ("torn-taken-for-sound", Self::TornTakenForSound),
         ("record-unchecked", Self::RecordUnchecked),
         ("staged-by-length", Self::StagedByLength),
+        ("let-go-before-declared", Self::LetGoBeforeDeclared),
+        ("hole-unrecorded", Self::HoleUnrecorded),
     ];
 }
 

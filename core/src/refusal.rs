@@ -72,7 +72,7 @@ catalogue! {
     Aborted "SA207" "the operation was aborted" "start a new one";
     NotRegistered "SA208" "the operation is not registered in the repository" "check that coordinator and agent use the same repository";
     OutOfOrder "SA209" "a request does not fit what this node has done for the operation" "start the operation again";
-    PinLost "SA210" "the pin that kept the WAL is gone" "start the backup again; if the pin expired, the coordinator was away for longer than its lease";
+    PinLost "SA210" "the pin that kept the WAL is gone" "start the backup again; if the pin expired, the coordinator was away for longer than its lease; if WAL was let go of, `sheetanchor status` says which and why";
     NotMonotonic "SA211" "a cut does not lie after the one before it" "do not use this cluster's newest restore points before you know why a node went back";
     Cancelled "SA212" "the operation was cancelled by its operator" "start a new one";
     NameTaken "SA213" "the name was used before" "choose a name that was never used in this cluster";

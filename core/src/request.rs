@@ -9,6 +9,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::compression::Compression;
 use crate::error::{Error, Fault, FaultKind};
+use crate::format::hole::Hole;
+use crate::hole::Level;
 use crate::identity::{
     ByteCount, ClusterId, ContentHash, Epoch, HoldId, Incarnation, LifeId, Membership, NodeId, OperationId,
 };
@@ -397,6 +399,19 @@ pub struct Description {
     /// How long ago the oldest WAL was written, at most, that is not archived, in milliseconds: with its disk the node would
     /// lose so much time. None while that is not known.
     pub exposed_ms: Option<u64>,
+    /// How much WAL waits for the archive, on a node where that is bounded.
+    pub wal_kept: Option<WalKept>,
+    /// The newest hole that the node has declared and that the repository does not show yet.
+    pub hole: Option<Hole>,
+}
+
+/// How much WAL waits for the archive, and how much may.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct WalKept {
+    /// What waits.
+    pub bytes: ByteCount,
+    /// Above this the node lets go of it, and declares a hole.
+    pub max: ByteCount,
 }
 
 impl Description {
@@ -409,7 +424,21 @@ impl Description {
     pub fn trouble(&self) -> Option<String> {
         let missed = self.missed_change().map(|why| alloc::format!("the node {why} ({})", Code::OtherIncarnation));
         let stuck = self.archive_trouble.as_ref().map(|why| alloc::format!("the archive does not move on: {why}"));
-        missed.or(stuck)
+        let parts = [missed.or(stuck), self.hole_waits(), self.wal_is_high()];
+        parts.into_iter().flatten().reduce(|all, part| alloc::format!("{all}; {part}"))
+    }
+
+    fn hole_waits(&self) -> Option<String> {
+        let hole = self.hole.as_ref()?;
+        Some(alloc::format!(
+            "{hole}; the repository does not know of it yet: once it does, take a new backup ({})",
+            Code::WalGap
+        ))
+    }
+
+    fn wal_is_high(&self) -> Option<String> {
+        let WalKept { bytes, max } = self.wal_kept.filter(|kept| kept.level() > Level::Low)?;
+        Some(alloc::format!("{bytes} bytes of WAL wait for the archive, and with more than {max} it is let go of"))
     }
 }
 

@@ -18,6 +18,8 @@ use alloc::string::String;
 use alloc::vec::Vec;
 
 use crate::format::catalog::{Ending, IncarnationObject, Outcome, Point, Registered, Seal};
+use crate::format::hole::Hole;
+use crate::hole::{Holes, unanswered};
 use crate::identity::{Epoch, Incarnation, NodeId, OperationId, ThreadId};
 use crate::lineage::Lineage;
 use crate::request::{Description, PinSeen};
@@ -45,6 +47,8 @@ pub struct Scene {
     pub condemned: BTreeSet<OperationId>,
     /// The archive, as runs without a gap.
     pub archive: BTreeMap<(Incarnation, ThreadId), Vec<Run>>,
+    /// WAL that was let go of before it was archived, as the repository shows it.
+    pub holes: Holes,
     /// What each node says of itself, or why it says nothing.
     pub nodes: BTreeMap<NodeId, Result<Description, String>>,
     /// The pins of each node that lists them.
@@ -66,6 +70,19 @@ impl Scene {
             Ending::Published(point) => Some((outcome.operation, point)),
             Ending::Sealed(_) | Ending::Cloned(_) | Ending::Aborted(_) => None,
         })
+    }
+
+    /// The declared holes of the incarnation in force behind which no backup was taken yet: take one.
+    pub fn holes_without_backup(&self) -> Vec<&Hole> {
+        let seals: Vec<&Seal> = self.sealed().map(|(_, seal)| seal).collect();
+        let mut holes = unanswered(&self.holes, &seals);
+        holes.retain(|hole| hole.incarnation == self.current);
+        holes
+    }
+
+    /// The declared holes of a thread in an incarnation.
+    pub(crate) fn holes_of(&self, incarnation: Incarnation, thread: ThreadId) -> &[Hole] {
+        self.holes.get(&(incarnation, thread)).map(Vec::as_slice).unwrap_or_default()
     }
 
     /// Whether the records of whoever wrote the archive carry SCNs.

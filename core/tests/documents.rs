@@ -93,6 +93,7 @@ fn every_name_in_the_repository_is_shown() {
         keys::files(backup, node, hash),
         keys::pack(backup, node, 0, 0xabcd),
         keys::wal(Incarnation::new(1), ThreadId::new(2), TimelineId::new(1), Lsn::new(0x1_0000_1000)),
+        keys::hole(Incarnation::new(1), ThreadId::new(2), TimelineId::new(1), Lsn::new(0x1_0000_2000)),
     ];
     for name in &names {
         let shown = name.replace(&hash.to_string(), "HASH");

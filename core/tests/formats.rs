@@ -17,6 +17,7 @@ use sheetanchor_core::format::catalog::{
     NameClaim, NodeOpened, Opened, Origin, Outcome, Point, Registered, Resolutions, Seal, Term, ThreadCut,
 };
 use sheetanchor_core::format::files::{Chunk, FileContent, FileEntry, FileList, Patch};
+use sheetanchor_core::format::hole::{Hole, HoleReason};
 use sheetanchor_core::format::manifest::{ListRef, Manifest, Plan, Resolved, ThreadPlan, ThreadSpan, Unit, WalSpan};
 use sheetanchor_core::format::wal::{self, WalHeader};
 use sheetanchor_core::format::{self, Object};
@@ -137,6 +138,20 @@ fn wal_header() -> WalHeader {
         thread: ThreadId::new(1),
         timeline: TimelineId::new(1),
         until: Lsn::new(0x1800),
+    }
+}
+
+fn hole() -> Hole {
+    Hole {
+        declared_ms: WallMillis::new(STARTED_MS),
+        from: Lsn::new(0x1_0000_2000),
+        incarnation: Incarnation::new(1),
+        message: "67108872 bytes of WAL waited for the archive, and 67108864 may".into(),
+        nonce: Nonce::new(0xABCD),
+        reason: HoleReason::Bound,
+        thread: ThreadId::new(2),
+        timeline: TimelineId::new(1),
+        until: Lsn::new(0x1_0400_0000),
     }
 }
 
@@ -322,6 +337,9 @@ fn what_an_incremental_backup_adds_has_one_spelling() {
 #[test]
 fn a_piece_of_wal_is_whole_or_refused() {
     check("wal-header", &wal_header());
+    check("hole", &hole());
+    let none = Hole { until: hole().from, ..hole() };
+    assert_eq!(none.checked("a hole").unwrap_err().code, Code::Damaged);
     let piece = wal::join(&wal_header(), b"frame");
     assert_eq!(wal::split("piece", &piece), Ok((wal_header(), &b"frame"[..])));
     let header_bytes = piece.len() - 5;

@@ -35,6 +35,9 @@ pub const OWN_DATA: &str = "/db";
 /// An agent's folder, on its own disk.
 const STATE: &str = "/state";
 
+/// How much WAL may wait for the archive where there is little room: far more than waits while all goes well.
+const LITTLE_ROOM: ByteCount = ByteCount::new(96 << 10);
+
 /// How often nodes do what they do again and again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Pace {
@@ -42,6 +45,8 @@ pub enum Pace {
     Brisk,
     /// The same, and files are captured in chunks of 16 pages.
     BriskInSmallChunks,
+    /// Several times a second, and little WAL may wait for the archive.
+    BriskWithLittleRoom,
     /// Several times an hour, as on real clusters: for a story of a day.
     Leisurely,
 }
@@ -90,6 +95,9 @@ fn agent_config(node: u16, pace: Pace) -> agent::Config {
     config.pin_lease = PIN_LEASE;
     if pace == Pace::BriskInSmallChunks {
         config.piece = ByteCount::new(64 << 10);
+    }
+    if pace == Pace::BriskWithLittleRoom {
+        config.wal_kept_max = Some(LITTLE_ROOM);
     }
     if pace == Pace::Leisurely {
         config.archive_interval = Duration::from_secs(20);

@@ -67,6 +67,7 @@ macro_rules! each_story {
             "a-point-whose-wal-was-lost-is-no-target" a_point_whose_wal_was_lost_is_no_target: evidence::of_a_point_is_its_wal, sees [ReachUnchecked];
             "a-restored-node-owns-no-pins" a_restored_node_owns_no_pins: evidence::brings_no_pins_along, sees [PinsCaptured];
             "a-clock-that-ran-ahead-does-not-stop-its-successor" a_clock_that_ran_ahead_does_not_stop_its_successor: ahead::does_not_stop_its_successor, sees [OffsetNotStored, ScnFloorIgnored];
+            "a-pin-that-would-fill-the-disk-ends-in-a-declared-hole" a_pin_that_would_fill_the_disk_ends_in_a_declared_hole: hole::is_declared_before_wal_is_let_go_of, sees [LetGoBeforeDeclared, HoleUnrecorded];
             "an-unsure-repository-is-settled" an_unsure_repository_is_settled: unsure::is_settled, sees [TimeoutTakenForFailure];
             "a-repository-out-of-reach-is-given-up-in-time" a_repository_out_of_reach_is_given_up_in_time: unsure::is_given_up_in_time, sees [RetryUnbounded];
             "anything-crashes-while-a-store-is-the-repository" anything_crashes_while_a_store_is_the_repository: chaos::spares_what_was_proven_on_an_object_store, sees [AckBeforeFlush];

@@ -5,6 +5,7 @@ mod copy;
 mod damage;
 mod direct;
 mod draw;
+mod hole;
 mod in_doubt;
 mod incremental;
 mod loss;

@@ -15,6 +15,7 @@ pub mod evidence;
 pub mod expiry;
 pub mod fence;
 pub mod forward;
+pub mod hole;
 pub mod incremental;
 pub mod lineage;
 pub mod missed;

@@ -40,6 +40,8 @@ pub struct NodeSetup {
     pub state: String,
     /// The folder that holds its database.
     pub data: String,
+    /// How much WAL may wait for the archive before it is let go of; none for as much as comes.
+    pub wal_kept_max: Option<ByteCount>,
     /// What kind of database that is, and how to reach it.
     pub engine: EngineSetup,
 }
@@ -150,6 +152,7 @@ struct WrittenNode {
     wal: Option<Spanned<String>>,
     rpo_s: Option<Spanned<u64>>,
     wal_in_place_mib: Option<Spanned<u64>>,
+    wal_kept_max_mib: Option<Spanned<u64>>,
     #[serde(default)]
     tablespaces: BTreeMap<String, Spanned<String>>,
 }

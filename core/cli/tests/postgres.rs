@@ -234,6 +234,104 @@ async fn check_cut(server: &Server, marks: &[(i64, Lsn, Lsn)], until: Lsn) {
     client.batch_execute("INSERT INTO marks VALUES (-1)").await.unwrap();
 }
 
+/// So much WAL may wait for the archive, in MiB: what the cluster file of the next test says.
+const ROOM_MIB: i64 = 64;
+
+/// Writes so much WAL.
+async fn fill(client: &Client, mib: i64) {
+    let sql =
+        "SELECT count(pg_logical_emit_message(true, 'fill', repeat('x', 1048576))) FROM generate_series(1, $1::int8)";
+    for _ in 0..mib / 8 {
+        client.query_one(sql, &[&8_i64]).await.unwrap();
+    }
+}
+
+/// How much WAL a server has once it has let go of what it may, in MiB.
+async fn wal_mib(client: &Client) -> i64 {
+    client.batch_execute("CHECKPOINT").await.unwrap();
+    number(client, "SELECT sum(size)::bigint / 1048576 FROM pg_ls_waldir()").await
+}
+
+/// Waits until the holes behind which no backup was taken have these reasons, as `status` shows them.
+async fn holes_are(site: &Site, reasons: &[&str]) {
+    let begun = Instant::now();
+    loop {
+        let status = site.run(&["--json", "status"]).json();
+        let holes: Vec<&str> =
+            status["holes"].as_array().unwrap().iter().map(|hole| hole["reason"].as_str().unwrap()).collect();
+        if holes == reasons {
+            return;
+        }
+        assert!(begun.elapsed() < Duration::from_secs(30), "{reasons:?} are due: {status}");
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_repository_that_is_gone_does_not_fill_the_disk() {
+    let mut town = Town::new("hole", 1).await;
+    town.site.kill_all();
+    town.site.node_lines = "wal_kept_max_mib = 64\n";
+    town.site.write_cluster_file();
+    town.site.start_agents();
+    let client = connect(&town.servers[0].connection()).await;
+    for setting in ["min_wal_size = '32MB'", "max_wal_size = '64MB'"] {
+        client.batch_execute(&format!("ALTER SYSTEM SET {setting}")).await.unwrap();
+    }
+    client.batch_execute("SELECT pg_reload_conf()").await.unwrap();
+    town.site.run(&["init"]).done();
+    Town::check(&town.servers[0], "pgbench", &["-i", "-q", "-s", "1"]);
+    town.site.run(&["backup", "--cut", "per-node"]).done();
+
+    let (repository, away) = (town.site.repository(), town.site.path("away"));
+    std::fs::rename(&repository, &away).unwrap();
+    std::fs::write(&repository, "what is no folder").unwrap();
+    town.start_load();
+    fill(&client, ROOM_MIB * 4).await;
+    let begun = Instant::now();
+    while wal_mib(&client).await > ROOM_MIB * 5 / 2 {
+        assert!(begun.elapsed() < Duration::from_secs(30), "{} MiB are kept", wal_mib(&client).await);
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+    let remembered = std::fs::read_to_string(town.site.path("state-1/agent.json")).unwrap();
+    assert!(remembered.contains("\"reason\": \"bound\""), "{remembered}");
+
+    std::fs::remove_file(&repository).unwrap();
+    std::fs::rename(&away, &repository).unwrap();
+    holes_are(&town.site, &["bound"]).await;
+    let shown = town.site.run(&["status"]).done();
+    assert!(shown.contains("take a new backup") && shown.contains("bytes of WAL waited for the archive"), "{shown}");
+    let shown = town.site.run(&["pitr-status"]).done();
+    assert!(shown.contains("is missing from") && shown.contains(": declared at"), "{shown}");
+    town.site.run(&["backup", "--cut", "per-node"]).done();
+    holes_are(&town.site, &[]).await;
+    town.stop_load();
+
+    // The server's own bound takes the slot away while nobody is there.
+    town.site.kill_all();
+    client.batch_execute("ALTER SYSTEM SET max_slot_wal_keep_size = '32MB'").await.unwrap();
+    client.batch_execute("SELECT pg_reload_conf()").await.unwrap();
+    fill(&client, ROOM_MIB * 2).await;
+    wal_mib(&client).await;
+    town.site.start_agents();
+    holes_are(&town.site, &["lost"]).await;
+    client.batch_execute("CREATE TABLE after AS SELECT 7::bigint AS n").await.unwrap();
+    town.site.run(&["backup", "--cut", "per-node"]).done();
+    holes_are(&town.site, &[]).await;
+
+    let history = number(&client, "SELECT count(*) FROM pgbench_history").await;
+    drop(client);
+    town.servers[0].stop(StopMode::Kill).await.unwrap();
+    town.site.kill_all();
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    town.site.wipe();
+    town.site.start_agents();
+    town.site.run(&["restore"]).done();
+    let client = connect(&town.servers[0].connection()).await;
+    assert_eq!(number(&client, "SELECT n FROM after").await, 7);
+    assert_eq!(number(&client, "SELECT count(*) FROM pgbench_history").await, history);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn two_nodes_that_are_one_server_are_refused() {
     let mut town = Town::new("one-server", 1).await;

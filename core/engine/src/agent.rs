@@ -4,6 +4,7 @@
 pub mod archive;
 pub mod capture;
 mod delta;
+mod hole;
 pub mod in_doubt;
 mod incremental;
 mod missed;
@@ -24,6 +25,8 @@ use core::time::Duration;
 use sheetanchor_core::agent::{Agent as Machine, Belonging, Effect, Event, Ticket};
 use sheetanchor_core::error::{Error, Result};
 use sheetanchor_core::exposure::Exposure;
+use sheetanchor_core::format::hole::Hole;
+use sheetanchor_core::hole::Gauge;
 use sheetanchor_core::identity::{ByteCount, Incarnation, NodeId, OperationId};
 use sheetanchor_core::planted::{self, Bug};
 use sheetanchor_core::refusal::{Code, Refusal};
@@ -41,6 +44,7 @@ use crate::repository::Repository;
 use crate::watched::Watched;
 use archive::ArchiveState;
 pub(crate) use perform::without_fence;
+use state::Memory;
 
 /// How an agent is set up.
 #[derive(Clone, Debug)]
@@ -57,6 +61,9 @@ pub struct Config {
     pub archive_interval: Duration,
     /// At most so much WAL in one piece.
     pub archive_piece: ByteCount,
+    /// At most so much WAL may wait for the archive. With more of it the agent declares a hole and lets go; without a bound
+    /// WAL is kept for as long as it takes.
+    pub wal_kept_max: Option<ByteCount>,
     /// A request to wait for the archive is answered after this, one way or the other.
     pub archive_patience: Duration,
     /// A pin that was found at the start goes after this, unless it is renewed.
@@ -78,6 +85,7 @@ impl Config {
             lineage_interval: Duration::from_mins(1),
             archive_interval: Duration::from_secs(1),
             archive_piece: ByteCount::new(1 << 20),
+            wal_kept_max: None,
             archive_patience: Duration::from_mins(15),
             pin_lease: Duration::from_mins(1),
             pack: ByteCount::new(16 << 20),
@@ -107,6 +115,14 @@ pub struct Agent {
     /// Ship what is durable now, without waiting for the interval.
     pub(crate) ship: Notify,
     pub(crate) belonging: Watched<Option<Belonging>>,
+    /// What the state folder says.
+    memory: Watched<Memory>,
+    /// Held while that is written.
+    remembering: Mutex<()>,
+    /// The newest hole that the archive went on behind, as far as this life of the agent knows.
+    shown: Mutex<Option<Hole>>,
+    /// How much WAL waits for the archive, where that is bounded.
+    gauge: Mutex<Gauge>,
     /// The incarnation that the cluster was opened in without this node.
     pub(crate) missed: Watched<Option<Incarnation>>,
     /// Copies in progress. Removing one from here ends it.
@@ -146,7 +162,8 @@ impl Agent {
         database: Arc<dyn Database>,
         source: Option<ReadOnly>,
     ) -> Result<Arc<Self>> {
-        let belonging = state::load(&env, &config).await?;
+        let memory = state::load(&env, &config).await?;
+        let belonging = memory.belonging;
         Ok(Arc::new(Self {
             repository: Repository::new(&env),
             source: source.map(|source| Repository::read_only(source, &env)),
@@ -157,6 +174,10 @@ impl Agent {
             exposure: Mutex::default(),
             ship: Notify::new(),
             belonging: Watched::new(belonging),
+            memory: Watched::new(memory),
+            remembering: Mutex::new(()),
+            shown: Mutex::default(),
+            gauge: Mutex::default(),
             missed: Watched::new(None),
             copies: Mutex::default(),
             rates: Mutex::default(),
@@ -234,6 +255,15 @@ impl Agent {
         let effects = self.machine.lock().await.step(now, event);
         self.changed.notify_one();
         effects
+    }
+
+    /// Remembers that the node belongs to a cluster; durable once it returns.
+    pub(crate) async fn remember(&self, belonging: Belonging) -> Result<()> {
+        let _turn = self.remembering.lock().await;
+        let next = Memory { belonging: Some(belonging), ..self.memory.get() };
+        state::remember(&self.env, &self.config, &next).await?;
+        self.memory.set(next);
+        Ok(())
     }
 
     /// Tells the machine that the node belongs to a cluster, once that is durable.

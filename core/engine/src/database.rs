@@ -330,6 +330,21 @@ pub trait Database: Send + Sync {
     /// Moves a pin forward, never back: WAL before `from` is not needed for it any more.
     async fn advance_pin(&self, name: &str, from: Lsn) -> Result<()>;
 
+    /// The latest place from which the archive could go on if all WAL before it were let go of: what lies there is durable, and
+    /// a backup that begins from now on starts there or later. `0A000` from an engine that knows none.
+    async fn resume_at(&self) -> Result<Position> {
+        Err(Refusal::new(Code::NotSupported, "the engine cannot go on behind WAL that was let go of (resume_at)")
+            .into())
+    }
+
+    /// Moves a pin forward to `until`, which [`Database::resume_at`] has said, past WAL that nobody else has; makes it anew if
+    /// it is gone, or has lost what it kept. Answers from where on WAL is kept now: beyond `until` if what lay there is gone,
+    /// too. The one way past WAL that was not archived: whoever calls it has durably declared the hole.
+    async fn skip_pin(&self, name: &str, until: Position) -> Result<Position> {
+        let message = format!("the pin `{name}` cannot be moved to {until} past WAL that is let go of (skip_pin)");
+        Err(Refusal::new(Code::NotSupported, message).into())
+    }
+
     /// Begins a backup: makes a checkpoint, and from now on logs whole pages where they could be read torn.
     async fn begin_backup(&self, label: &str) -> Result<Begun>;
 

@@ -15,6 +15,7 @@ use sheetanchor_core::format::catalog::{
     Cluster, Condemned, Ending, IncarnationObject, IncarnationState, Members, NameClaim, Opened, Outcome, Point,
     Registered, Seal, Term, operations_in,
 };
+use sheetanchor_core::format::hole::Hole;
 use sheetanchor_core::format::manifest::{Manifest, Plan};
 use sheetanchor_core::format::wal::{self, WalHeader};
 use sheetanchor_core::format::{self, Object, keys};
@@ -48,7 +49,9 @@ pub enum Created<T> {
 pub struct WalHeaders {
     /// Keys and headers, sorted by timeline and first byte.
     pub sound: Vec<(alloc::string::String, WalHeader)>,
-    /// `SA504` for the first one that is damaged.
+    /// WAL that was let go of before it was archived, sorted likewise.
+    pub holes: Vec<Hole>,
+    /// For the first one that is damaged: `SA504`, or `SA002` of what says that WAL was let go of.
     pub damaged: Option<Refusal>,
 }
 
@@ -487,7 +490,18 @@ impl Repository {
     /// `SA003`, and faults.
     pub async fn wal_headers(&self, incarnation: Incarnation, thread: ThreadId) -> Result<WalHeaders> {
         let keys = self.bucket.list(&keys::wal_thread(incarnation, thread)).await?;
-        let mut headers = WalHeaders { sound: Vec::with_capacity(keys.len()), damaged: None };
+        let (holes, keys): (Vec<_>, Vec<_>) = keys.into_iter().partition(|key| keys::is_hole(key));
+        let mut headers = WalHeaders { sound: Vec::with_capacity(keys.len()), holes: Vec::new(), damaged: None };
+        for key in &holes {
+            match self.hole(key).await {
+                Ok(hole) => headers.holes.push(hole),
+                Err(Error::Refusal(refusal)) if refusal.code == Code::Damaged => {
+                    headers.damaged.get_or_insert(refusal);
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        headers.holes.sort_by_key(|hole| (hole.timeline, hole.from));
         for keys in keys.chunks(READS_AT_ONCE) {
             let read = join_all(keys.iter().map(|key| self.wal_header(key))).await;
             for (key, header) in keys.iter().zip(read) {
@@ -506,6 +520,14 @@ impl Repository {
         Ok(headers)
     }
 
+    /// A declared hole.
+    ///
+    /// # Errors
+    /// `SA003` if it is not there; `SA001`, `SA002`.
+    pub async fn hole(&self, key: &str) -> Result<Hole> {
+        Ok(self.load::<Hole>(key).await?.checked(key)?)
+    }
+
     /// The newest piece's header of every thread of a list of members, in an incarnation.
     ///
     /// # Errors
@@ -513,7 +535,8 @@ impl Repository {
     pub async fn wal_ends(&self, incarnation: Incarnation, members: &Members) -> Result<BTreeMap<ThreadId, WalHeader>> {
         let mut ends = BTreeMap::new();
         for thread in members.nodes.keys().copied().map(ThreadId::of) {
-            if let Some(key) = self.bucket.list(&keys::wal_thread(incarnation, thread)).await?.last() {
+            let keys = self.bucket.list(&keys::wal_thread(incarnation, thread)).await?;
+            if let Some(key) = keys.iter().rfind(|key| !keys::is_hole(key)) {
                 ends.insert(thread, self.wal_header(key).await?);
             }
         }

@@ -112,6 +112,21 @@ impl Database for Node {
         pins::advance(&*self.shared.open()?, name, from).await
     }
 
+    async fn resume_at(&self) -> Result<Position> {
+        let running = self.shared.open()?;
+        let state = running.state();
+        let durable = state.log.durable();
+        // A segment holds whole records, so its first byte is one's.
+        let start = state.log.segment_of(durable).map_or(durable, |(segment, _)| segment);
+        Ok(running.position(start))
+    }
+
+    async fn skip_pin(&self, name: &str, until: Position) -> Result<Position> {
+        let running = self.shared.open()?;
+        running.check_position(until)?;
+        pins::skip(&running, name, until.lsn).await
+    }
+
     async fn begin_backup(&self, label: &str) -> Result<Begun> {
         let running = self.shared.open()?;
         if let Some(begun) = running.state().backups.begun(label) {

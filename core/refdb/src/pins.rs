@@ -74,6 +74,35 @@ pub(crate) async fn advance(running: &Running, name: &str, from: Lsn) -> Result<
     Ok(())
 }
 
+/// Moves a pin forward, past WAL that was let go of, or makes it there; answers from where on WAL is kept.
+///
+/// # Errors
+/// `SA501` beyond the end of the WAL.
+pub(crate) async fn skip(running: &Running, name: &str, until: Lsn) -> Result<Position> {
+    let _turn = running.pins_writer.lock().await;
+    let (pins, kept) = {
+        let mut state = running.state();
+        state.check().map_err(Error::from)?;
+        if until > state.log.durable() {
+            let message = format!("the WAL is durable up to {}, not to {until}", state.log.durable());
+            return Err(Refusal::new(Code::WalGap, message).into());
+        }
+        let standing = state.pins.get(name).copied();
+        let kept = standing.map_or(until, |standing| standing.max(until));
+        // One that is new is in force at once, as in `pin`; one that moves keeps what it kept until the move is durable.
+        state.pins.entry(name.into()).or_insert(kept);
+        let mut pins = state.pins.clone();
+        pins.insert(name.into(), kept);
+        (pins, kept)
+    };
+    write(running, pins.clone()).await?;
+    let mut state = running.state();
+    state.pins = pins;
+    let first = state.log.first();
+    drop(state);
+    Ok(running.position(kept.max(first)))
+}
+
 /// Lets go of a pin, in every state that has pins.
 pub(crate) async fn unpin(shared: &Shared, name: &str) -> Result<()> {
     if let Ok(running) = shared.open() {

@@ -145,9 +145,27 @@ pub fn wal(incarnation: Incarnation, thread: ThreadId, timeline: TimelineId, sta
     format!("{}{:010}/{}", wal_thread(incarnation, thread), timeline.get(), start.to_name())
 }
 
-/// All pieces of a thread in an incarnation.
+/// That WAL from a place on was let go of before it was archived: where the piece that starts there would be.
+pub fn hole(incarnation: Incarnation, thread: ThreadId, timeline: TimelineId, start: Lsn) -> String {
+    format!("{}{HOLE}", wal(incarnation, thread, timeline, start))
+}
+
+/// What the name of a declared hole ends with.
+const HOLE: &str = ".hole";
+
+/// Whether a name is one of [`hole`].
+pub fn is_hole(key: &str) -> bool {
+    key.ends_with(HOLE)
+}
+
+/// All pieces and declared holes of a thread in an incarnation.
 pub fn wal_thread(incarnation: Incarnation, thread: ThreadId) -> String {
     format!("wal/{incarnation:010}/{:05}/", thread.get())
+}
+
+/// Reads timeline and start from a key of [`hole`].
+pub fn parse_hole(key: &str) -> Option<(TimelineId, Lsn)> {
+    parse_wal(key.strip_suffix(HOLE)?)
 }
 
 /// Reads timeline and start from a key of [`wal`].

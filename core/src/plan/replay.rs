@@ -9,6 +9,7 @@ use super::Choice;
 use crate::format::catalog::{Cut, ThreadCut};
 use crate::format::manifest::{Manifest, ThreadPlan, WalSpan};
 use crate::format::wal::WalHeader;
+use crate::hole::{Holes, hole_at};
 use crate::identity::{Incarnation, ThreadId, TimelineId};
 use crate::lineage::{Stretch, Way};
 use crate::planted::{self, Bug};
@@ -45,13 +46,19 @@ pub fn is_stamped(archive: &Archive) -> bool {
 /// The WAL that takes the backup of `manifest` to `choice`, or what is missing of it.
 ///
 /// # Errors
-/// `SA303` if some thread's archive does not reach the cut's proof yet, `SA501` if it never will; `SA002` if manifest, way
-/// and cut do not fit.
-pub fn replay(manifest: &Manifest, way: &Way, choice: &Choice, archive: &Archive) -> Result<Replay, Refusal> {
+/// `SA303` if some thread's archive does not reach the cut's proof yet, `SA501` if it never will, as behind a declared
+/// hole; `SA002` if manifest, way and cut do not fit.
+pub fn replay(
+    manifest: &Manifest,
+    way: &Way,
+    choice: &Choice,
+    archive: &Archive,
+    holes: &Holes,
+) -> Result<Replay, Refusal> {
     let stretches = way.between(manifest.incarnation, choice.incarnation);
     let mut replay = Replay { cut: choice.cut.clone(), threads: BTreeMap::new() };
     for (thread, first) in &manifest.threads {
-        let mut reader = ThreadReader { thread: *thread, choice, archive, at: first.start };
+        let mut reader = ThreadReader { thread: *thread, choice, archive, holes, at: first.start };
         let mut spans = Vec::new();
         for stretch in &stretches {
             if stretch.incarnation == choice.incarnation {
@@ -77,6 +84,7 @@ struct ThreadReader<'a> {
     thread: ThreadId,
     choice: &'a Choice,
     archive: &'a Archive,
+    holes: &'a Holes,
     /// Where the next span starts.
     at: Lsn,
 }
@@ -120,7 +128,8 @@ impl ThreadReader<'_> {
             "{}: the archive of thread {} is whole from {} and ends at SCN {last}, the cut needs it beyond {scn}",
             self.choice.resolved, self.thread, self.at
         );
-        Err(short(message, reach.resumes))
+        let reached = reach.until().unwrap_or(self.at);
+        Err(self.short(message, incarnation, timeline, reached, reach.resumes))
     }
 
     fn span(
@@ -144,7 +153,7 @@ impl ThreadReader<'_> {
                 let message = format!("{message}, and its node has left timeline {timeline} for {}", later.timeline);
                 return Err(Refusal::new(Code::WalGap, message));
             }
-            return Err(short(message, reach.resumes));
+            return Err(self.short(message, incarnation, timeline, reached, reach.resumes));
         }
         self.at = until;
         let pieces = reach.pieces.into_iter().filter(|(_, header)| header.from < until).map(|(key, _)| key).collect();
@@ -159,12 +168,23 @@ impl ThreadReader<'_> {
         let headers = self.headers(incarnation).iter().filter(|(_, header)| header.timeline == timeline);
         Reach::from(self.at, headers.cloned().collect())
     }
-}
 
-fn short(message: String, resumes: Option<Lsn>) -> Refusal {
-    match resumes {
-        Some(later) => Refusal::new(Code::WalGap, format!("{message}, and it goes on at {later} only")),
-        None => Refusal::new(Code::NotReachable, message),
+    /// The refusal of a target that the archive, which ends at `reached`, does not lead to. Behind a declared hole it never
+    /// will, whether or not it goes on already.
+    fn short(
+        &self,
+        message: String,
+        incarnation: Incarnation,
+        timeline: TimelineId,
+        reached: Lsn,
+        resumes: Option<Lsn>,
+    ) -> Refusal {
+        let holes = self.holes.get(&(incarnation, self.thread)).map(Vec::as_slice).unwrap_or_default();
+        match (hole_at(holes, timeline, reached), resumes) {
+            (Some(hole), _) => Refusal::new(Code::WalGap, format!("{message}; {hole}")),
+            (None, Some(later)) => Refusal::new(Code::WalGap, format!("{message}, and it goes on at {later} only")),
+            (None, None) => Refusal::new(Code::NotReachable, message),
+        }
     }
 }
 

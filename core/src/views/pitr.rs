@@ -9,6 +9,8 @@ use super::Scene;
 use super::archive::{Run, resumes_after, run_at};
 use super::points::{PointRow, PointState, restore_points};
 use crate::format::catalog::{IncarnationState, Opened, Seal};
+use crate::format::hole::HoleReason;
+use crate::hole::is_declared;
 use crate::identity::{ByteCount, Incarnation, NodeId, OperationId, PointName, ThreadId, TimelineId};
 use crate::position::Lsn;
 use crate::request::Description;
@@ -53,8 +55,8 @@ pub struct Window {
     pub newest_name: Option<PointName>,
 }
 
-/// WAL that is missing between two archived pieces.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+/// WAL that is missing between two archived pieces, or that a node has let go of.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Hole {
     /// Whose.
     pub thread: ThreadId,
@@ -64,6 +66,19 @@ pub struct Hole {
     pub from: Lsn,
     /// Where the archive goes on.
     pub until: Lsn,
+    /// What its node has said of it, before it let go: it is no damage. None of WAL that nobody has declared.
+    pub declared: Option<Declared>,
+}
+
+/// That a hole was declared.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Declared {
+    /// When, by the node's clock.
+    pub at: WallMillis,
+    /// The kind of reason.
+    pub reason: HoleReason,
+    /// What was seen.
+    pub message: alloc::string::String,
 }
 
 /// How far a thread's archive is.
@@ -100,12 +115,7 @@ pub fn pitr_status(scene: &Scene) -> Vec<PitrRow> {
 fn pitr_row(scene: &Scene, incarnation: Incarnation, opened: &Opened, points: &[PointRow]) -> PitrRow {
     let archive = scene.archive.iter().filter(|((of, _), _)| *of == incarnation);
     let threads = archive.clone().map(|((_, thread), runs)| thread_row(scene, incarnation, *thread, runs));
-    let holes = archive.flat_map(|((_, thread), runs)| {
-        runs.iter().filter_map(|run| {
-            let until = resumes_after(runs, run.timeline, run.until)?;
-            Some(Hole { thread: *thread, timeline: run.timeline, from: run.until, until })
-        })
-    });
+    let holes = archive.flat_map(|((_, thread), runs)| holes_of(scene, incarnation, *thread, runs));
     PitrRow {
         incarnation,
         current: incarnation == scene.current,
@@ -113,6 +123,28 @@ fn pitr_row(scene: &Scene, incarnation: Incarnation, opened: &Opened, points: &[
         holes: holes.collect(),
         threads: threads.collect(),
     }
+}
+
+/// What a thread has declared, and gaps that nobody has.
+fn holes_of(scene: &Scene, incarnation: Incarnation, thread: ThreadId, runs: &[Run]) -> Vec<Hole> {
+    let declared = scene.holes_of(incarnation, thread);
+    let mut holes: Vec<Hole> = declared
+        .iter()
+        .map(|hole| Hole {
+            thread,
+            timeline: hole.timeline,
+            from: hole.from,
+            until: hole.until,
+            declared: Some(Declared { at: hole.declared_ms, reason: hole.reason, message: hole.message.clone() }),
+        })
+        .collect();
+    holes.extend(runs.iter().filter_map(|run| {
+        let until = resumes_after(runs, run.timeline, run.until)?;
+        let gap = Hole { thread, timeline: run.timeline, from: run.until, until, declared: None };
+        (!is_declared(declared, run.timeline, run.until, until)).then_some(gap)
+    }));
+    holes.sort_by_key(|hole| (hole.timeline, hole.from));
+    holes
 }
 
 /// The runs that hold a backup's cut, one a thread; none if the archive does not hold it.

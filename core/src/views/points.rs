@@ -9,6 +9,7 @@ use serde::Serialize;
 use super::Scene;
 use super::archive::{Run, resumes_after, run_at};
 use crate::format::catalog::{Cut, Guarantee, Method, Point, Seal};
+use crate::hole::hole_at;
 use crate::identity::{Incarnation, Membership, OperationId, PointName, ThreadId, TimelineId};
 use crate::lineage::Way;
 use crate::plan::start_of;
@@ -144,6 +145,9 @@ fn reach(scene: &Scene, way: &Way, point: &Point, seal: &Seal, thread: ThreadId)
         let run = run_at(runs, timeline, at);
         let reached = run.map_or(at, |run| run.until);
         if reached < until {
+            if let Some(hole) = hole_at(scene.holes_of(stretch.incarnation, thread), timeline, reached) {
+                return Err((PointState::Lost, hole.to_string()));
+            }
             return Err(match resumes_after(runs, timeline, reached) {
                 Some(later) => {
                     (PointState::Lost, format!("WAL of thread {thread} is missing from {reached} to {later}"))
@@ -169,6 +173,7 @@ fn behind(scene: &Scene, incarnation: Incarnation, thread: ThreadId, until: Lsn)
 mod tests {
     use super::*;
     use crate::format::catalog::{Branch, Ending, IncarnationObject, IncarnationState, Opened, Outcome, ThreadCut};
+    use crate::format::hole::{Hole, HoleReason};
     use crate::identity::{ByteCount, ContentHash, Nonce, OperationKind};
     use crate::lineage::Lineage;
     use std::vec;
@@ -257,6 +262,29 @@ mod tests {
             let scene = scene(true, &archives);
             assert_eq!(state(&scene), wanted, "{archives:?}");
             assert!(!restore_points(&scene)[0].threads[0].archived, "{archives:?}");
+        }
+    }
+
+    #[test]
+    fn a_point_in_or_behind_a_declared_hole_is_lost_whether_or_not_the_archive_goes_on() {
+        let hole = Hole {
+            declared_ms: WallMillis::new(0),
+            from: Lsn::new(70),
+            incarnation: Incarnation::new(2),
+            message: "too much waited".to_string(),
+            nonce: Nonce::new(1),
+            reason: HoleReason::Bound,
+            thread: THREAD,
+            timeline: TimelineId::new(1),
+            until: Lsn::new(80),
+        };
+        for runs in [&[(50, 70)][..], &[(50, 70), (80, 99)], &[(50, 75), (80, 99)]] {
+            let mut scene = scene(true, &[(1, &[(0, 60)]), (2, runs)]);
+            scene.holes.insert((Incarnation::new(2), THREAD), vec![hole.clone()]);
+            let row = restore_points(&scene).remove(0);
+            assert_eq!(row.state, PointState::Lost, "{runs:?}");
+            assert!(row.reason.is_some_and(|why| why.contains("hole") && why.contains("too much waited")), "{runs:?}");
+            assert_eq!(scene.holes_without_backup(), [&hole], "the backup lies before it");
         }
     }
 

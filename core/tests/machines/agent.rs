@@ -199,6 +199,19 @@ fn whose_pin_an_operator_drops_is_told_so() {
 }
 
 #[test]
+fn whose_wal_was_let_go_of_is_told_so() {
+    let mut asking = Asking::new();
+    let [backup, other] = [operation(OperationKind::Backup), "backup-000000000001-00000001".parse().unwrap()];
+    for operation in [backup, other] {
+        asking.ask(ms(0), header(operation, 1), Request::Enlist { fence: true }).unwrap();
+        asking.ask(ms(0), header(operation, 1), Request::Pin { lease_ms: 1_000 }).unwrap();
+    }
+    assert_eq!(asking.agent.step(ms(1), agent::Event::LostPins(vec![backup])), []);
+    assert_eq!(code(&asking.ask(ms(2), header(backup, 1), Request::Renew { lease_ms: 9 })), "SA210");
+    asking.ask(ms(2), header(other, 1), Request::Renew { lease_ms: 9 }).unwrap();
+}
+
+#[test]
 fn only_the_very_backup_that_was_begun_is_ended() {
     let mut asking = Asking::new();
     let backup = operation(OperationKind::Backup);

@@ -41,7 +41,8 @@ pub async fn serve(file: &Path, screen: &Screen, arguments: &AgentArguments) -> 
     let (database, embedded) = open(&env, &cluster, node, setup).await?;
     // The source's bucket is wrapped here, and from here on there is no way to write through it.
     let source = source(&cluster).map(ReadOnly::new);
-    let config = Config::new(node, &setup.agent, &setup.state);
+    let mut config = Config::new(node, &setup.agent, &setup.state);
+    config.wal_kept_max = setup.wal_kept_max;
     let agent = Agent::load_clone(env, config, database, source).await?;
     let engine = match &setup.engine {
         EngineSetup::Postgres { .. } => "postgres",

@@ -5,6 +5,7 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 use sheetanchor_core::format::catalog::{IncarnationObject, IncarnationState, Method, Point, Seal};
+use sheetanchor_core::format::hole::Hole;
 use sheetanchor_core::identity::{Incarnation, OperationId};
 use sheetanchor_core::request::Description;
 use sheetanchor_core::round::name_nodes;
@@ -30,11 +31,24 @@ pub async fn show(file: &Path, screen: &Screen) -> Result<()> {
     points.retain(|point| point.incarnation == status.incarnation);
     let running = unless_empty(&running_table(&scene));
     let running = if running.is_empty() { running } else { format!("\nbackups under way\n{running}") };
+    let holes = scene.holes_without_backup();
     let mut value = value(&status, &points);
     if let Some(value) = value.as_object_mut() {
         value.insert("running".to_owned(), json!(backup(&scene)));
+        value.insert("holes".to_owned(), json!(holes));
     }
-    screen.result(&format!("{}{running}", text(&status, &points)), &value)
+    screen.result(&format!("{}{}{running}", text(&status, &points), holes_text(&holes)), &value)
+}
+
+/// What nobody can restore to before there is a new backup.
+fn holes_text(holes: &[&Hole]) -> String {
+    if holes.is_empty() {
+        return String::new();
+    }
+    let holes = lines(holes.iter().map(|hole| format!("  {hole}")));
+    format!(
+        "\nWAL was let go of before it was archived: take a new backup, nothing after this can be restored to\n{holes}"
+    )
 }
 
 fn text(status: &ClusterStatus, points: &[PointRow]) -> String {

@@ -200,8 +200,10 @@ fn incarnation_text(row: &PitrRow) -> String {
         threads.row(thread_cells(thread));
     }
     let holes = row.holes.iter().map(|hole| {
+        let declared = hole.declared.as_ref();
+        let declared = declared.map_or_else(String::new, |why| format!(": declared at {}, {}", why.at, why.message));
         format!(
-            "  WAL of thread {} (timeline {}) is missing from {} to {}",
+            "  WAL of thread {} (timeline {}) is missing from {} to {}{declared}",
             hole.thread, hole.timeline, hole.from, hole.until
         )
     });
@@ -278,6 +280,7 @@ mod tests {
         Abort, Branch, Cut, Ending, Guarantee, IncarnationObject, IncarnationState, Method, Opened, Outcome, Point,
         Registered, Seal, ThreadCut,
     };
+    use sheetanchor_core::format::hole::{Hole, HoleReason};
     use sheetanchor_core::identity::{
         ByteCount, ContentHash, Epoch, Incarnation, Membership, NodeId, Nonce, OperationId, OperationKind, ThreadId,
         TimelineId,
@@ -416,6 +419,7 @@ mod tests {
             archive: archive
                 .map(|((of, thread), runs)| ((Incarnation::new(of), ThreadId::new(thread)), runs))
                 .collect(),
+            holes: BTreeMap::new(),
             nodes: [1, 2].map(|node| (NodeId::new(node), Err("silent".to_owned()))).into(),
             pins: BTreeMap::from([(NodeId::new(1), vec![pin])]),
         }
@@ -433,6 +437,29 @@ mod tests {
         ];
         let text: String = screens.map(|(name, text)| format!("$ sheetanchor {name}\n{text}\n")).concat();
         assert_snapshot!("cli", "views", text);
+    }
+
+    #[test]
+    fn a_declared_hole_is_told_from_a_gap_that_nobody_has_declared() {
+        let mut scene = scene();
+        let gap = "WAL of thread 2 (timeline 1) is missing from 0/C000 to 0/E000";
+        assert!(pitr_text(&scene).contains(&format!("{gap}\n")), "{}", pitr_text(&scene));
+        let hole = Hole {
+            declared_ms: WallMillis::new(START),
+            from: Lsn::new(0xC000),
+            incarnation: Incarnation::new(1),
+            message: "9 bytes of WAL waited for the archive, and 8 may".to_owned(),
+            nonce: Nonce::new(1),
+            reason: HoleReason::Bound,
+            thread: ThreadId::new(2),
+            timeline: TimelineId::new(1),
+            until: Lsn::new(0xE000),
+        };
+        scene.holes.insert((hole.incarnation, hole.thread), vec![hole]);
+        let shown = pitr_text(&scene);
+        assert!(shown.contains(&format!("{gap}: declared at ")) && shown.contains("9 bytes"), "{shown}");
+        assert_eq!(shown.matches(gap).count(), 1, "{shown}");
+        assert!(points_text(&scene).contains("is a hole, declared at"), "{}", points_text(&scene));
     }
 
     #[test]

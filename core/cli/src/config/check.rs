@@ -18,6 +18,13 @@ const WAL_IN_PLACE: ByteCount = ByteCount::new(1 << 30);
 /// The most that it may say: a pebibyte.
 const WAL_IN_PLACE_MIB_MAX: u64 = 1 << 30;
 
+/// The least WAL that must be allowed to wait for the archive: four segments as servers have them, or refdb.
+const WAL_KEPT_MIB_MIN_POSTGRES: u64 = 64;
+const WAL_KEPT_MIB_MIN_REFDB: u64 = 4;
+
+/// The most that may be named: a pebibyte.
+const WAL_KEPT_MIB_MAX: u64 = 1 << 30;
+
 /// Checks all of it.
 pub(super) fn checked(written: &Written) -> Result<ClusterFile, Wrong> {
     let cluster = written.cluster.get_ref();
@@ -124,7 +131,8 @@ impl Seen {
         let engine = self.engine(id, node)?;
         let (agent, state, data) = (&node.agent, &node.state, &node.data);
         let plain = |given: &Spanned<String>| given.get_ref().clone();
-        Ok((id, NodeSetup { agent: plain(agent), state: plain(state), data: plain(data), engine }))
+        let wal_kept_max = wal_kept_max(node, &engine)?;
+        Ok((id, NodeSetup { agent: plain(agent), state: plain(state), data: plain(data), wal_kept_max, engine }))
     }
 
     fn engine(&mut self, id: NodeId, node: &WrittenNode) -> Result<EngineSetup, Wrong> {
@@ -217,6 +225,21 @@ fn wal_in_place(node: &WrittenNode) -> Result<ByteCount, Wrong> {
         return Ok(ByteCount::new(given.get_ref().saturating_mul(1 << 20)));
     }
     let message = format!("wal_in_place_mib is {}, and must be between 1 and {WAL_IN_PLACE_MIB_MAX}", given.get_ref());
+    Err(wrong(given, Code::ConfigInvalid, message))
+}
+
+/// How much WAL may wait for the archive: a few segments at least, since only whole ones are let go of.
+fn wal_kept_max(node: &WrittenNode, engine: &EngineSetup) -> Result<Option<ByteCount>, Wrong> {
+    let least = match engine {
+        EngineSetup::Postgres { .. } => WAL_KEPT_MIB_MIN_POSTGRES,
+        EngineSetup::Refdb { .. } => WAL_KEPT_MIB_MIN_REFDB,
+    };
+    let Some(given) = &node.wal_kept_max_mib else { return Ok(None) };
+    if (least..=WAL_KEPT_MIB_MAX).contains(given.get_ref()) {
+        return Ok(Some(ByteCount::new(given.get_ref().saturating_mul(1 << 20))));
+    }
+    let message =
+        format!("wal_kept_max_mib is {}, and must be between {least} and {WAL_KEPT_MIB_MAX}", given.get_ref());
     Err(wrong(given, Code::ConfigInvalid, message))
 }
 
@@ -343,6 +366,12 @@ drain_ms = 500
             let is_as_declared = |node: &NodeSetup| matches!(node.engine, EngineSetup::Postgres { two_phase, .. } if two_phase == declared);
             assert!(file.nodes.values().all(is_as_declared), "{line}");
         }
+        for (text, mib) in [(POSTGRES, 64), (REFDB, 4)] {
+            let bounded = replaced(text, "engine = ", &format!("wal_kept_max_mib = {mib}\nengine = "));
+            let nodes = ClusterFile::parse("cluster.toml", &bounded).unwrap().nodes;
+            let bounds: Vec<_> = nodes.values().map(|node| node.wal_kept_max).collect();
+            assert_eq!(bounds, [Some(ByteCount::new(mib << 20)), None], "of the node that it was said of");
+        }
         let refdb = ClusterFile::parse("cluster.toml", REFDB).unwrap();
         assert_eq!(refdb.limits.point.lease.as_millis(), 3000);
         assert_eq!(refdb.limits.point.drain.as_millis(), 500);
@@ -393,6 +422,8 @@ drain_ms = 500
             ("engine = \"postgres\"", "wal = \"carrier pigeon\"\nengine = \"postgres\"", 8),
             ("engine = \"postgres\"", "rpo_s = 0\nengine = \"postgres\"", 8),
             ("engine = \"postgres\"", "wal_in_place_mib = 0\nengine = \"postgres\"", 8),
+            ("engine = \"postgres\"", "wal_kept_max_mib = 63\nengine = \"postgres\"", 8),
+            ("engine = \"postgres\"", "wal_kept_max_mib = 2000000000\nengine = \"postgres\"", 8),
             ("engine = \"postgres\"", "rpo_s = 5\nwal = \"folder\"\nengine = \"postgres\"", 9),
             ("engine = \"postgres\"", "tablespaces = { \"/a\" = \"b\" }\nengine = \"postgres\"", 8),
             ("file:///srv/sheetanchor", "s3://srv/sheetanchor", 3),
@@ -422,6 +453,7 @@ drain_ms = 500
             ("connection = \"127.0.0.1:7102\"", "connection = \"127.0.0.1:7102\"\nbin = \"/usr\""),
             ("connection = \"127.0.0.1:7102\"", "connection = \"127.0.0.1:7102\"\nrpo_s = 5"),
             ("connection = \"127.0.0.1:7102\"", "connection = \"127.0.0.1:7102\"\nwal_in_place_mib = 5"),
+            ("connection = \"127.0.0.1:7102\"", "connection = \"127.0.0.1:7102\"\nwal_kept_max_mib = 3"),
             ("name = \"ledger\"", "name = \"ledger\"\ntwo_phase = true"),
             ("lease_ms = 3000", "lease_ms = 0"),
             ("drain_ms = 500", "drain_ms = 3001"),

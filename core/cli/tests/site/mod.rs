@@ -77,6 +77,8 @@ pub struct Site {
     pub source: Option<PathBuf>,
     /// Whether its clients are declared to commit in two phases.
     pub two_phase: bool,
+    /// What the cluster file says of every node besides, line by line.
+    pub node_lines: &'static str,
 }
 
 impl Site {
@@ -86,7 +88,8 @@ impl Site {
         fs::create_dir_all(&folder).unwrap();
         fs::set_permissions(&folder, fs::Permissions::from_mode(0o755)).unwrap();
         let (agents, nodes) = (BTreeMap::new(), Vec::new());
-        Self { folder, agents, nodes, name: "ledger", repository: None, source: None, two_phase: false }
+        let (repository, source) = (None, None);
+        Self { folder, agents, nodes, name: "ledger", repository, source, two_phase: false, node_lines: "" }
     }
 
     /// Three nodes of the embedded database, whose agents do not run yet.
@@ -135,7 +138,8 @@ impl Site {
         }
         for NodeText { id, agent, state, engine, data, connection } in &self.nodes {
             text += &format!(
-                "[[node]]\nid = {id}\nagent = \"{agent}\"\nstate = \"{state}\"\nengine = \"{engine}\"\ndata = \"{data}\"\nconnection = \"{connection}\"\n"
+                "[[node]]\nid = {id}\nagent = \"{agent}\"\nstate = \"{state}\"\nengine = \"{engine}\"\ndata = \"{data}\"\nconnection = \"{connection}\"\n{}",
+                self.node_lines
             );
         }
         fs::write(self.folder.join("cluster.toml"), text).unwrap();

@@ -13,6 +13,7 @@ use sheetanchor_core::error::{Error, FaultKind, Result};
 use sheetanchor_core::exposure::Exposure;
 use sheetanchor_core::format::keys;
 use sheetanchor_core::format::wal::{self, WalHeader};
+use sheetanchor_core::hole::resumes;
 use sheetanchor_core::identity::{ByteCount, ContentHash, LifeId};
 use sheetanchor_core::planted::{self, Bug};
 use sheetanchor_core::position::{Lsn, Position};
@@ -48,6 +49,7 @@ impl Agent {
     pub(super) async fn keep_archiving(&self) {
         let mut belongings = self.belonging.watch();
         let mut shipping: Option<Shipping> = None;
+        let mut settled = None;
         loop {
             let belonging = belongings.get();
             if shipping.is_some_and(|shipping| Some(shipping.belonging) != belonging) {
@@ -56,7 +58,7 @@ impl Agent {
                 *self.exposure.lock().await = Exposure::default();
             }
             let more = match belonging {
-                Some(belonging) => self.ship(belonging, &mut shipping).await,
+                Some(belonging) => self.ship_within_bound(belonging, &mut shipping, &mut settled).await,
                 None => Ok(false),
             };
             let more = match more {
@@ -80,9 +82,42 @@ impl Agent {
         }
     }
 
+    /// Ships what is durable, and says whether to go on at once, unless WAL has to be let go of meanwhile.
+    async fn ship_within_bound(
+        &self,
+        belonging: Belonging,
+        shipping: &mut Option<Shipping>,
+        settled: &mut Option<LifeId>,
+    ) -> Result<bool> {
+        self.keep_bound(belonging, settled).await;
+        let shipped = tokio::select! {
+            biased;
+            shipped = self.ship(belonging, shipping) => Some(shipped),
+            // The repository may hold one write up for as long as it likes.
+            () = self.bound_is_passed(belonging) => None,
+        };
+        // Where the archive goes on behind a hole is found out anew.
+        match shipped {
+            Some(Err(error)) => match self.lost_wal(&error).await {
+                Some(lost) => {
+                    self.declare(belonging, lost).await?;
+                    *shipping = shipping.map(|known| Shipping { from: None, ..known });
+                    Ok(false)
+                }
+                None => Err(error),
+            },
+            Some(shipped) => shipped,
+            None => {
+                *shipping = shipping.map(|known| Shipping { from: None, ..known });
+                Ok(true)
+            }
+        }
+    }
+
     /// Ships what is durable, and says whether to go on at once. While a piece is packed the next ones are read and packed,
     /// too, but they are stored in their order: the archive never holds a piece without all before it.
     async fn ship(&self, belonging: Belonging, shipping: &mut Option<Shipping>) -> Result<bool> {
+        self.record_holes(belonging).await?;
         let Some((status, known)) = self.look_at_database(belonging, shipping.as_ref()).await? else {
             return Ok(false);
         };
@@ -210,28 +245,36 @@ impl Agent {
         self.database.durable_wal(from, self.config.archive_piece).await
     }
 
-    /// Where the archive of this incarnation ends, be it on an earlier timeline, or where its pin starts if there is none
-    /// yet.
+    /// Where the archive of this incarnation goes on: where it ends, be it on an earlier timeline, or behind a declared hole,
+    /// or where its pin starts if there is none yet.
     async fn archive_start(&self, belonging: Belonging, end: Position) -> Result<Position> {
         self.check_repository(belonging).await?;
         let prefix = keys::wal_thread(belonging.incarnation, end.thread);
         let keys = self.repository.bucket().list(&prefix).await?;
         let newest = keys.iter().filter_map(|key| Some((keys::parse_wal(key)?, key))).max();
-        match newest {
+        let archived = match newest {
             Some(((timeline, _), key)) if timeline > end.timeline => {
                 let message = format!("{key} in the archive is of a later timeline than {end}, which this node writes");
+                return Err(Refusal::new(Code::WalConflict, message).into());
+            }
+            Some(((timeline, _), key)) => Some((timeline, self.repository.wal_header(key).await?.until)),
+            None => None,
+        };
+        let holes = self.holes_from(&keys, newest.map(|(place, _)| place)).await?;
+        match resumes(archived, &holes) {
+            Some((timeline, lsn)) if timeline > end.timeline => {
+                let message = format!(
+                    "a hole up to {lsn} of timeline {timeline} was declared, and {end} is what this node writes"
+                );
                 Err(Refusal::new(Code::WalConflict, message).into())
             }
-            Some(((timeline, _), key)) => {
-                let header = self.repository.wal_header(key).await?;
-                Ok(Position { timeline, lsn: header.until, ..end })
-            }
+            Some((timeline, lsn)) => Ok(Position { timeline, lsn, ..end }),
             None => self.timeline_start(end).await,
         }
     }
 
     /// Where the pin starts on the timeline that the database writes.
-    async fn timeline_start(&self, end: Position) -> Result<Position> {
+    pub(super) async fn timeline_start(&self, end: Position) -> Result<Position> {
         let pins = self.database.pins().await?;
         let pin = pins.iter().find(|pin| pin.name == ARCHIVE_PIN && pin.from.timeline == end.timeline);
         match pin {
@@ -242,7 +285,7 @@ impl Agent {
 
     /// A node writes only into the repository of its own cluster, whichever it is given: a clone's WAL among that of the
     /// cluster it was made from would pass for that cluster's own.
-    async fn check_repository(&self, belonging: Belonging) -> Result<()> {
+    pub(super) async fn check_repository(&self, belonging: Belonging) -> Result<()> {
         let found = self.repository.cluster().await?.id;
         if found == belonging.cluster || planted::is(Bug::RepositoryUnchecked) {
             return Ok(());
@@ -310,6 +353,7 @@ impl Agent {
         loop {
             self.ship.notify_one();
             let state = states.get();
+            self.check_not_let_go(through).await?;
             if let Some(until) = state.until
                 && until.timeline == through.timeline
                 && until.lsn >= through.lsn

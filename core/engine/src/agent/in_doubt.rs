@@ -40,7 +40,7 @@ impl Agent {
             return Ok(Answer::Searched(Searched { traces: Vec::new(), whole: true }));
         }
         let repository = self.origin(&plan).await?;
-        let WalHeaders { sound: mut headers, damaged } = repository.wal_headers(plan.incarnation, thread).await?;
+        let WalHeaders { sound: mut headers, damaged, .. } = repository.wal_headers(plan.incarnation, thread).await?;
         headers.retain(|(_, header)| header.timeline == cut.timeline);
         let reach = Reach::from(from, headers);
         if reach.until().is_none_or(|until| until < cut.until) {

@@ -160,7 +160,8 @@ impl WalSource for ArchivedRange<'_> {
                     return Ok(Some(WalPiece::cut_to(from, &header, bytes)));
                 }
             }
-            let listed = repository.bucket().list(&keys::wal_thread(self.incarnation, from.thread)).await?;
+            let mut listed = repository.bucket().list(&keys::wal_thread(self.incarnation, from.thread)).await?;
+            listed.retain(|key| !keys::is_hole(key));
             let news = {
                 let mut keys = self.keys.lock().await;
                 let news = *keys != listed;

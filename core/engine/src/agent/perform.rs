@@ -114,6 +114,7 @@ impl Agent {
         let belonging = self.belonging.get();
         let archive = self.archive.get();
         let (fenced_by, _) = self.look().await;
+        let wal_kept = self.gauge.lock().await.kept();
         let progress = self.copies.lock().await.values().next().map(|progress| *progress.borrow());
         Ok(Answer::Described(Box::new(Description {
             node: self.config.node,
@@ -140,6 +141,8 @@ impl Agent {
             missed: self.missed.get().filter(|missed| belonging.is_some_and(|own| own.incarnation < *missed)),
             two_phase: capabilities.two_phase,
             exposed_ms: if status.state == State::Open { self.exposed_for(status.end).await } else { None },
+            wal_kept,
+            hole: self.memory.get().holes.pop(),
         })))
     }
 
@@ -153,7 +156,7 @@ impl Agent {
         self.database.join(&Joining { cluster: header.cluster, nodes, incarnation: header.incarnation }).await?;
         let belonging =
             Belonging { cluster: header.cluster, membership: header.membership, incarnation: header.incarnation };
-        state::remember(&self.env, &self.config, belonging).await?;
+        self.remember(belonging).await?;
         self.belongs(belonging).await;
         Ok(Answer::Done)
     }
@@ -372,7 +375,7 @@ impl Agent {
         };
         self.database.open(&opening).await?;
         let belonging = Belonging { cluster: plan.cluster, membership: opened.membership, incarnation: plan.opens };
-        state::remember(&self.env, &self.config, belonging).await?;
+        self.remember(belonging).await?;
         state::unmark(&self.env, &self.config).await?;
         self.belongs(belonging).await;
         Ok(Answer::Done)

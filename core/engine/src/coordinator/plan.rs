@@ -6,6 +6,7 @@ use alloc::vec::Vec;
 use sheetanchor_core::error::Result;
 use sheetanchor_core::format::catalog::IncarnationState;
 use sheetanchor_core::format::manifest::{Manifest, Plan, Resolved};
+use sheetanchor_core::hole::Holes;
 use sheetanchor_core::identity::{Incarnation, OperationId, OperationKind, ThreadId};
 use sheetanchor_core::lineage::{Lineage, Way};
 use sheetanchor_core::plan::{Aim, Archive, Catalog, Choice, Replay, choices, high_water, is_stamped, replay};
@@ -32,14 +33,17 @@ pub struct Planned {
 pub(super) struct Archived {
     /// Every piece whose header is sound.
     pub archive: Archive,
+    /// What was let go of before it was archived.
+    pub holes: Holes,
     /// Why one is not among them.
     pub damaged: Option<Refusal>,
 }
 
 impl Archived {
     async fn add(&mut self, incarnation: Incarnation, thread: ThreadId, repository: &Repository) -> Result<()> {
-        let WalHeaders { sound, damaged } = repository.wal_headers(incarnation, thread).await?;
+        let WalHeaders { sound, holes, damaged } = repository.wal_headers(incarnation, thread).await?;
         self.archive.insert((incarnation, thread), sound);
+        self.holes.insert((incarnation, thread), holes);
         self.damaged = self.damaged.take().or(damaged);
         Ok(())
     }
@@ -50,7 +54,7 @@ impl Archived {
     /// # Errors
     /// As [`replay`]; `SA504` instead of `SA303` and `SA501` where a piece is damaged.
     pub(super) fn replay(&self, manifest: &Manifest, way: &Way, choice: &Choice) -> Result<Replay, Refusal> {
-        replay(manifest, way, choice, &self.archive).map_err(|refusal| match &self.damaged {
+        replay(manifest, way, choice, &self.archive, &self.holes).map_err(|refusal| match &self.damaged {
             Some(damaged) if is_out_of_reach(&refusal) => damaged.clone(),
             Some(_) | None => refusal,
         })

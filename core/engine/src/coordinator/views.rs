@@ -49,7 +49,7 @@ impl Coordinator {
         let backups = self.repository.ended_as_listed(OperationKind::Backup).await?;
         let points = self.repository.ended_as_listed(OperationKind::Point).await?;
         let begun = self.begun(backups.registered).await?;
-        let mut archive = BTreeMap::new();
+        let (mut archive, mut holes) = (BTreeMap::new(), BTreeMap::new());
         for object in &incarnations {
             if let IncarnationState::Opened(opened) = &object.state {
                 let members = self.repository.membership(opened.membership).await?;
@@ -58,6 +58,9 @@ impl Coordinator {
                     let headers = self.repository.wal_headers(object.incarnation, thread).await?;
                     let pieces = headers.sound.into_iter().map(|(_, header)| header);
                     archive.insert((object.incarnation, thread), runs_of(pieces.collect()));
+                    if !headers.holes.is_empty() {
+                        holes.insert((object.incarnation, thread), headers.holes);
+                    }
                 }
             }
         }
@@ -71,6 +74,7 @@ impl Coordinator {
             points: points.outcomes.into_values().collect(),
             condemned: self.repository.condemned().await?,
             archive,
+            holes,
             ..Scene::default()
         })
     }

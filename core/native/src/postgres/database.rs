@@ -439,6 +439,20 @@ impl Database for PostgresDatabase {
         pins::advance(&*self.session().await?, name, from).await.map_err(over_is_down)
     }
 
+    async fn resume_at(&self) -> Result<Position> {
+        let session = self.session().await?;
+        let (timeline, durable) = end_of_wal(&session).await.map_err(over_is_down)?;
+        // A segment that is being written is there, whatever any slot keeps; and an archive begins with a whole one.
+        Ok(self.position(timeline, segment_size(&session)?.start(durable)))
+    }
+
+    async fn skip_pin(&self, name: &str, until: Position) -> Result<Position> {
+        let kept = self.skip_slot(name, until.lsn).await.map_err(over_is_down)?;
+        let session = self.session().await?;
+        let (timeline, _) = end_of_wal(&session).await.map_err(over_is_down)?;
+        Ok(self.position(timeline, self.archive_from(&session, kept, timeline).await?))
+    }
+
     async fn begin_backup(&self, label: &str) -> Result<Begun> {
         if let Some(begun) = self.backups.begun(label).await {
             return Ok(begun);

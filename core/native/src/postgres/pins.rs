@@ -1,13 +1,17 @@
 //! Pins: physical replication slots. The server keeps WAL from a slot's restart position on, durably, whoever dies.
 
-use sheetanchor_core::error::{Error, FaultKind, Result};
+use sheetanchor_core::error::{Error, Fault, FaultKind, Result};
 use sheetanchor_core::position::Lsn;
 use sheetanchor_core::refusal::{Code, Refusal};
+use tokio_postgres::types::ToSql;
 
-use super::session::{Fields, Session};
+use super::session::{Fields, QUERY_WAIT, Session};
 
 /// What the names of our slots start with.
 const PREFIX: &str = "sheetanchor_";
+
+/// What a server says of a slot that a connection uses.
+const IN_USE: &str = "55006";
 
 /// Bytes in the longest name of a slot.
 const SLOT_NAME_MAX: usize = 63;
@@ -87,6 +91,39 @@ pub(super) async fn advance(session: &Session, name: &str, from: Lsn) -> Result<
     let slot = slot(name)?;
     let sql = "SELECT end_lsn::text FROM pg_replication_slot_advance($1, $2::text::pg_lsn)";
     session.row(sql, &[&slot, &from.to_string()]).await.map(|_| ())
+}
+
+/// Moves a pin to `until`, past WAL that it kept; makes it anew if it is gone or lost what it kept. Answers what it keeps
+/// then, which may be later than `until`. An operator must have been told before.
+///
+/// # Errors
+/// `SA106`; [`FaultKind::Exists`] while a connection uses the slot, and other faults.
+pub(super) async fn skip(session: &Session, name: &str, until: Lsn) -> Result<Lsn> {
+    let slot = slot(name)?;
+    match kept(session, &slot).await {
+        Ok(_) => {}
+        Err(error) if error.refusal().is_some_and(|refusal| refusal.code == Code::PinLost) => {
+            in_turn(session, "SELECT pg_drop_replication_slot($1)::text", &[&slot]).await?;
+        }
+        Err(error) => return Err(error),
+    }
+    // A new one keeps what crash recovery needs, and perhaps more than is wanted.
+    if pin(session, name).await? < until {
+        let sql = "SELECT end_lsn::text FROM pg_replication_slot_advance($1, $2::text::pg_lsn)";
+        in_turn(session, sql, &[&slot, &until.to_string()]).await?;
+    }
+    standing(session, name).await
+}
+
+/// Runs what needs a slot that no connection uses.
+async fn in_turn(session: &Session, sql: &str, values: &[&(dyn ToSql + Sync)]) -> Result<()> {
+    match session.ask(QUERY_WAIT, sql, values).await? {
+        Ok(_) => Ok(()),
+        Err(said) => {
+            let kind = if said.state == IN_USE { FaultKind::Exists } else { FaultKind::Other };
+            Err(Fault::new(kind, "move a replication slot", said.to_string()).into())
+        }
+    }
 }
 
 /// What a pin keeps that must be there.

@@ -161,6 +161,26 @@ impl PostgresDatabase {
         }
     }
 
+    /// Moves the slot of a pin to `until`, past WAL that was let go of, or makes it anew; answers where it stands.
+    pub(super) async fn skip_slot(&self, name: &str, until: Lsn) -> Result<Lsn> {
+        let mut held = self.stream().lock().await;
+        if name == ARCHIVE_PIN {
+            // What it has read lies before, and the slot must be free.
+            *held = None;
+        }
+        let session = self.session().await?;
+        let mut tries = 0;
+        loop {
+            match pins::skip(&session, name, until).await {
+                Err(error) if error.is(FaultKind::Exists) && tries < TRIES_MAX => {
+                    tries += 1;
+                    tokio::time::sleep(POLL).await;
+                }
+                skipped => return skipped,
+            }
+        }
+    }
+
     /// How far WAL of the timeline of `from` is durable.
     async fn reach_of(&self, session: &Session, from: Position) -> Result<ReachOf> {
         let (writes, durable) = end_of_wal(session).await.map_err(over_is_down)?;
