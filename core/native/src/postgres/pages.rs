@@ -103,9 +103,9 @@ fn is_unused(page: &[u8; PAGE_BYTES]) -> bool {
 
 /// The end of the record that changed the page last: `pd_lsn` at 0, its upper half first.
 fn written_at(page: &[u8; PAGE_BYTES]) -> Lsn {
-    let [a, b, c, d, e, f, g, h, ..] = *page;
-    let (high, low) = (u32::from_le_bytes([a, b, c, d]), u32::from_le_bytes([e, f, g, h]));
-    Lsn::new((u64::from(high) << 32) | u64::from(low))
+    let half =
+        |from: usize| page.get(from..).and_then(<[u8]>::first_chunk::<4>).map_or(0, |half| u32::from_le_bytes(*half));
+    Lsn::new((u64::from(half(0)) << 32) | u64::from(half(4)))
 }
 
 /// Whether a page is what was written as page `number` of its relation. A page that was never used is all zeros.

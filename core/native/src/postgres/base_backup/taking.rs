@@ -109,7 +109,7 @@ impl Taking {
         }
         let Self { tar, files, ready, start, checksums, .. } = self;
         tar.feed(bytes, &mut |part| match part {
-            Part::Entry(entry) => files.begin(entry, ready),
+            Part::Entry(entry) => files.begin(&entry, ready),
             Part::Bytes(bytes) => files.take(bytes, ready, *start, *checksums),
             Part::End => files.end(ready, *start, *checksums),
         })
@@ -142,7 +142,7 @@ impl Taking {
 }
 
 impl Files {
-    fn begin(&mut self, entry: TarEntry, ready: &mut VecDeque<FilePart>) -> Result<()> {
+    fn begin(&mut self, entry: &TarEntry, ready: &mut VecDeque<FilePart>) -> Result<()> {
         let name = format!("{}{}", self.prefix, entry.name);
         let kind = match entry.kind {
             TarKind::File(size) if name == LABEL && size > LABEL_BYTES_MAX => {

@@ -70,7 +70,8 @@ fn take(taking: &mut Taking, earlier: &[(u32, Vec<u8>)], folder: &[u8]) -> Resul
 #[test]
 fn archives_become_the_names_that_a_look_at_the_folder_finds() {
     let mut taking = taking(&[(16400, "/srv/fast")]);
-    let fast = [forge::folder("PG_15_202209061/"), forge::file("PG_15_202209061/notes", &[1; 300_000]), end()].concat();
+    let fast =
+        [forge::folder("PG_15_202209061/"), forge::file("PG_15_202209061/notes", &vec![1; 300_000]), end()].concat();
     let more = [
         forge::file("postmaster.pid", b"77"),
         forge::file("sheetanchor.restore", b"x"),
@@ -118,7 +119,7 @@ fn what_is_not_all_of_a_backup_is_refused() {
     let twice = [(16400, end()), (16400, end())];
     assert!(take(&mut taking(&[(16400, "/srv/fast")]), &twice, &whole).is_err(), "an archive twice");
     assert!(taking(&[]).take(&whole).is_err(), "no archive at all");
-    let long_label = [forge::file(LABEL, &[b'x'; 70_000]), control(), end()].concat();
+    let long_label = [forge::file(LABEL, &vec![b'x'; 70_000]), control(), end()].concat();
     assert!(take(&mut taking(&[]), &[], &long_label).is_err());
 }
 
