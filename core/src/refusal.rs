@@ -100,6 +100,7 @@ catalogue! {
     SourceUnnamed "SA412" "the cluster file names no source to clone from" "write `source = \"file:///…\"` under `[cluster]` of the clone's own cluster file, and start its agents with it";
     FolderInUse "SA413" "something still uses a folder that is to be restored" "stop the database there, and whatever starts it again, then try again";
     ForeignFolder "SA414" "a folder that is to be restored over holds something else than the node's database" "check `data` of the node in the cluster file; if what lies there is to be replaced, empty the folder, or remove its control file to say that it is this database's";
+    NoDataFolder "SA415" "a node has no data folder that could be restored into" "clone onto nodes with an agent beside each data folder (`restore --clone`, with a cluster file of their own), or give the node an agent on its own host, with `data`";
 
     WalGap "SA501" "WAL is missing between two archived pieces" "the gap cannot be closed: take a new backup; targets before the gap stay reachable";
     WalConflict "SA502" "two different pieces of WAL claim one place in the archive" "two servers may be writing as one node: stop one of them";

@@ -95,6 +95,7 @@ const PROVOKED: &[(&str, &str, &str)] = &[
     ("SA412", "core/cli/tests/clone.rs", "a_cluster_is_cloned_while_it_works"),
     ("SA413", "scenarios/src/stories/delta.rs", "keeps_what_is_right"),
     ("SA414", "scenarios/src/stories/delta.rs", "keeps_what_is_right"),
+    ("SA415", "core/native/tests/postgres/afar.rs", "what_a_server_sends_is_what_an_agent_beside_it_finds"),
     ("SA501", "core/cli/tests/refdb.rs", "a_missing_piece_of_wal_is_refused"),
     ("SA502", "core/cli/tests/damage.rs", "wal_of_a_second_writer_in_the_archive_is_refused"),
     ("SA503", "core/tests/machines/backup.rs", "whatever_fails_nobody_unpins_before_failure_is_the_outcome"),

@@ -38,8 +38,8 @@ pub struct NodeSetup {
     pub agent: String,
     /// The folder for what its agent must remember.
     pub state: String,
-    /// The folder that holds its database.
-    pub data: String,
+    /// The folder that holds its database; none for one that sends its files over its connection.
+    pub data: Option<String>,
     /// How much WAL may wait for the archive before it is let go of; none for as much as comes.
     pub wal_kept_max: Option<ByteCount>,
     /// What kind of database that is, and how to reach it.
@@ -98,6 +98,20 @@ impl ClusterFile {
         check::checked(&written).map_err(|Wrong { code, message, span }| refused(name, text, &span, code, &message))
     }
 
+    /// Refuses a restore where a node has no folder to restore into.
+    ///
+    /// # Errors
+    /// `SA415`.
+    pub fn check_restorable(&self) -> std::result::Result<(), Refusal> {
+        match self.nodes.iter().find(|(_, setup)| setup.data.is_none()) {
+            Some((node, _)) => {
+                let message = format!("node {node} sends its files over its connection, and has no `data` here");
+                Err(Refusal::new(Code::NoDataFolder, message))
+            }
+            None => Ok(()),
+        }
+    }
+
     /// What a coordinator needs of it.
     pub fn setup(&self) -> Setup {
         let addresses = self.nodes.iter().map(|(node, setup)| (*node, setup.agent.clone())).collect();
@@ -145,7 +159,8 @@ struct WrittenNode {
     agent: Spanned<String>,
     state: Spanned<String>,
     engine: Spanned<String>,
-    data: Spanned<String>,
+    data: Option<Spanned<String>>,
+    capture: Option<Spanned<String>>,
     connection: Spanned<String>,
     bin: Option<Spanned<String>>,
     run_as: Option<Spanned<String>>,

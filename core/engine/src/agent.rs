@@ -3,6 +3,7 @@
 
 pub mod archive;
 pub mod capture;
+mod capture_stream;
 mod delta;
 mod hole;
 pub mod in_doubt;

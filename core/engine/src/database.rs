@@ -163,6 +163,30 @@ pub enum SourceKind {
     },
 }
 
+/// What a stream of files brings next.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum FilePart {
+    /// A name, and what lies there. What is said of a file's length is believed by nobody: its bytes follow.
+    Entry(SourceFile),
+    /// Bytes of the file whose entry came last. Its pages have been checked.
+    Bytes(Vec<u8>),
+}
+
+/// All that is to be captured, as one stream, of a database whose files cannot be opened here. Each name comes once, in any
+/// order.
+#[async_trait]
+pub trait FileStream: Send {
+    /// About how many bytes will come.
+    fn total(&self) -> ByteCount;
+
+    /// What comes next; `None` once all has come, and is proven to be all.
+    ///
+    /// # Errors
+    /// `SA007` for a damaged page, `SA204` if the database is gone, `SA407` for a link that leads to what is not captured;
+    /// faults. Nothing comes after that.
+    async fn next(&mut self) -> Result<Option<FilePart>>;
+}
+
 /// What a page check found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PageVerdict {
@@ -357,6 +381,13 @@ pub trait Database: Send + Sync {
     /// What to capture, sorted by name, folders before what lies in them. `SA407` for a link that leads to what is not
     /// captured. WAL, locks, pins and temporary files are left out.
     async fn files(&self) -> Result<Vec<SourceFile>>;
+
+    /// Everything to capture, in the place of `files`, from a database that hands its files on itself: those of the running
+    /// backup `label`, once. `SA204` if no such backup runs, or its files were taken.
+    async fn file_stream(&self, label: &str) -> Result<Option<Box<dyn FileStream>>> {
+        let _: &str = label;
+        Ok(None)
+    }
 
     /// Where the captured link `name`, which led to `target`, is to lead in a folder that is restored. `SA407` where it may
     /// lead nowhere. A restore fills the folder there, which must be empty.

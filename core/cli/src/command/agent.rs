@@ -48,7 +48,8 @@ pub async fn serve(file: &Path, screen: &Screen, arguments: &AgentArguments) -> 
         EngineSetup::Postgres { .. } => "postgres",
         EngineSetup::Refdb { .. } => "refdb",
     };
-    let ready = format!("node {node} of {}: agent at {}, {engine} in {}\n", cluster.name, setup.agent, setup.data);
+    let place = setup.data.as_ref().map_or_else(|| "from afar".to_owned(), |data| format!("in {data}"));
+    let ready = format!("node {node} of {}: agent at {}, {engine} {place}\n", cluster.name, setup.agent);
     let value = json!({ "node": node.get(), "cluster": cluster.name, "agent": setup.agent, "engine": engine });
     screen.result(&ready, &value)?;
     let served = tokio::select! {
@@ -86,7 +87,8 @@ async fn open(
             Ok((Arc::new(PostgresDatabase::new(config)?), None))
         }
         EngineSetup::Refdb { address } => {
-            let mut config = refdb::Config::new(node, address, &setup.data);
+            let data = setup.data.as_deref().unwrap_or_default();
+            let mut config = refdb::Config::new(node, address, data);
             config.data_pages = REFDB_PAGES;
             config.peers = peers(cluster, node);
             let started = refdb::Node::start(env.clone(), config).await?;

@@ -11,6 +11,7 @@ use sheetanchor_engine::coordinator::{Manner, Planned, Restored};
 
 use super::backup::meaning;
 use crate::args::RestoreArguments;
+use crate::config::ClusterFile;
 use crate::connect::Connected;
 use crate::report::Result;
 use crate::screen::{Screen, Table, bytes, lines};
@@ -21,6 +22,9 @@ use crate::screen::{Screen, Table, bytes, lines};
 /// The restore's own.
 pub async fn run(file: &Path, screen: &Screen, arguments: &RestoreArguments) -> Result<()> {
     let (aim, resumed) = (arguments.aim()?, arguments.resume.as_deref().map(str::parse).transpose()?);
+    if !arguments.dry_run {
+        ClusterFile::read(file)?.check_restorable()?;
+    }
     let connected = Connected::new(file, screen)?;
     let coordinator = &connected.coordinator;
     if arguments.dry_run {

@@ -119,7 +119,8 @@ impl Seen {
             return Err(wrong(&node.engine, Code::ConfigInvalid, message));
         }
         self.address(&node.agent, &format!("the agent of node {id}"))?;
-        for (what, folder) in [("state", &node.state), ("data", &node.data)] {
+        check_capture(id, node)?;
+        for (what, folder) in own_folders(node) {
             if !is_plain_folder(folder.get_ref()) {
                 let message = format!(
                     "the {what} folder `{}` of node {id} is not an absolute path in its plain form",
@@ -129,10 +130,10 @@ impl Seen {
             }
         }
         let engine = self.engine(id, node)?;
-        let (agent, state, data) = (&node.agent, &node.state, &node.data);
         let plain = |given: &Spanned<String>| given.get_ref().clone();
         let wal_kept_max = wal_kept_max(node, &engine)?;
-        Ok((id, NodeSetup { agent: plain(agent), state: plain(state), data: plain(data), wal_kept_max, engine }))
+        let (agent, state, data) = (plain(&node.agent), plain(&node.state), node.data.as_ref().map(plain));
+        Ok((id, NodeSetup { agent, state, data, wal_kept_max, engine }))
     }
 
     fn engine(&mut self, id: NodeId, node: &WrittenNode) -> Result<EngineSetup, Wrong> {
@@ -161,10 +162,11 @@ impl Seen {
                     return Err(Wrong { code: Code::ConfigInvalid, message, span });
                 }
                 self.address(&node.connection, &format!("the database of node {id}"))?;
-                let data = node.data.get_ref();
-                if self.shared_data.get_or_insert_with(|| data.clone()) != data {
+                if let Some(data) = &node.data
+                    && self.shared_data.get_or_insert_with(|| data.get_ref().clone()) != data.get_ref()
+                {
                     let message = format!("nodes of refdb share one data folder; node {id} names another");
-                    return Err(wrong(&node.data, Code::ConfigInvalid, message));
+                    return Err(wrong(data, Code::ConfigInvalid, message));
                 }
                 Ok(EngineSetup::Refdb { address: node.connection.get_ref().clone() })
             }
@@ -187,6 +189,37 @@ impl Seen {
                 Err(wrong(given, Code::DuplicateIdentity, message))
             }
         }
+    }
+}
+
+/// Whether a node's files are read from its folder, or sent by its server: what is said of the one must not be said with the
+/// other.
+fn check_capture(id: NodeId, node: &WrittenNode) -> Result<(), Wrong> {
+    let Some(given) = node.capture.as_ref().filter(|given| given.get_ref() != "folder") else {
+        let message =
+            format!("node {id} names no `data` folder; a PostgreSQL server elsewhere has `capture = \"base_backup\"`");
+        return node.data.as_ref().map(|_| ()).ok_or_else(|| wrong(&node.id, Code::ConfigInvalid, message));
+    };
+    if given.get_ref() != "base_backup" {
+        let message =
+            format!("`{}` is no way to capture: write `folder` or `base_backup`", given.get_ref().escape_debug());
+        return Err(wrong(given, Code::ConfigInvalid, message));
+    }
+    if node.engine.get_ref() != "postgres" {
+        return Err(wrong(given, Code::ConfigInvalid, format!("`capture` of node {id} means nothing to refdb")));
+    }
+    let of_folder = [&node.data, &node.bin, &node.run_as].into_iter().flatten().chain(node.tablespaces.values());
+    let odd = of_folder.map(Spanned::span).next().or(node.wal_in_place_mib.as_ref().map(Spanned::span));
+    let wal = node.wal.as_ref().filter(|wal| wal.get_ref() == "folder").map(Spanned::span);
+    match odd.or(wal) {
+        Some(span) => {
+            let message = format!(
+                "`data`, `bin`, `run_as`, `tablespaces`, `wal_in_place_mib` and `wal = \"folder\"` mean nothing to node {id}, \
+                 whose server sends its files: nothing is restored there"
+            );
+            Err(Wrong { code: Code::ConfigInvalid, message, span })
+        }
+        None => Ok(()),
     }
 }
 
@@ -256,10 +289,15 @@ fn tablespaces(node: &WrittenNode) -> Result<BTreeMap<String, String>, Wrong> {
     Ok(map)
 }
 
+fn own_folders(node: &WrittenNode) -> impl Iterator<Item = (&'static str, &Spanned<String>)> {
+    [("state", Some(&node.state)), ("data", node.data.as_ref())]
+        .into_iter()
+        .filter_map(|(what, folder)| Some((what, folder?)))
+}
+
 /// What one node writes to: its state, its data, and where a restore puts its tablespaces.
 fn folders(node: &WrittenNode) -> impl Iterator<Item = (&'static str, &Spanned<String>)> {
-    let own = [("state", &node.state), ("data", &node.data)];
-    own.into_iter().chain(node.tablespaces.values().map(|folder| ("tablespace", folder)))
+    own_folders(node).chain(node.tablespaces.values().map(|folder| ("tablespace", folder)))
 }
 
 /// No folder that one node writes to may lie in one of another, or of its own: a restore empties and fills them.
@@ -372,6 +410,11 @@ drain_ms = 500
             let bounds: Vec<_> = nodes.values().map(|node| node.wal_kept_max).collect();
             assert_eq!(bounds, [Some(ByteCount::new(mib << 20)), None], "of the node that it was said of");
         }
+        let afar = replaced(POSTGRES, "data = \"/srv/pg/1\"", "capture = \"base_backup\"");
+        let file = ClusterFile::parse("cluster.toml", &afar).unwrap();
+        assert_eq!(file.nodes[&NodeId::new(1)].data, None);
+        assert_eq!(file.check_restorable().unwrap_err().code, Code::NoDataFolder);
+        postgres.check_restorable().unwrap();
         let refdb = ClusterFile::parse("cluster.toml", REFDB).unwrap();
         assert_eq!(refdb.limits.point.lease.as_millis(), 3000);
         assert_eq!(refdb.limits.point.drain.as_millis(), 500);
@@ -436,6 +479,13 @@ drain_ms = 500
                 3,
             ),
             ("/var/lib/sheetanchor/1", "var/lib/sheetanchor/1", 7),
+            ("data = \"/srv/pg/1\"\n", "", 5),
+            ("data = \"/srv/pg/1\"", "capture = \"folder\"", 5),
+            ("data = \"/srv/pg/1\"", "capture = \"photo\"", 9),
+            ("data = \"/srv/pg/1\"", "data = \"/srv/pg/1\"\ncapture = \"base_backup\"", 9),
+            ("data = \"/srv/pg/1\"", "capture = \"base_backup\"\nwal = \"folder\"", 10),
+            ("data = \"/srv/pg/1\"", "capture = \"base_backup\"\nwal_in_place_mib = 5", 10),
+            ("data = \"/srv/pg/1\"", "capture = \"base_backup\"\ntablespaces = { \"/a\" = \"/b\" }", 10),
             ("127.0.0.1:7001", "127.0.0.1", 6),
             ("127.0.0.1:7001", "127.0.0.1:0", 6),
         ] {
@@ -452,6 +502,7 @@ drain_ms = 500
             ("engine = \"refdb\"", "engine = \"postgres\""),
             ("connection = \"127.0.0.1:7102\"", "connection = \"127.0.0.1:7102\"\nbin = \"/usr\""),
             ("connection = \"127.0.0.1:7102\"", "connection = \"127.0.0.1:7102\"\nrpo_s = 5"),
+            ("data = \"/srv/shared\"", "capture = \"base_backup\""),
             ("connection = \"127.0.0.1:7102\"", "connection = \"127.0.0.1:7102\"\nwal_in_place_mib = 5"),
             ("connection = \"127.0.0.1:7102\"", "connection = \"127.0.0.1:7102\"\nwal_kept_max_mib = 3"),
             ("name = \"ledger\"", "name = \"ledger\"\ntwo_phase = true"),

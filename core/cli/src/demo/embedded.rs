@@ -250,8 +250,9 @@ impl<'a> Stage<'a> {
         }
         writing.stop().await;
         for setup in self.file.nodes.values() {
-            wipe(&setup.data).await?;
-            wipe(&setup.state).await?;
+            for folder in setup.data.iter().chain([&setup.state]) {
+                wipe(folder).await?;
+            }
         }
         step.done("kill -9 of every node; all data and state folders wiped, only the repository is left");
         Ok(())

@@ -213,7 +213,7 @@ impl<'a> Stage<'a> {
     /// A second backup, whose files are being copied when a server dies.
     async fn interrupted_backup(&self) -> Result<()> {
         let step = self.steps.begin("a second backup, and kill -9 of a server in the middle");
-        let data = self.file.nodes.get(&VICTIM).map(|setup| setup.data.clone()).unwrap_or_default();
+        let data = self.file.nodes.get(&VICTIM).and_then(|setup| setup.data.clone()).unwrap_or_default();
         let postmaster = Postmaster::of(&data)?.and_then(|server| Pid::from_raw(server.pid()));
         let victim = postmaster.ok_or_else(|| broken(format!("the server of node {VICTIM} does not run")))?;
         let watcher = Arc::new(Killer { victim, killed: OnceLock::new() });
@@ -265,8 +265,9 @@ impl<'a> Stage<'a> {
         }
         writing.stop().await;
         for setup in self.file.nodes.values() {
-            wipe(&setup.data).await?;
-            wipe(&setup.state).await?;
+            for folder in setup.data.iter().chain([&setup.state]) {
+                wipe(folder).await?;
+            }
         }
         step.done("kill -9 of every server and agent; every data and state folder is wiped");
         Ok(())

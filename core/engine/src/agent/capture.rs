@@ -31,7 +31,7 @@ use crate::env::{DiskFile, OpenMode, run_work};
 use crate::{packing, zstd};
 
 /// Pieces that are being hashed and compressed while the next is read.
-const PIECES_AT_ONCE: usize = 4;
+pub(super) const PIECES_AT_ONCE: usize = 4;
 
 /// How often a page that fails its checksum is read again, and how long to wait before: it may be torn by a write in
 /// progress (seen with PostgreSQL 15 while it writes 8 KiB pages).
@@ -39,7 +39,7 @@ const READS_MAX: usize = 10;
 const READ_AGAIN_AFTER: Duration = Duration::from_millis(20);
 
 /// Packs what one capture takes.
-struct Packer<'a> {
+pub(super) struct Packer<'a> {
     agent: &'a Agent,
     operation: OperationId,
     nonce: u64,
@@ -54,20 +54,20 @@ struct Packer<'a> {
     base: Option<OperationId>,
     /// The pack before this one, on its way into the repository while this one fills.
     writing: Option<BoxFuture<'a, Result<()>>>,
-    list: FileList,
+    pub(super) list: FileList,
     bytes: u64,
     stored: u64,
     progress: watch::Sender<Progress>,
 }
 
 /// A piece, for the entry at a place in the list.
-struct Packed {
-    place: usize,
-    piece: Piece,
+pub(super) struct Packed {
+    pub(super) place: usize,
+    pub(super) piece: Piece,
 }
 
 /// How a piece of a file comes into the list.
-enum Piece {
+pub(super) enum Piece {
     /// It was read: what it hashes to, its length, its frame.
     Whole(ContentHash, u64, Vec<u8>),
     /// It is what the base has.
@@ -107,6 +107,9 @@ impl Agent {
         compression: Compression,
         progress: watch::Sender<Progress>,
     ) -> Result<Captured> {
+        if let Some(stream) = self.database.file_stream(&operation.to_string()).await? {
+            return self.capture_stream(operation, stream, progress).await;
+        }
         let files = self.database.files().await?;
         let total: u64 = files.iter().map(length_of).sum();
         progress.send_modify(|progress| progress.total = ByteCount::new(total));
@@ -320,7 +323,7 @@ fn runs(numbers: &[u32]) -> Vec<(u32, u32)> {
 }
 
 impl<'a> Packer<'a> {
-    fn new(agent: &'a Agent, operation: OperationId, progress: watch::Sender<Progress>) -> Self {
+    pub(super) fn new(agent: &'a Agent, operation: OperationId, progress: watch::Sender<Progress>) -> Self {
         let nonce = agent.env.entropy.word();
         let (pack, list, inherited) = (Vec::new(), FileList::default(), BTreeMap::new());
         let (filling, base, begun, writing) = (None, None, 0, None);
@@ -329,7 +332,7 @@ impl<'a> Packer<'a> {
     }
 
     /// Waits for something else while the pack before is written. An error is the pack's.
-    async fn meanwhile<T>(&mut self, awaited: impl Future<Output = T>) -> Result<T> {
+    pub(super) async fn meanwhile<T>(&mut self, awaited: impl Future<Output = T>) -> Result<T> {
         let mut awaited = pin!(awaited);
         while let Some(writing) = &mut self.writing {
             tokio::select! {
@@ -344,7 +347,7 @@ impl<'a> Packer<'a> {
         Ok(awaited.await)
     }
 
-    async fn add(&mut self, Packed { place, piece }: Packed) -> Result<()> {
+    pub(super) async fn add(&mut self, Packed { place, piece }: Packed) -> Result<()> {
         // The coordinator gave up, or the pin expired: nobody would ever read what is copied.
         if self.progress.is_closed() {
             return Err(Refusal::new(Code::Aborted, format!("{} has ended", self.operation)).into());
@@ -436,7 +439,7 @@ impl<'a> Packer<'a> {
         }
     }
 
-    async fn finish(mut self) -> Result<Captured> {
+    pub(super) async fn finish(mut self) -> Result<Captured> {
         if !self.pack.is_empty() {
             self.write_pack().await?;
         }

@@ -16,11 +16,12 @@ use sheetanchor_core::refusal::{Code, Refusal};
 use sheetanchor_core::scn::Scn;
 use sheetanchor_engine::agent::archive::ARCHIVE_PIN;
 use sheetanchor_engine::database::{
-    Begun, Capabilities, CutMade, Database, Ended, Identity, Joining, Opening, PageVerdict, Pin, Recovery, Search,
-    SourceFile, State, Status, Storage, WalPiece, WalSource,
+    Begun, Capabilities, CutMade, Database, Ended, FileStream, Identity, Joining, Opening, PageVerdict, Pin, Recovery,
+    Search, SourceFile, State, Status, Storage, WalPiece, WalSource,
 };
 use tokio::sync::Mutex;
 
+use super::afar::{self, Afar, NOWHERE};
 use super::backup::{self, Backups};
 use super::control::{CONTROL_FILE, system_identifier};
 use super::delivery::WalBack;
@@ -31,14 +32,17 @@ use super::look::{end_of_wal, flush, look, segment_size};
 use super::marker::Restored;
 use super::postmaster::{Postmaster, StopMode};
 use super::recovery::{self, is_private, private_target};
-use super::session::{Session, down, is_down, over_is_down};
+use super::session::{Facts, Session, down, is_closed, is_down, over_is_down};
 use super::target::Target;
 use super::wal::Place;
 use super::wal_chain::{Chain, prove_record};
 use super::wal_road::{WalRoad, Wanted};
 use super::wal_stream::WalStream;
-use super::{changes, files, in_doubt, pages, pins};
+use super::{changes, files, in_doubt, pages, pins, wal_from_afar};
 use crate::faults::{blocking, fault};
+
+/// What identities call this engine.
+pub(super) const ENGINE: &str = "postgres";
 
 /// Bytes in the longest name of a restore point record.
 const RECORD_NAME_MAX: usize = 63;
@@ -54,8 +58,9 @@ const LET_GO_MAX: usize = 256;
 pub struct PostgresConfig {
     /// The node that it is.
     pub node: NodeId,
-    /// Its data folder, absolute.
-    pub data: String,
+    /// Its data folder, absolute. Without one the server is elsewhere, and reached over its connection only: it sends its
+    /// files by `BASE_BACKUP`, and nothing can be restored there.
+    pub data: Option<String>,
     /// How to connect as a superuser: `host=/run/postgresql port=5432 user=sheetanchor`. A restored server is started so
     /// that it is found there.
     pub connection: String,
@@ -81,6 +86,7 @@ pub struct PostgresDatabase {
     target: Target,
     session: Mutex<Option<Arc<Session>>>,
     backups: Backups,
+    afar: Afar,
     fence: Fence,
     /// The outcome of each cut by its record's name; `None` while, and if, it is not known.
     cuts: Mutex<BTreeMap<String, Option<CutMade>>>,
@@ -99,24 +105,29 @@ impl PostgresDatabase {
     /// The port to the server that `config` describes. Nothing is connected or started yet.
     ///
     /// # Errors
-    /// `SA101` if the connection string is none, names no host or says what cannot be held to, or the data folder's path is
-    /// not absolute.
+    /// `SA101` if the connection string is none, names no host or says what cannot be held to, the data folder's path is not
+    /// absolute, or WAL is to be read from a folder that is not there.
     pub fn new(config: PostgresConfig) -> Result<Self> {
         let invalid = |message: String| Refusal::new(Code::ConfigInvalid, message);
         let target = Target::parse(&config.connection)
             .map_err(|refusal| invalid(format!("the connection of node {}: {}", config.node, refusal.message)))?;
-        if !config.data.starts_with('/') || config.data.len() < 2 || config.data.ends_with('/') {
-            return Err(invalid(format!(
-                "the data folder `{}` must be an absolute path without a `/` at its end",
-                config.data
-            ))
-            .into());
+        match &config.data {
+            Some(data) if !data.starts_with('/') || data.len() < 2 || data.ends_with('/') => {
+                let message = format!("the data folder `{data}` must be an absolute path without a `/` at its end");
+                return Err(invalid(message).into());
+            }
+            None if config.wal == WalRoad::Folder => {
+                let message = format!("WAL of node {} cannot be read from a folder: it has none here", config.node);
+                return Err(invalid(message).into());
+            }
+            Some(_) | None => {}
         }
         Ok(Self {
             config,
             target,
             session: Mutex::new(None),
             backups: Backups::default(),
+            afar: Afar::default(),
             fence: Fence::default(),
             cuts: Mutex::new(BTreeMap::new()),
             let_go: Mutex::new(BTreeSet::new()),
@@ -129,8 +140,22 @@ impl PostgresDatabase {
         })
     }
 
+    /// The data folder; where there is none, a path that leads nowhere.
     pub(super) fn data(&self) -> &str {
-        &self.config.data
+        self.config.data.as_deref().unwrap_or(NOWHERE)
+    }
+
+    /// Whether nothing but its connection leads to the server.
+    pub(super) fn is_afar(&self) -> bool {
+        self.config.data.is_none()
+    }
+
+    pub(super) fn afar(&self) -> &Afar {
+        &self.afar
+    }
+
+    pub(super) fn node(&self) -> NodeId {
+        self.config.node
     }
 
     pub(super) fn log(&self) -> &str {
@@ -183,7 +208,7 @@ impl PostgresDatabase {
     pub(super) async fn open_session(&self) -> Result<Session> {
         let session = Session::open(&self.target).await?;
         let facts = session.facts();
-        if !same_folder(&facts.data, self.data()) {
+        if !self.is_afar() && !same_folder(&facts.data, self.data()) {
             let message = format!(
                 "the server that answers for node {} serves {}, not {}",
                 self.config.node,
@@ -193,6 +218,9 @@ impl PostgresDatabase {
             return Err(Refusal::new(Code::OtherNode, message).into());
         }
         direct::check_release(facts)?;
+        if self.is_afar() {
+            afar::check_release(facts)?;
+        }
         direct::check(self.config.node, &self.target, facts)?;
         if !facts.usual_sizes {
             return Err(not_supported("pages other than of 8192 bytes, or relation segments other than of a gigabyte"));
@@ -254,11 +282,11 @@ impl PostgresDatabase {
         }
     }
 
-    fn position(&self, timeline: TimelineId, lsn: Lsn) -> Position {
+    pub(super) fn position(&self, timeline: TimelineId, lsn: Lsn) -> Position {
         Position { thread: self.thread(), timeline, lsn }
     }
 
-    fn scn_seen(&self) -> Scn {
+    pub(super) fn scn_seen(&self) -> Scn {
         Scn::new(self.scn.load(Ordering::SeqCst))
     }
 
@@ -294,10 +322,11 @@ impl PostgresDatabase {
         }))
     }
 
-    async fn open_status(&self, postmaster: &Postmaster) -> Result<Status> {
+    /// What an open server says. `is_stopping` tells whether one shuts down that lets nobody in, as its answer has it.
+    async fn open_status(&self, is_stopping: impl Fn(&Error) -> bool + Send + Sync) -> Result<Status> {
         let session = match self.session().await {
             Ok(session) => session,
-            Err(error) if is_down(&error) => return Ok(self.ending_status(postmaster)),
+            Err(error) if is_down(&error) => return Ok(self.ending_status(is_stopping(&error))),
             Err(error) => return Err(error),
         };
         let seen = match look(&session).await {
@@ -328,6 +357,9 @@ impl PostgresDatabase {
     async fn prove_cut(&self, session: &Session, timeline: TimelineId, record: &str, until: Lsn) -> Result<()> {
         let size = segment_size(session)?;
         let place = Place { system: session.facts().system, size, timeline, start: size.start(until) };
+        if self.is_afar() {
+            return wal_from_afar::prove_record(&self.target, &place, record, until).await.map_err(over_is_down);
+        }
         let (data, record) = (self.data().to_owned(), record.to_owned());
         blocking(move || Ok(prove_record(&data, &place, &record, until))).await?
     }
@@ -349,21 +381,27 @@ impl Database for PostgresDatabase {
     }
 
     async fn identity(&self) -> Result<Identity> {
+        if self.is_afar() {
+            return self.identity_from_afar().await;
+        }
         let system = system_identifier(self.data())?.map(|system| system.to_string());
         Ok(Identity {
-            engine: "postgres".to_owned(),
+            engine: ENGINE.to_owned(),
             version: self.major()?.unwrap_or_default(),
             system: system.unwrap_or_default(),
         })
     }
 
     async fn status(&self) -> Result<Status> {
+        if self.is_afar() {
+            return self.open_status(is_closed).await;
+        }
         match Postmaster::of(self.data())? {
             Some(postmaster) if is_private(&postmaster, self.data())? => match self.reached_status()? {
                 Some(status) => Ok(status),
                 None => self.private_status().await,
             },
-            Some(postmaster) => self.open_status(&postmaster).await,
+            Some(postmaster) => self.open_status(|_| postmaster.is_stopping()).await,
             None if self.major()?.is_none() => Ok(self.status_of(State::Empty, Lsn::new(0))),
             None => Ok(self.reached_status()?.unwrap_or_else(|| self.status_of(State::Down, Lsn::new(0)))),
         }
@@ -454,13 +492,14 @@ impl Database for PostgresDatabase {
     }
 
     async fn begin_backup(&self, label: &str) -> Result<Begun> {
+        if self.is_afar() {
+            return self.begin_sending(label).await;
+        }
         if let Some(begun) = self.backups.begun(label).await {
             return Ok(begun);
         }
         let session = self.open_session().await?;
-        if !session.facts().checksums {
-            tracing::warn!(node = %self.config.node, "page checksums are off: a page that the disk has damaged is captured as it is");
-        }
+        warn_of_checksums(self.config.node, session.facts());
         let redo = backup::start(&session, label).await.map_err(over_is_down)?.lsn(0)?;
         changes::note_checksums(&session).await.map_err(over_is_down)?;
         let (timeline, _) = end_of_wal(&session).await.map_err(over_is_down)?;
@@ -472,6 +511,9 @@ impl Database for PostgresDatabase {
     }
 
     async fn end_backup(&self, label: &str) -> Result<Ended> {
+        if self.is_afar() {
+            return self.end_sending(label);
+        }
         let begun = self.backups.begun(label).await;
         let timeline = begun.map_or_else(TimelineId::default, |begun| begun.start.timeline);
         self.backups
@@ -485,10 +527,16 @@ impl Database for PostgresDatabase {
 
     async fn abandon_backup(&self, label: &str) -> Result<()> {
         self.backups.abandon(label).await;
+        self.afar.abandon(label);
         Ok(())
     }
 
+    async fn file_stream(&self, label: &str) -> Result<Option<Box<dyn FileStream>>> {
+        self.sent_files(label)
+    }
+
     async fn files(&self) -> Result<Vec<SourceFile>> {
+        self.check_folder("listed")?;
         // It must run, and learning whether its pages carry checksums is the other half of this call.
         let session = self.session().await?;
         let (data, major) = (self.data().to_owned(), session.facts().major());
@@ -497,10 +545,12 @@ impl Database for PostgresDatabase {
     }
 
     async fn changes(&self, since: Position, until: Position, wal: &dyn WalSource) -> Result<Option<ChangeMap>> {
-        changes::changes(self, since, until, wal).await
+        // Its files come whole or not at all.
+        if self.is_afar() { Ok(None) } else { changes::changes(self, since, until, wal).await }
     }
 
     fn link_target(&self, name: &str, target: &str) -> Result<String> {
+        self.check_folder("restored into")?;
         let mapped = self.config.tablespaces.get(target).map_or(target, String::as_str);
         let inside = |outer: &str, inner: &str| inner.strip_prefix(outer).is_some_and(|rest| rest.starts_with('/'));
         if !mapped.starts_with('/')
@@ -587,27 +637,33 @@ impl Database for PostgresDatabase {
     }
 
     async fn recover(&self, recovery: &Recovery, wal: &dyn WalSource) -> Result<()> {
+        self.check_folder("recovered")?;
         self.wanted.forget();
         recovery::recover(self, recovery, wal).await
     }
 
     async fn search(&self, search: &Search, wal: &dyn WalSource) -> Result<Vec<Trace>> {
+        self.check_folder("asked for what was in doubt")?;
         in_doubt::search(self, search, wal).await
     }
 
     async fn resolve(&self, fates: &[(String, Fate)]) -> Result<()> {
+        self.check_folder("opened by a restore")?;
         in_doubt::resolve(self, fates).await
     }
 
     async fn open(&self, _opening: &Opening) -> Result<()> {
+        self.check_folder("opened by a restore")?;
         recovery::open(self).await
     }
 
     async fn stop(&self) -> Result<()> {
+        self.check_folder("stopped")?;
         self.stop_server(StopMode::Fast).await
     }
 
     async fn check_unused(&self) -> Result<()> {
+        self.check_folder("restored into")?;
         let data = self.data().to_owned();
         match blocking(move || Ok(Postmaster::user_of(&data))).await?? {
             Some(user) => {
@@ -619,6 +675,7 @@ impl Database for PostgresDatabase {
     }
 
     async fn check_own(&self, _cluster: ClusterId, system: &str) -> Result<()> {
+        self.check_folder("restored into")?;
         let data = self.data();
         let foreign = |message: String| Err(Refusal::new(Code::ForeignFolder, message).into());
         if self.major()?.is_none() {
@@ -638,6 +695,12 @@ pub(super) fn same_folder(one: &str, other: &str) -> bool {
     match (fs::canonicalize(one), fs::canonicalize(other)) {
         (Ok(one), Ok(other)) => one == other,
         _ => false,
+    }
+}
+
+pub(super) fn warn_of_checksums(node: NodeId, facts: &Facts) {
+    if !facts.checksums {
+        tracing::warn!(%node, "page checksums are off: a page that the disk has damaged is captured as it is");
     }
 }
 
@@ -668,7 +731,7 @@ mod tests {
         ] {
             let config = PostgresConfig {
                 node: NodeId::new(1),
-                data: data.to_owned(),
+                data: Some(data.to_owned()),
                 connection: connection.to_owned(),
                 bin: None,
                 run_as: None,

@@ -57,10 +57,11 @@ pub(super) fn check(node: NodeId, target: &Target, facts: &Facts) -> Result<()> 
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
 
-    fn facts(port: u16, reached_at: Option<u16>) -> Facts {
+    /// A server as others have it, too.
+    pub(in super::super) fn facts(port: u16, reached_at: Option<u16>) -> Facts {
         Facts {
             version_number: 150_018,
             version: "15.18".to_owned(),

@@ -143,6 +143,15 @@ fn is_lost_in_a_crash(entry: &str, unlogged: &BTreeSet<u32>) -> bool {
     temporary.is_some_and(|(backend, number)| digits(backend).is_some() && Relation::parse(number).is_some())
 }
 
+/// Whether `name`, relative to the data folder, or a folder above it is left out.
+pub(super) fn is_left_out_with_its_folders(name: &str) -> bool {
+    let ends = name.match_indices('/').map(|(at, _)| at).chain([name.len()]);
+    ends.filter_map(|end| name.get(..end)).any(|name| {
+        let (folder, entry) = name.rsplit_once('/').unwrap_or(("", name));
+        is_left_out(folder, entry)
+    })
+}
+
 fn is_left_out(folder: &str, entry: &str) -> bool {
     if entry.starts_with("pgsql_tmp") || entry.starts_with("pg_internal.init") {
         return true;
@@ -374,6 +383,17 @@ mod tests {
         let link = listed.iter().find(|file| file.name == "pg_tblspc/16400").unwrap();
         assert_eq!(link.kind, SourceKind::Link { target: apart.0.to_str().unwrap().to_owned() });
         assert!(Relation::of_path("pg_tblspc/16400/PG_15_202209061/5/16384").is_some(), "its pages are checked");
+    }
+
+    #[test]
+    fn what_lies_in_a_folder_that_is_left_out_is_left_out() {
+        for name in ["postmaster.pid", "sheetanchor.wal/000000010000000000000001", "base/pgsql_tmp/x", "tablespace_map"]
+        {
+            assert!(is_left_out_with_its_folders(name), "{name}");
+        }
+        for name in ["base/5/postmaster.pid", "pg_wal/archive_status", "base", "PG_VERSION", "log/backup_label"] {
+            assert!(!is_left_out_with_its_folders(name), "{name}");
+        }
     }
 
     #[test]

@@ -5,6 +5,7 @@
 //! of zeros; their xor is mixed with the page's number in its relation and brought into 1..=65535. The field that holds
 //! the checksum counts as zero.
 
+use sheetanchor_core::position::Lsn;
 use sheetanchor_engine::database::PageVerdict;
 
 use super::control::CONTROL_FILE;
@@ -57,6 +58,25 @@ const STARTS: [u32; 32] = [
 /// Checks what was read from file `name` at `offset`: the control file by its own checksum, the pages of relations if
 /// `checksums` says that they carry any. A piece of a page at the end is left to the WAL, which has all of it.
 pub(super) fn check(name: &str, offset: u64, bytes: &[u8], checksums: bool) -> PageVerdict {
+    check_all(name, offset, bytes, checksums, page_holds)
+}
+
+/// As [`check`], of what a server has read and sent itself, in a backup whose replay begins at `start`. Nobody can read such
+/// a page again: one that may be torn is not judged, as the server does not judge it (`verify_page_checksum` in its
+/// `basebackup.c`). It was written since, so the WAL has all of it.
+pub(super) fn check_sent(name: &str, offset: u64, bytes: &[u8], checksums: bool, start: Lsn) -> PageVerdict {
+    check_all(name, offset, bytes, checksums, |page, number| {
+        is_unused(page) || written_at(page) >= start || page_holds(page, number)
+    })
+}
+
+fn check_all(
+    name: &str,
+    offset: u64,
+    bytes: &[u8],
+    checksums: bool,
+    holds: impl Fn(&[u8; PAGE_BYTES], u32) -> bool,
+) -> PageVerdict {
     if name == CONTROL_FILE {
         let whole = offset == 0 && control_file_holds(bytes);
         return if whole { PageVerdict::Sound } else { PageVerdict::Fails(offset) };
@@ -68,20 +88,33 @@ pub(super) fn check(name: &str, offset: u64, bytes: &[u8], checksums: bool) -> P
     for (index, page) in (0_u64..).zip(pages) {
         // Numbers of pages have 32 bits: a name that says otherwise is no relation's.
         let number = u32::try_from(first.wrapping_add(index)).ok();
-        if !number.is_some_and(|number| page_holds(page, number)) {
+        if !number.is_some_and(|number| holds(page, number)) {
             return PageVerdict::Fails(offset.saturating_add(index.saturating_mul(page_bytes)));
         }
     }
     PageVerdict::Sound
 }
 
+/// Whether nothing is in a page by its head. One that is in use has its upper end, `pd_upper` at 14, set.
+fn is_unused(page: &[u8; PAGE_BYTES]) -> bool {
+    let [_, _, _, _, _, _, _, _, _, _, _, _, _, _, upper_low, upper_high, ..] = *page;
+    upper_low == 0 && upper_high == 0
+}
+
+/// The end of the record that changed the page last: `pd_lsn` at 0, its upper half first.
+fn written_at(page: &[u8; PAGE_BYTES]) -> Lsn {
+    let half =
+        |from: usize| page.get(from..).and_then(<[u8]>::first_chunk::<4>).map_or(0, |half| u32::from_le_bytes(*half));
+    Lsn::new((u64::from(half(0)) << 32) | u64::from(half(4)))
+}
+
 /// Whether a page is what was written as page `number` of its relation. A page that was never used is all zeros.
 fn page_holds(page: &[u8; PAGE_BYTES], number: u32) -> bool {
-    // `pd_checksum` is at 8, `pd_upper` at 14; a page that is in use has its upper end set.
-    let [_, _, _, _, _, _, _, _, low, high, _, _, _, _, upper_low, upper_high, ..] = *page;
-    if upper_low == 0 && upper_high == 0 {
+    if is_unused(page) {
         return page.iter().all(|byte| *byte == 0);
     }
+    // `pd_checksum`.
+    let [_, _, _, _, _, _, _, _, low, high, ..] = *page;
     checksum(page, number) == u16::from_le_bytes([low, high])
 }
 
@@ -160,6 +193,21 @@ mod tests {
         assert_eq!(check("base/5/1259_fsm", 65_536, &pages, true), PageVerdict::Sound);
         pages[PAGE_BYTES + 100] = 1;
         assert_eq!(check("base/5/1259_fsm", 65_536, &pages, true), PageVerdict::Fails(65_536 + 8192));
+    }
+
+    #[test]
+    fn a_page_that_was_written_since_the_start_is_not_judged_where_it_cannot_be_read_again() {
+        let mut torn = sealed_page(0);
+        torn[..8].copy_from_slice(&[1, 0, 0, 0, 0x28, 0, 0, 2]);
+        let start = Lsn::new(0x1_0200_0028);
+        let checked = |page: &[u8], start| check_sent("global/1262", 0, page, true, start);
+        assert_eq!(check("global/1262", 0, &torn, true), PageVerdict::Fails(0));
+        assert_eq!(checked(&torn, start), PageVerdict::Sound);
+        assert_eq!(checked(&torn, Lsn::new(start.get() + 1)), PageVerdict::Fails(0), "written before it");
+        let mut page = [0; PAGE_BYTES];
+        page[4000] = 1;
+        assert_eq!(checked(&page, start), PageVerdict::Sound, "its first write may be torn");
+        assert_eq!(check_sent(CONTROL_FILE, 0, &torn, true, Lsn::new(0)), PageVerdict::Fails(0));
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! A connection in replication mode, to one server: PostgreSQL's manual, "Streaming Replication Protocol". The crates that
 //! speak SQL do not speak this.
 
+mod copy;
 mod log_in;
 
 use std::io;
@@ -16,6 +17,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpStream, UnixStream};
 use tokio_postgres::config::Host;
 
+pub(super) use self::copy::{Copied, CopyPlan, Tablespace};
 use super::session::{Said, down, is_down};
 use super::target::{Called, Target};
 use super::tls::{Broken, Connector, NO_TLS, Safety, untrusted};
@@ -146,13 +148,14 @@ impl Replication {
         }
     }
 
-    /// Begins to stream WAL of `timeline` from exactly `from` on.
+    /// Begins to stream WAL of `timeline` from exactly `from` on, for `slot` if one is named.
     ///
     /// # Errors
     /// `SA501` if the server has it no more, `SA210` if the slot is gone or lost; [`FaultKind::Exists`] if another
     /// connection uses the slot, and other faults.
-    pub(super) async fn start(&mut self, slot: &str, timeline: TimelineId, from: Lsn) -> Result<()> {
-        let command = format!("START_REPLICATION SLOT \"{slot}\" PHYSICAL {from} TIMELINE {timeline}");
+    pub(super) async fn start(&mut self, slot: Option<&str>, timeline: TimelineId, from: Lsn) -> Result<()> {
+        let slot = slot.map_or_else(String::new, |slot| format!("SLOT \"{slot}\" "));
+        let command = format!("START_REPLICATION {slot}PHYSICAL {from} TIMELINE {timeline}");
         self.send(|out| frontend::query(&command, out)).await?;
         loop {
             let (tag, body) = self.answer().await?;
@@ -201,6 +204,17 @@ impl Replication {
             Ok(())
         })
         .await
+    }
+
+    /// Ends the connection in order, if the server still listens. Without that a server notes each end in its log.
+    pub(super) async fn goodbye(mut self) {
+        let said = self.send(|out| {
+            frontend::terminate(out);
+            Ok(())
+        });
+        if let Err(error) = said.await {
+            tracing::debug!(%error, "a connection in replication mode had ended before it was closed");
+        }
     }
 
     async fn send(&mut self, write: impl FnOnce(&mut BytesMut) -> io::Result<()>) -> Result<()> {

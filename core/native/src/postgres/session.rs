@@ -282,6 +282,12 @@ pub(super) fn is_down(error: &Error) -> bool {
     error.refusal().is_some_and(|refusal| refusal.code == Code::DatabaseDown)
 }
 
+/// Whether that is what [`down`] says of a server that answers, and lets nobody in: it starts, or shuts down.
+pub(super) fn is_closed(error: &Error) -> bool {
+    let closed = format!("({})", SqlState::CANNOT_CONNECT_NOW.code());
+    is_down(error) && error.refusal().is_some_and(|refusal| refusal.message.ends_with(&closed))
+}
+
 /// A session that turns out to be over means that nobody answers: until a query fails, a killed server is not noticed.
 pub(super) fn over_is_down(error: Error) -> Error {
     if error.is(FaultKind::Unreachable) { down(error) } else { error }

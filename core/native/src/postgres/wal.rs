@@ -110,13 +110,21 @@ pub(super) fn ancestors(data: &str, timeline: TimelineId) -> Result<Vec<(Timelin
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
         Err(error) => return Err(fault(format!("read {path}"), &error).into()),
     };
+    history(&path, &text)
+}
+
+/// The timelines that the history `text`, called `name`, lists, and where each was left.
+///
+/// # Errors
+/// `SA504` if it is not understood.
+pub(super) fn history(name: &str, text: &str) -> Result<Vec<(TimelineId, Lsn)>> {
     let lines = text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'));
     let parse = |line: &str| {
         let mut words = line.split_whitespace();
         Some((TimelineId::new(words.next()?.parse().ok()?), words.next()?.parse().ok()?))
     };
     let understood: Option<Vec<(TimelineId, Lsn)>> = lines.map(parse).collect();
-    understood.ok_or_else(|| Refusal::new(Code::WalDamaged, format!("{path} is not understood")).into())
+    understood.ok_or_else(|| Refusal::new(Code::WalDamaged, format!("{name} is not understood")).into())
 }
 
 /// The segment that a server has in its folder, as it is there.

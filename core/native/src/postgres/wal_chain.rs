@@ -12,7 +12,7 @@ use super::wal::{Place, read_segment};
 use super::wal_reader::{Event, Noted, Origin, Reader};
 
 /// Bytes of a WAL page.
-const PAGE_BYTES: u64 = 8192;
+pub(super) const PAGE_BYTES: u64 = 8192;
 
 /// Segments whose beginnings are remembered: the next one, and the last one, which is asked for again if it could not be
 /// stored.

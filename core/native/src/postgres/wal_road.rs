@@ -15,11 +15,12 @@ use sheetanchor_engine::database::{State, Status, WalPiece};
 use super::database::PostgresDatabase;
 use super::look::{end_of_wal, finish_segment, segment_size};
 use super::pins;
-use super::postmaster::{POLL, Postmaster};
+use super::postmaster::POLL;
 use super::replication::Replication;
 use super::session::{Session, is_down, over_is_down};
 use super::wal::{Place, ancestors};
 use super::wal_chain::primed;
+use super::wal_from_afar;
 use super::wal_stream::{Haste, WalStream};
 use crate::faults::blocking;
 
@@ -91,8 +92,8 @@ impl PostgresDatabase {
 
     /// What to say of a server that lets nobody in. One that is shutting down streams its last WAL, and ends once the
     /// archive has it. It has no life that could be asked for: nothing that was said of it is confirmed any more.
-    pub(super) fn ending_status(&self, postmaster: &Postmaster) -> Status {
-        let stream = self.stream().try_lock().ok().filter(|_| postmaster.is_stopping());
+    pub(super) fn ending_status(&self, is_stopping: bool) -> Status {
+        let stream = self.stream().try_lock().ok().filter(|_| is_stopping);
         let end = stream.and_then(|stream| Some(stream.as_ref().filter(|stream| !stream.is_over())?.end()));
         let Some((timeline, end)) = end else { return self.status_of(State::Down, Lsn::new(0)) };
         let mut status = self.status_of(State::Open, end);
@@ -146,8 +147,12 @@ impl PostgresDatabase {
         let size = segment_size(session)?;
         let start = size.start(from.lsn);
         let place = Place { system: session.facts().system, size, timeline: from.timeline, start };
-        let data = self.data().to_owned();
-        let reader = blocking(move || Ok(primed(&data, &place))).await?;
+        let reader = if self.is_afar() {
+            wal_from_afar::primed(self.target(), &place).await
+        } else {
+            let data = self.data().to_owned();
+            blocking(move || Ok(primed(&data, &place))).await?
+        };
         let mut tries = 0;
         loop {
             let link = Replication::connect(self.target()).await?;
@@ -187,8 +192,7 @@ impl PostgresDatabase {
         if writes == from.timeline {
             return Ok(ReachOf { durable, left: false });
         }
-        let data = self.data().to_owned();
-        let ancestors = blocking(move || Ok(ancestors(&data, writes))).await??;
+        let ancestors = self.ancestors(writes).await?;
         match ancestors.into_iter().find(|(timeline, _)| *timeline == from.timeline) {
             Some((_, at)) if at > from.lsn => Ok(ReachOf { durable: at, left: true }),
             Some((_, at)) => Err(gone(from, at)),
@@ -204,9 +208,17 @@ impl PostgresDatabase {
 
     /// Where a timeline began, by its history.
     pub(super) async fn began(&self, timeline: TimelineId) -> Result<Lsn> {
-        let data = self.data().to_owned();
-        let ancestors = blocking(move || Ok(ancestors(&data, timeline))).await??;
+        let ancestors = self.ancestors(timeline).await?;
         Ok(ancestors.last().map_or(Lsn::new(0), |(_, at)| *at))
+    }
+
+    /// The timelines that `timeline` descends from, and where each was left.
+    async fn ancestors(&self, timeline: TimelineId) -> Result<Vec<(TimelineId, Lsn)>> {
+        if self.is_afar() {
+            return wal_from_afar::ancestors(self.target(), timeline).await;
+        }
+        let data = self.data().to_owned();
+        blocking(move || Ok(ancestors(&data, timeline))).await?
     }
 
     async fn folder_wal(&self, from: Position) -> Result<Option<WalPiece>> {

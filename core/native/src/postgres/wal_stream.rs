@@ -145,7 +145,7 @@ impl WalStream {
             return Err(Refusal::new(Code::OtherNode, message).into());
         }
         // At an explicit address only: where a slot stands says nothing of what was lost.
-        link.start(slot, place.timeline, place.start).await?;
+        link.start(Some(slot), place.timeline, place.start).await?;
         // Zero says nothing: a slot would go back to whatever else it is told, past WAL that may be gone.
         let state = State { waiting: Vec::new(), next: place.start, archived: Lsn::new(0), stood, over: None };
         let shared = Arc::new(Shared { state: Mutex::new(state), came: Notify::new(), told: Notify::new() });

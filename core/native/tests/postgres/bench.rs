@@ -1,6 +1,6 @@
 //! A folder of servers for one test. All of it, and every server in it, is gone when the test ends, however it ends.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::PathBuf;
@@ -29,6 +29,8 @@ pub struct Bench {
     pub tablespaces: BTreeMap<String, String>,
     /// Whether clients commit in two phases what spans nodes.
     pub two_phase: bool,
+    /// The folders of servers that are reached over their connections only.
+    pub afar: BTreeSet<String>,
 }
 
 impl Bench {
@@ -37,7 +39,7 @@ impl Bench {
         fs::create_dir_all(&folder).unwrap();
         // The account that servers run under must get through.
         fs::set_permissions(&folder, fs::Permissions::from_mode(0o755)).unwrap();
-        Self { folder, tablespaces: BTreeMap::new(), two_phase: false }
+        Self { folder, tablespaces: BTreeMap::new(), two_phase: false, afar: BTreeSet::new() }
     }
 
     pub fn path(&self, name: &str) -> String {
@@ -92,7 +94,7 @@ impl Bench {
     pub fn config(&self, name: &str, connected: &str, node: NodeId) -> PostgresConfig {
         PostgresConfig {
             node,
-            data: self.path(name),
+            data: (!self.afar.contains(name)).then(|| self.path(name)),
             connection: self.client(connected).connection,
             bin: None,
             run_as: None,

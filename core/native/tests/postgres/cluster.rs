@@ -14,13 +14,14 @@ use sheetanchor_core::refusal::Code;
 use sheetanchor_engine::agent::{Agent, Config};
 use sheetanchor_engine::coordinator::{Coordinator, Limits, Setup};
 use sheetanchor_engine::env::{Env, Task};
+use sheetanchor_engine::read_only::ReadOnly;
 use sheetanchor_native::env::native_env;
-use sheetanchor_native::postgres::postmaster::StopMode;
+use sheetanchor_native::postgres::postmaster::{Postmaster, StopMode};
 
 use crate::bench::{Bench, Running, code, eventually, number};
 
 /// One text that tells what is in a table.
-const CONTENTS: &str = "SELECT md5(string_agg(n || t, ',' ORDER BY n)) FROM rows";
+pub const CONTENTS: &str = "SELECT md5(string_agg(n || t, ',' ORDER BY n)) FROM rows";
 
 pub const NODES: [u16; 3] = [1, 2, 3];
 
@@ -61,6 +62,31 @@ impl Cluster {
         Self { bench, servers, coordinator, env, addresses, agents }
     }
 
+    /// A cluster that is made from `source`: folders for its servers, an agent for each, and a coordinator.
+    pub async fn clone_on(bench: Bench, source: &Bench) -> Self {
+        let (env, bucket) = (native_env(bench.path("repository")), native_env(source.path("repository")).bucket);
+        let (mut agents, mut addresses) = (Vec::new(), BTreeMap::new());
+        for node in NODES {
+            bench.own_folder(&format!("n{node}.s")).await;
+            let source = Some(ReadOnly::new(bucket.clone()));
+            let (agent, address) = serve(&bench, &env, NodeId::new(node), "127.0.0.1:0", source).await;
+            agents.push(agent);
+            addresses.insert(NodeId::new(node), address);
+        }
+        let setup = Setup { name: "copy".to_owned(), addresses: addresses.clone() };
+        let coordinator = Coordinator::new(env.clone(), setup, Limits::default()).cloning_from(bucket);
+        Self { bench, servers: Vec::new(), coordinator, env, addresses, agents }
+    }
+
+    /// Ends its servers, also those that a restore has started.
+    pub async fn stop(&self, mode: StopMode) {
+        for node in NODES {
+            if let Some(server) = Postmaster::of(&self.bench.path(&format!("n{node}"))).unwrap() {
+                server.stop(mode).await.unwrap();
+            }
+        }
+    }
+
     /// Ends the agent of a node, and starts another where it listened.
     pub async fn restart_agent(&mut self, node: NodeId) {
         let place = self.addresses[&node].clone();
@@ -72,12 +98,22 @@ impl Cluster {
 }
 
 async fn agent(bench: &Bench, env: &Env, node: NodeId, place: &str) -> (Box<dyn Task>, String) {
+    serve(bench, env, node, place, None).await
+}
+
+async fn serve(
+    bench: &Bench,
+    env: &Env,
+    node: NodeId,
+    place: &str,
+    source: Option<ReadOnly>,
+) -> (Box<dyn Task>, String) {
     let listener = eventually(async || env.net.listen(place).await.ok()).await;
     let address = listener.address();
     let state = bench.path(&format!("state{node}"));
     fs::create_dir_all(&state).unwrap();
     let database = Arc::new(bench.node(&format!("n{node}"), node));
-    let agent = Agent::load(env.clone(), Config::new(node, &address, state), database).await.unwrap();
+    let agent = Agent::load_clone(env.clone(), Config::new(node, &address, state), database, source).await.unwrap();
     let serving = async move {
         agent.serve_on(listener).await.unwrap();
     };

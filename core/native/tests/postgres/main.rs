@@ -8,6 +8,7 @@
     reason = "tests may be blunt"
 )]
 
+mod afar;
 mod bench;
 mod bridge;
 mod causal;
