@@ -63,13 +63,14 @@ async fn whatever_fails_every_cut_is_restored_as_it_was() {
     let length: Option<u64> = number("SECONDS");
     let wanted: Option<usize> = number("CUTS");
     let measure = if length.is_some() { LONG } else { SHORT };
+    let rounds = number("ROUNDS").unwrap_or(SHORT_ROUNDS);
     let nodes = number("NODES").unwrap_or(3);
     let mut run = Run::begin(nodes, Chance::new(seed), Report::new(seed, setting("REPORT"))).await;
     let mut round = 0;
     loop {
         round += 1;
         run.round(round, measure).await;
-        let late = length.map_or(round >= SHORT_ROUNDS, |seconds| begun.elapsed() >= Duration::from_secs(seconds));
+        let late = length.map_or(round >= rounds, |seconds| begun.elapsed() >= Duration::from_secs(seconds));
         if late || wanted.is_some_and(|wanted| run.restored() >= wanted) {
             break;
         }
