@@ -122,6 +122,12 @@ enum Chore {
         /// With `--nemesis`: what everything is drawn from.
         #[arg(long, requires = "nemesis", default_value_t = 1)]
         seed: u64,
+        /// With `--nemesis`: end once so many cuts were restored, and fail if they were fewer in the end.
+        #[arg(long, value_name = "N", requires = "nemesis")]
+        cuts: Option<usize>,
+        /// With `--nemesis`: how many servers.
+        #[arg(long, requires = "nemesis", default_value_t = 3, value_parser = clap::value_parser!(u16).range(3..=5))]
+        nodes: u16,
     },
 }
 
@@ -166,14 +172,14 @@ fn run(chore: Chore) -> Result<ExitCode> {
         Chore::Bench { part: Measured::Pg, forwarded } => return postgres::measured::run(&root, &forwarded),
         Chore::Shrink { forwarded } => return programs::simulator(&root, "shrink", &forwarded),
         Chore::Traces { seeds, backends } => traces::compare(&root, seeds, &backends).map(|()| true),
-        Chore::Pg { releases, nemesis, length, seed } => postgres::ensure().and_then(|servers| {
+        Chore::Pg { releases, nemesis, length, seed, cuts, nodes } => postgres::ensure().and_then(|servers| {
             println!("{servers}");
             println!("{}", fence::ensure(&root, &servers, None)?);
             if releases {
                 postgres::releases::test(&root)?;
             }
             if nemesis {
-                postgres::nemesis::run(&root, &postgres::nemesis::Wanted { length, seed })?;
+                postgres::nemesis::run(&root, &postgres::nemesis::Wanted { length, seed, cuts, nodes })?;
             }
             Ok(true)
         }),
@@ -195,6 +201,7 @@ mod tests {
     fn the_time_and_the_seed_of_a_nemesis_need_one() {
         let read = |words: &str| Arguments::try_parse_from(words.split(' ')).is_ok();
         assert!(read("xtask pg") && read("xtask pg --releases") && read("xtask pg --nemesis --for 5m --seed 2"));
-        assert!(!read("xtask pg --for 5m") && !read("xtask pg --releases --seed 2"));
+        assert!(read("xtask pg --nemesis --cuts 200 --nodes 5") && !read("xtask pg --nemesis --nodes 6"));
+        assert!(!read("xtask pg --for 5m") && !read("xtask pg --releases --seed 2") && !read("xtask pg --cuts 2"));
     }
 }

@@ -118,6 +118,8 @@ struct Footing {
     next: Incarnation,
     /// Whether every node has said that transactions over several nodes are committed by two-phase commit.
     two_phase: bool,
+    /// Whether every node has said that its WAL carries SCNs.
+    stamped: bool,
 }
 
 impl Footing {
@@ -211,7 +213,7 @@ impl Coordinator {
             let message = format!("the cluster has nodes {wanted}, the cluster file lists {given}");
             return Err(Refusal::new(Code::OtherMembership, message).into());
         }
-        Ok(Footing { cluster, members, incarnation, opened, next, two_phase: false })
+        Ok(Footing { cluster, members, incarnation, opened, next, two_phase: false, stamped: false })
     }
 
     /// Every node's description, or why there is none.

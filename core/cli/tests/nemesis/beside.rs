@@ -1,55 +1,76 @@
-//! A restore beside the running cluster: into folders of its own, by agents of its own, from a copy of the repository, so
-//! that the incarnation that it opens is nobody else's.
+//! A restore beside the running cluster: into folders of its own, by agents of its own. Either from a copy of the repository,
+//! so that the incarnation that it opens is nobody else's, or as a clone, which reads the repository that others write to.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::os::unix::fs::chown;
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use sheetanchor_native::postgres::install::{Account, Install};
 use sheetanchor_native::postgres::postmaster::{Postmaster, StopMode};
 
-use super::catalog::Listed;
+use super::aims::Aim;
 use super::ledger::{self, Contents, Sent};
 use super::oracle::Case;
 use super::site::{NodeText, Site, free_addresses};
-use super::town::{NODES, Town, await_gone};
+use super::town::{Town, await_gone};
 
-/// Restores a cut and holds it against the journal; the entries that are there, and how many halves of transfers were in
-/// doubt.
-///
-/// # Errors
-/// What is wrong with it.
-pub async fn check(
-    town: &Town,
-    listed: &Listed,
-    current: u32,
-    sent: &[Sent],
-    base: &BTreeSet<i64>,
-) -> Result<(BTreeSet<i64>, usize), String> {
-    let beside = Beside::new(town).await;
-    let in_doubt = beside.restore(listed, current).map_err(|said| format!("cannot be restored: {said}"))?;
-    let contents = beside.read().await;
-    let found = Case { sent, listed, base, contents: &contents }.judge()?;
-    beside.check_files().await?;
-    Ok((found, in_doubt))
+/// What a cut is held against.
+#[derive(Clone)]
+pub struct Known {
+    pub sent: Arc<Vec<Sent>>,
+    /// The entries that its incarnation began with.
+    pub base: Arc<BTreeSet<i64>>,
 }
 
-struct Beside {
+/// What came of a restore.
+pub enum Judged {
+    /// The entries that are there, and how many halves of transfers were in doubt.
+    Right(BTreeSet<i64>, usize),
+    /// It was not restored, and why.
+    Refused(String),
+    Wrong(String),
+}
+
+/// Where a restore beside reads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reads {
+    /// A copy of the repository, taken while nobody writes to it but the archives.
+    Copy,
+    /// The repository itself.
+    Source,
+}
+
+pub struct Beside {
     site: Site,
-    repository: String,
+    reads: Reads,
 }
+
+/// So many were made: each has a folder of its own.
+static MADE: AtomicU32 = AtomicU32::new(0);
 
 impl Beside {
-    async fn new(town: &Town) -> Self {
-        let mut site = Site::empty("nemesis-beside");
-        let repository = town.site.path("store/beside");
-        link_tree(&town.site.repository(), Path::new(&repository));
-        site.repository = Some(repository.clone());
+    /// Folders and agents for as many nodes as the town has.
+    pub async fn new(town: &Town, reads: Reads) -> Self {
+        let number = MADE.fetch_add(1, Ordering::SeqCst);
+        let mut site = Site::empty(&format!("nemesis-beside-{number}"));
+        match reads {
+            Reads::Copy => {
+                let repository = town.site.path(&format!("store/beside-{number}"));
+                link_tree(&town.site.repository(), Path::new(&repository));
+                site.repository = Some(repository);
+            }
+            Reads::Source => {
+                site.name = "clone";
+                site.source = Some(town.site.repository());
+            }
+        }
         site.two_phase = true;
         let account = Account::to_run_as(None).await.unwrap();
-        for (id, agent) in NODES.into_iter().zip(free_addresses(NODES.len())) {
+        for (id, agent) in town.nodes.iter().copied().zip(free_addresses(town.nodes.len())) {
             let sockets = site.path(&format!("s{id}"));
             fs::create_dir(&sockets).unwrap();
             if let Some(account) = account {
@@ -66,20 +87,38 @@ impl Beside {
         }
         site.write_cluster_file();
         site.start_agents();
-        Self { site, repository }
+        Self { site, reads }
     }
 
-    fn restore(&self, listed: &Listed, current: u32) -> Result<usize, String> {
-        let incarnation = listed.incarnation.to_string();
-        let mut arguments = vec!["--json", "restore", "--to", &listed.target];
-        if listed.incarnation != current {
-            arguments.extend(["--incarnation", &incarnation]);
+    /// Restores a cut and holds it against what is known.
+    pub async fn check(self, aim: Aim, known: Known) -> Judged {
+        let in_doubt = match tokio::task::block_in_place(|| self.restore(&aim)) {
+            Ok(in_doubt) => in_doubt,
+            Err(why) => return Judged::Refused(why),
+        };
+        let contents = self.read().await;
+        let case = Case { sent: &known.sent, listed: &aim.cut, base: &known.base, contents: &contents };
+        match case.judge() {
+            Ok(found) => match self.check_files().await {
+                Ok(()) => Judged::Right(found, in_doubt),
+                Err(wrong) => Judged::Wrong(wrong),
+            },
+            Err(wrong) => Judged::Wrong(wrong),
         }
+    }
+
+    /// How many halves of transfers were in doubt.
+    fn restore(&self, aim: &Aim) -> Result<usize, String> {
+        let mut arguments = vec!["--json", "restore"];
+        arguments.extend((self.reads == Reads::Source).then_some("--clone"));
+        arguments.extend(aim.arguments.iter().map(String::as_str));
         let said = self.site.run(&arguments);
         if said.status != 0 {
             return Err(format!("{}{}", said.err, self.logs()));
         }
-        Ok(said.json()["in_doubt"].as_array().unwrap().len())
+        let said = said.json();
+        assert_eq!(said["plan"]["cut"]["scn"], aim.cut.scn.to_string(), "another cut than {aim:?} was meant");
+        Ok(said["in_doubt"].as_array().unwrap().len())
     }
 
     async fn read(&self) -> BTreeMap<u16, Contents> {
@@ -125,7 +164,7 @@ impl Drop for Beside {
             }
         }
         await_gone(&data);
-        fs::remove_dir_all(&self.repository).ok();
+        fs::remove_dir_all(self.site.repository()).ok();
     }
 }
 

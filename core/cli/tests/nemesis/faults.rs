@@ -9,8 +9,9 @@ use sheetanchor_native::postgres::postmaster::StopMode;
 use tokio::task::JoinSet;
 
 use super::chance::Chance;
+use super::hosts;
 use super::links::Severed;
-use super::town::{NODES, Town, serves, signal, signal_folder};
+use super::town::{Town, serves, signal, signal_folder};
 
 /// One deed. Processes are killed by SIGKILL and paused by SIGSTOP.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,7 +27,44 @@ pub enum Deed {
     RepositoryReadOnly,
     RepositoryFull,
     DiskFull,
+    /// Of so many calls out of a hundred.
+    RepositoryFails(u32),
+    /// The wall clock of a host is ahead by so many seconds, and is set right again.
+    ClockAhead(u16, i64),
 }
+
+impl Deed {
+    /// What it is called where the deeds of a run are counted.
+    pub fn kind(self) -> &'static str {
+        match self {
+            Self::KillServer(_) => "server killed",
+            Self::KillBackend(_) => "backend killed",
+            Self::PauseServer(_) => "server paused",
+            Self::KillAgent(_) => "agent killed",
+            Self::PauseAgent(_) => "agent paused",
+            Self::KillCoordinator => "coordinators killed",
+            Self::PauseCoordinator => "coordinators paused",
+            Self::SeverLink(..) => "link severed",
+            Self::RepositoryReadOnly => "repository read-only",
+            Self::RepositoryFull => "repository full",
+            Self::DiskFull => "disk of a server full",
+            Self::RepositoryFails(_) => "repository answers errors",
+            Self::ClockAhead(hosts::OPERATORS, _) => "clock of coordinators set ahead",
+            Self::ClockAhead(..) => "clock of a node set ahead",
+        }
+    }
+
+    /// Whether a clone may be refused meanwhile: it leaves a note in the repository that it reads.
+    pub fn hinders_clones(self) -> bool {
+        matches!(self, Self::RepositoryReadOnly | Self::RepositoryFull)
+    }
+}
+
+/// How far ahead a clock is set, in seconds: more than a server waits for who streams its WAL, and more than any run takes.
+const AHEAD_S: [i64; 3] = [90, 3_600, 86_400];
+
+/// How many calls out of a hundred the repository fails.
+const FAILING: [u32; 2] = [30, 100];
 
 /// A deed, when it is done, and when it is undone again.
 #[derive(Clone, Copy, Debug)]
@@ -46,12 +84,13 @@ impl fmt::Display for Planned {
 pub struct Deck {
     chance: Chance,
     waiting: Vec<Deed>,
+    nodes: Vec<u16>,
     own_file_systems: bool,
 }
 
 impl Deck {
-    pub fn new(chance: Chance, own_file_systems: bool) -> Self {
-        Self { chance, waiting: Vec::new(), own_file_systems }
+    pub fn new(chance: Chance, nodes: &[u16], own_file_systems: bool) -> Self {
+        Self { chance, waiting: Vec::new(), nodes: nodes.to_vec(), own_file_systems }
     }
 
     /// What is done in a round of `length`.
@@ -72,7 +111,7 @@ impl Deck {
     }
 
     fn shuffled(&mut self) -> Vec<Deed> {
-        let mut node = || *self.chance.one_of(&NODES);
+        let mut node = || *self.chance.one_of(&self.nodes);
         let mut deeds = vec![
             Deed::KillServer(node()),
             Deed::KillServer(node()),
@@ -88,6 +127,10 @@ impl Deck {
         for severed in [Severed::Requests, Severed::Answers, Severed::Both] {
             deeds.push(Deed::SeverLink(node(), severed));
         }
+        for host in [node(), hosts::OPERATORS] {
+            deeds.push(Deed::ClockAhead(host, *self.chance.one_of(&AHEAD_S)));
+        }
+        deeds.push(Deed::RepositoryFails(*self.chance.one_of(&FAILING)));
         if self.own_file_systems {
             deeds.extend([Deed::RepositoryReadOnly, Deed::RepositoryFull, Deed::DiskFull]);
         }
@@ -99,8 +142,8 @@ impl Deck {
 /// Processes of coordinators that run, by what they do.
 pub type Coordinators = Arc<Mutex<BTreeMap<&'static str, u32>>>;
 
-/// Does what is planned, all beside each other; returns once everything is undone. Says what came of each deed.
-pub async fn strike(town: &Arc<Town>, coordinators: &Coordinators, plan: &[Planned]) -> Vec<String> {
+/// Does what is planned, all beside each other; returns once everything is undone. Says whether each deed struck anybody.
+pub async fn strike(town: &Arc<Town>, coordinators: &Coordinators, plan: &[Planned]) -> Vec<(Planned, bool)> {
     let mut deeds = JoinSet::new();
     for (number, planned) in plan.iter().copied().enumerate() {
         let (town, coordinators) = (town.clone(), coordinators.clone());
@@ -110,10 +153,7 @@ pub async fn strike(town: &Arc<Town>, coordinators: &Coordinators, plan: &[Plann
         });
     }
     let done: BTreeMap<usize, bool> = deeds.join_all().await.into_iter().collect();
-    let told = |(number, planned): (usize, &Planned)| {
-        if done[&number] { planned.to_string() } else { format!("{planned}, which struck nobody") }
-    };
-    plan.iter().enumerate().map(told).collect()
+    plan.iter().enumerate().map(|(number, planned)| (*planned, done[&number])).collect()
 }
 
 /// Whether there was anybody to do it to.
@@ -169,6 +209,18 @@ async fn do_and_undo(town: &Town, coordinators: &Coordinators, Planned { deed, l
             town.links[&node].sever(severed);
             wait.await;
             town.links[&node].heal();
+            true
+        }
+        Deed::ClockAhead(host, seconds) => {
+            town.hosts.set_clock_ahead(host, seconds);
+            wait.await;
+            town.hosts.set_clock_ahead(host, 0);
+            true
+        }
+        Deed::RepositoryFails(percent) => {
+            town.hosts.fail_repository(&town.nodes, percent);
+            wait.await;
+            town.hosts.fail_repository(&town.nodes, 0);
             true
         }
         Deed::RepositoryReadOnly | Deed::RepositoryFull | Deed::DiskFull => fail_storage(town, deed, lasts).await,

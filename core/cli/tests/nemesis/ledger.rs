@@ -18,6 +18,9 @@ pub const BALANCE: i64 = 1_000;
 /// How long a client waits for a server.
 pub const PATIENCE: Duration = Duration::from_secs(5);
 
+/// How long a restored server may take to answer, on a machine that does much else.
+const READING: Duration = Duration::from_mins(1);
+
 /// What became of an entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
@@ -131,7 +134,7 @@ pub struct Contents {
 
 /// Reads all that a server holds.
 pub async fn read(connection: &str) -> Contents {
-    let (client, _driver) = dial(connection).await.unwrap();
+    let (client, _driver) = dial_within(connection, READING).await.unwrap();
     let entries = client.query("SELECT id, account, amount, body FROM entries", &[]).await.unwrap();
     let entry =
         |row: &tokio_postgres::Row| (row.get(0), Found { account: row.get(1), amount: row.get(2), body: row.get(3) });
@@ -321,7 +324,11 @@ async fn churn(connection: String, over: Arc<AtomicBool>) {
 }
 
 pub async fn dial(connection: &str) -> Result<(Client, JoinSet<()>), String> {
-    let dialled = tokio::time::timeout(PATIENCE, tokio_postgres::connect(connection, NoTls)).await;
+    dial_within(connection, PATIENCE).await
+}
+
+async fn dial_within(connection: &str, patience: Duration) -> Result<(Client, JoinSet<()>), String> {
+    let dialled = tokio::time::timeout(patience, tokio_postgres::connect(connection, NoTls)).await;
     let (client, connection) = dialled.map_err(|late| late.to_string())?.map_err(|error| error.to_string())?;
     let mut driver = JoinSet::new();
     driver.spawn(async move {

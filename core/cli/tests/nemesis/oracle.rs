@@ -143,6 +143,9 @@ impl Seen {
 #[test]
 fn the_oracle_sees_what_is_lost_torn_or_too_much() {
     use std::time::Duration;
+
+    use sheetanchor_core::scn::Scn;
+
     let start = Instant::now();
     let at = |second: u64| start + Duration::from_secs(second);
     let sent = |node, begun: u64, outcome| Sent {
@@ -178,7 +181,7 @@ fn the_oracle_sees_what_is_lost_torn_or_too_much() {
         let base = base.iter().copied().collect();
         let (target, state, reason, guarantee) =
             ("name:x".to_owned(), "reachable".to_owned(), String::new(), guarantee.to_owned());
-        let listed = Listed { target, incarnation: 1, window, state, reason, guarantee };
+        let listed = Listed { target, incarnation: 1, scn: Scn::ZERO, window, state, reason, guarantee };
         Case { sent: all, listed: &listed, base: &base, contents: &contents }.judge()
     };
     for (ids, window) in [(&[1, 2][..], (22, 29)), (&[1], (12, 25)), (&[1, 2, 3, 4], (35, 45)), (&[1, 2, 3], (35, 45))]

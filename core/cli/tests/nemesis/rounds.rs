@@ -1,110 +1,145 @@
-//! A run, round by round: work under the nemesis, peace, restores, and now and then the loss of everything.
+//! A run, round by round: work under the nemesis, with restores beside it, peace, more restores, and now and then the loss
+//! of everything.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::process::Stdio;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use sheetanchor_native::postgres::postmaster::StopMode;
+use sheetanchor_native::postgres::install::Account;
 use tokio::task::JoinSet;
 
-use super::beside;
-use super::catalog::{Listed, Made, listed};
+use super::catalog::{self, Listed};
 use super::chance::Chance;
+use super::checks::restored_beside;
 use super::faults::{Coordinators, Deck, strike};
-use super::ledger::{self, Clients, Contents, Journal};
-use super::oracle::{Case, Seen, Window};
+use super::hosts;
+use super::ledger::{Clients, Journal};
+use super::makers::{Attempt, Ends, Made, Maker, words};
+use super::oracle::Seen;
 use super::report::{Report, Row};
-use super::site::Said;
-use super::town::{NODES, Town};
+use super::town::Town;
 
 const CLIENTS: u32 = 5;
 
-/// How long the nemesis is about in one round, and how much it does.
+/// How long the nemesis is about in one round.
 const STRIFE: Duration = Duration::from_secs(9);
-const DEEDS: usize = 4;
 
 /// How long anything may take once there is peace.
-const PEACE: Duration = Duration::from_mins(2);
+pub const PEACE: Duration = Duration::from_mins(2);
 
-/// What one command came to.
-struct Attempt {
-    name: String,
-    window: Window,
-    done: bool,
-    said: String,
+/// How far ahead a clock is once, before everything else, in seconds.
+const AHEAD_S: i64 = 3_600;
+
+/// How much happens in one round.
+#[derive(Clone, Copy, Debug)]
+pub struct Measure {
+    /// How many deeds the nemesis does.
+    pub deeds: usize,
+    /// How many cuts are restored beside the cluster while it works, at most.
+    pub clones: usize,
+    /// How many are in peace.
+    pub cuts: usize,
 }
 
 pub struct Run {
-    town: Arc<Town>,
-    journal: Arc<Journal>,
-    chance: Chance,
+    pub town: Arc<Town>,
+    pub journal: Arc<Journal>,
+    pub chance: Chance,
     deck: Deck,
     report: Report,
-    made: Made,
-    current: u32,
+    pub made: catalog::Made,
+    pub current: u32,
     /// What each incarnation began with.
-    bases: BTreeMap<u32, BTreeSet<i64>>,
-    seen: BTreeMap<u32, Seen>,
+    pub bases: BTreeMap<u32, Arc<BTreeSet<i64>>>,
+    pub seen: BTreeMap<u32, Seen>,
     coordinators: Coordinators,
     names: u32,
-    row: Row,
+    pub row: Row,
 }
 
 impl Run {
-    pub async fn begin(mut chance: Chance, report: Report) -> Self {
-        let town = Arc::new(Town::new().await);
+    pub async fn begin(nodes: u16, mut chance: Chance, report: Report) -> Self {
+        let town = Arc::new(Town::new(nodes).await);
         town.operator(&["init"]).done();
         let own_file_systems = town.repository.is_some() && town.third_disk.is_some();
         if !own_file_systems {
+            let is_root = Account::to_run_as(None).await.unwrap().is_some();
+            let may_do_without = super::setting("WITHOUT_MOUNTS").is_some();
+            assert!(!is_root || may_do_without, "root cannot mount here; SHEETANCHOR_NEMESIS_WITHOUT_MOUNTS=1 goes on");
             eprintln!("file systems of their own cannot be mounted here: full and read-only ones are left out");
         }
         let journal = Arc::new(Journal::default());
         journal.incarnation.store(1, Ordering::SeqCst);
-        let deck = Deck::new(chance.branch(), own_file_systems);
+        let deck = Deck::new(chance.branch(), &town.nodes, own_file_systems);
         let mut run = Self {
             town,
             journal,
             chance,
             deck,
             report,
-            made: Made::new(),
+            made: catalog::Made::new(),
             current: 1,
-            bases: BTreeMap::from([(1, BTreeSet::new())]),
+            bases: BTreeMap::from([(1, Arc::default())]),
             seen: BTreeMap::new(),
             coordinators: Coordinators::default(),
             names: 0,
             row: Row::default(),
         };
-        run.back_up();
+        run.insist(Made::Backup);
+        run.set_clocks_back();
         run
     }
 
-    /// One round; `cuts` of them are restored beside at its end.
-    pub async fn round(&mut self, number: u32, cuts: usize) {
+    /// Clocks that were far ahead for a moment are no hindrance later, though all that agents have seen is forgotten, and the
+    /// catalog has a point of a day to come.
+    fn set_clocks_back(&mut self) {
+        for (host, seconds) in [(hosts::OPERATORS, 24 * AHEAD_S), (1, AHEAD_S)] {
+            self.town.hosts.set_clock_ahead(host, seconds);
+            self.insist(Made::Point);
+            self.town.hosts.set_clock_ahead(host, 0);
+        }
+        self.town.kill_agents();
+        self.town.start_agents();
+        self.insist(Made::Point);
+    }
+
+    /// One round.
+    pub async fn round(&mut self, number: u32, measure: Measure) {
         let begun = Instant::now();
         self.row = Row { round: number, ..Row::default() };
-        let plan = self.deck.deal(DEEDS, STRIFE);
+        let plan = self.deck.deal(measure.deeds, STRIFE);
         let planned: Vec<String> = plan.iter().map(ToString::to_string).collect();
         eprintln!("round {number}: {}", planned.join("; "));
+        let targets = self.draw(measure.clones, false);
         let clients = Clients::start(&self.journal, &self.town.connections(), &mut self.chance, CLIENTS);
         let over = Arc::new(AtomicBool::new(false));
         let ends = Ends(over.clone());
-        let mut makers = JoinSet::new();
-        let (points, backups) = (self.maker("point", &over), self.maker("backup", &over));
+        let (mut makers, mut copiers) = (JoinSet::new(), JoinSet::new());
+        let what = if self.chance.below(2) == 0 { Made::Backup } else { Made::Incremental };
+        let (points, backups) = (self.maker(Made::Point, &over), self.maker(what, &over));
         let delay = self.chance.millis(100, 4_000);
         makers.spawn_blocking(move || points.points());
         makers.spawn_blocking(move || backups.backup(delay));
-        self.row.deeds = strike(&self.town, &self.coordinators, &plan).await;
+        copiers.spawn(restored_beside(self.town.clone(), targets, over));
+        for (planned, struck) in strike(&self.town, &self.coordinators, &plan).await {
+            self.row.deed(planned, struck);
+        }
         drop(ends);
-        let made = tokio::time::timeout(PEACE, makers.join_all()).await;
-        let Ok(made) = made else { self.fail("a backup or a restore point has not ended in peace") };
+        let Ok(made) = tokio::time::timeout(PEACE, makers.join_all()).await else {
+            self.fail("a backup or a restore point has not ended in peace")
+        };
         self.note(made.into_iter().flatten().collect());
+        let Ok(cloned) = tokio::time::timeout(PEACE, copiers.join_all()).await else {
+            self.fail("a restore beside the cluster has not ended in peace")
+        };
         self.make_peace().await;
         clients.stop().await;
-        self.check_some(cuts).await;
+        let hindered = plan.iter().any(|planned| planned.deed.hinders_clones());
+        let again = self.judge_clones(cloned.into_iter().flatten().collect(), hindered);
+        let drawn = self.draw(measure.cuts.saturating_sub(again.len()), true);
+        self.check(again.into_iter().chain(drawn).collect()).await;
         if number.is_multiple_of(2) {
             self.lose_everything().await;
         }
@@ -114,17 +149,21 @@ impl Run {
         self.report.add(self.row.clone());
     }
 
+    pub fn restored(&self) -> usize {
+        self.report.restored()
+    }
+
     pub fn end(self) {
         assert!(self.report.restored() > 0, "nothing was restored");
         assert!(self.journal.committed_pairs() > 0, "nothing was committed in two phases");
     }
 
-    fn maker(&mut self, what: &'static str, over: &Arc<AtomicBool>) -> Maker {
+    fn maker(&mut self, what: Made, over: &Arc<AtomicBool>) -> Maker {
         self.names += 1;
         Maker {
             town: self.town.clone(),
             what,
-            prefix: format!("{what}-{}", self.names),
+            prefix: format!("{}-{}", what.word(), self.names),
             over: over.clone(),
             coordinators: self.coordinators.clone(),
         }
@@ -150,13 +189,13 @@ impl Run {
     /// Once there is peace: servers and agents run, commits flow, and whatever was published can be restored to.
     async fn make_peace(&mut self) {
         let healed = Instant::now();
-        for node in NODES {
-            self.town.start_agent(node);
-            if let Err(error) = self.town.servers[&node].start().await {
+        self.town.start_agents();
+        for (node, server) in &self.town.servers {
+            if let Err(error) = server.start().await {
                 self.fail(&format!("server {node} does not start: {error}"));
             }
         }
-        let flows = || NODES.iter().all(|node| self.journal.acknowledged_since(*node, healed) > 0);
+        let flows = || self.town.nodes.iter().all(|node| self.journal.acknowledged_since(*node, healed) > 0);
         while !flows() {
             if healed.elapsed() > PEACE {
                 self.fail("commits do not flow again");
@@ -167,7 +206,7 @@ impl Run {
         for operation in unfinished.as_array().unwrap() {
             self.town.operator(&["abort", operation.as_str().unwrap()]).done();
         }
-        self.insist("point");
+        self.insist(Made::Point);
         let begun = Instant::now();
         loop {
             let all = self.listed();
@@ -183,13 +222,8 @@ impl Run {
         }
     }
 
-    /// A backup that must be possible.
-    fn back_up(&mut self) {
-        self.insist("backup");
-    }
-
     /// In peace an operation is done, if not at once.
-    fn insist(&mut self, what: &'static str) {
+    pub fn insist(&mut self, what: Made) {
         let begun = Instant::now();
         loop {
             let over = Arc::new(AtomicBool::new(true));
@@ -201,144 +235,14 @@ impl Run {
                 return;
             }
             if begun.elapsed() > PEACE {
-                self.fail(&format!("no {what} can be made in peace: {said}"));
+                self.fail(&format!("no {} can be made in peace: {said}", what.word()));
             }
             std::thread::sleep(Duration::from_millis(500));
         }
     }
 
-    fn listed(&self) -> Vec<Listed> {
-        let (points, history) = (&["--json", "restore-points"], &["--json", "history"]);
-        let all = listed(&self.town.operator(points).json(), &self.town.operator(history).json(), &self.made);
-        if let Some(cut) = all.iter().find(|cut| cut.guarantee != "atomic") {
-            self.fail(&format!("two-phase commit is declared, and not every cut is atomic: {cut:?}"));
-        }
-        all
-    }
-
-    async fn check_some(&mut self, cuts: usize) {
-        let mut all = self.listed();
-        all.retain(|cut| cut.state == "reachable");
-        self.chance.shuffle(&mut all);
-        // One of the incarnation in force, at least; the others of any.
-        all.sort_by_key(|cut| cut.incarnation != self.current);
-        let (first, mut others) = (all.remove(0), all);
-        self.chance.shuffle(&mut others);
-        for cut in [first].into_iter().chain(others).take(cuts) {
-            let sent = self.journal.all();
-            let base = &self.bases[&cut.incarnation];
-            let judged = beside::check(&self.town, &cut, self.current, &sent, base).await;
-            let judged = judged.and_then(|(found, in_doubt)| {
-                self.seen.entry(cut.incarnation).or_default().add(cut.window, found).map(|()| in_doubt)
-            });
-            match judged {
-                Ok(in_doubt) => self.row.in_doubt += in_doubt,
-                Err(wrong) => self.fail(&format!("{cut:?}: {wrong}")),
-            }
-            self.row.restored.push(format!("{} of incarnation {}", cut.target, cut.incarnation));
-        }
-    }
-
-    /// Everything is lost, and restored in its place, while agents and the coordinator are killed.
-    async fn lose_everything(&mut self) {
-        let mut all = self.listed();
-        all.retain(|cut| cut.state == "reachable");
-        let cut = self.chance.one_of(&all).clone();
-        for node in NODES {
-            self.town.servers[&node].stop(StopMode::Kill).await.unwrap();
-        }
-        self.town.kill_agents();
-        self.town.site.wipe();
-        self.town.start_agents();
-        self.restore(&cut);
-        let (opened, before) = (self.incarnation(), self.current);
-        if opened == before {
-            self.fail(&format!("{cut:?} was restored, and incarnation {before} is in force still"));
-        }
-        let mut contents: BTreeMap<u16, Contents> = BTreeMap::new();
-        for (node, connection) in self.town.connections() {
-            contents.insert(node, ledger::read(&connection).await);
-            if let Err(wrong) = beside::amcheck(&connection).await {
-                self.fail(&format!("{cut:?} in its place, node {node}: {wrong}"));
-            }
-        }
-        let (sent, base) = (self.journal.all(), &self.bases[&cut.incarnation]);
-        let found = match (Case { sent: &sent, listed: &cut, base, contents: &contents }).judge() {
-            Ok(found) => found,
-            Err(wrong) => self.fail(&format!("{cut:?} in its place: {wrong}")),
-        };
-        self.row.restored.push(format!("{} of incarnation {} in its place", cut.target, cut.incarnation));
-        self.bases.insert(opened, found);
-        self.current = opened;
-        self.journal.incarnation.store(opened, Ordering::SeqCst);
-        self.back_up();
-    }
-
-    fn incarnation(&self) -> u32 {
-        self.town.operator(&["--json", "status"]).json()["incarnation"].as_u64().unwrap().try_into().unwrap()
-    }
-
-    /// Restores in place; whoever is killed on the way, it can be taken up again or begun anew.
-    fn restore(&mut self, cut: &Listed) {
-        let incarnation = cut.incarnation.to_string();
-        let mut whole = vec!["restore", "--to", &cut.target];
-        if cut.incarnation != self.current {
-            whole.extend(["--incarnation", &incarnation]);
-        }
-        let known = self.restores();
-        let mut said = self.restore_struck(&whole);
-        let begun = Instant::now();
-        while let Err(error) = &said {
-            eprintln!("  the restore in its place: {}", words(error));
-            if begun.elapsed() > PEACE {
-                self.fail(&format!("cannot be restored in its place: {cut:?}: {error}"));
-            }
-            self.town.start_agents();
-            let again = match self.restores().difference(&known).max() {
-                Some(newest) => self.resume(newest),
-                None => None,
-            };
-            let again = again.unwrap_or_else(|| self.town.operator(&whole));
-            said = if again.status == 0 { Ok(()) } else { Err(again.err) };
-        }
-    }
-
-    /// Takes a restore up; `None` if it can only be begun anew: it was aborted, or killed before it had a plan.
-    fn resume(&self, operation: &str) -> Option<Said> {
-        let again = self.town.operator(&["restore", "--resume", operation]);
-        if again.err.contains("(SA209)") {
-            self.town.operator(&["abort", operation]);
-        }
-        let over = ["(SA207)", "(SA209)", "(SA003)"].iter().any(|code| again.err.contains(code));
-        if over { None } else { Some(again) }
-    }
-
-    /// Every restore that was ever begun, by the catalog.
-    fn restores(&self) -> BTreeSet<String> {
-        let folder = self.town.site.repository().join("operations");
-        let names = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
-        names.filter(|name| name.starts_with("restore-")).collect()
-    }
-
-    fn restore_struck(&mut self, arguments: &[&str]) -> Result<(), String> {
-        let child = self.town.command(arguments).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
-        std::thread::sleep(self.chance.millis(100, 3_000));
-        match self.chance.below(4) {
-            0 => super::town::signal("-KILL", child.id()),
-            1 => {
-                let node = *self.chance.one_of(&NODES);
-                self.town.kill_agent(node);
-                std::thread::sleep(self.chance.millis(10, 1_000));
-                self.town.start_agent(node);
-            }
-            _ => {}
-        }
-        let ended = child.wait_with_output().unwrap();
-        if ended.status.success() { Ok(()) } else { Err(String::from_utf8_lossy(&ended.stderr).into_owned()) }
-    }
-
     /// Keeps the logs, and ends the run.
-    fn fail(&self, wrong: &str) -> ! {
+    pub fn fail(&self, wrong: &str) -> ! {
         for (name, text) in self.town.logs() {
             match &self.report.folder {
                 Some(folder) => {
@@ -350,60 +254,5 @@ impl Run {
         }
         self.report.write(wrong);
         panic!("round {}: {wrong}", self.row.round);
-    }
-}
-
-/// Why a command failed, from its error output.
-fn words(said: &str) -> &str {
-    said.lines().find(|line| line.starts_with("error: ")).unwrap_or("killed")
-}
-
-/// Whoever works until this is set ends with it, however the round ends.
-struct Ends(Arc<AtomicBool>);
-
-impl Drop for Ends {
-    fn drop(&mut self) {
-        self.0.store(true, Ordering::SeqCst);
-    }
-}
-
-/// Makes points or backups, each by a process of its own.
-struct Maker {
-    town: Arc<Town>,
-    what: &'static str,
-    prefix: String,
-    over: Arc<AtomicBool>,
-    coordinators: Coordinators,
-}
-
-impl Maker {
-    /// One point a second.
-    fn points(&self) -> Vec<Attempt> {
-        let mut made = Vec::new();
-        while !self.over.load(Ordering::SeqCst) {
-            let begun = Instant::now();
-            made.push(self.attempt(&format!("{}-{}", self.prefix, made.len())));
-            std::thread::sleep(Duration::from_secs(1).saturating_sub(begun.elapsed()));
-        }
-        made
-    }
-
-    fn backup(&self, delay: Duration) -> Vec<Attempt> {
-        std::thread::sleep(delay);
-        vec![self.attempt(&self.prefix)]
-    }
-
-    fn attempt(&self, name: &str) -> Attempt {
-        let arguments: &[&str] =
-            if self.what == "backup" { &["backup", "--label", name] } else { &["restore-point", "create", name] };
-        let begun = Instant::now();
-        let mut command = self.town.command(arguments);
-        let child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
-        self.coordinators.lock().unwrap().insert(self.what, child.id());
-        let ended = child.wait_with_output().unwrap();
-        self.coordinators.lock().unwrap().remove(self.what);
-        let window = Window { begun, ended: Instant::now() };
-        let said = String::from_utf8_lossy(&ended.stderr).into_owned();
-        Attempt { name: name.to_owned(), window, done: ended.status.success(), said }
     }
 }

@@ -1,5 +1,5 @@
-//! Servers, agents and their links, in folders of the run. Where we are root, the repository and the third server's data
-//! lie on file systems of their own, which can be full or read-only.
+//! Servers, agents and their links, in folders of the run, each node on a host of its own. Where we are root, the repository
+//! and the third server's data lie on file systems of their own, which can be full or read-only.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -11,11 +11,10 @@ use std::time::{Duration, Instant};
 use sheetanchor_native::postgres::postmaster::Postmaster;
 use sheetanchor_native::postgres::server::{Server, ServerPlan};
 
+use super::hosts::{self, Hosts};
 use super::ledger;
 use super::links::Link;
 use super::site::{NodeText, Said, Site, free_addresses, said};
-
-pub const NODES: [u16; 3] = [1, 2, 3];
 
 /// The cluster file of operators, whose way to the agents can be cut.
 pub const OPERATORS: &str = "operators.toml";
@@ -68,6 +67,8 @@ impl Drop for Mount {
 }
 
 pub struct Town {
+    pub nodes: Vec<u16>,
+    pub hosts: Hosts,
     pub servers: BTreeMap<u16, Server>,
     pub links: BTreeMap<u16, Link>,
     agents: BTreeMap<u16, Mutex<Option<Child>>>,
@@ -77,16 +78,20 @@ pub struct Town {
 }
 
 impl Town {
-    pub async fn new() -> Self {
+    /// A town of so many nodes, three at least.
+    pub async fn new(nodes: u16) -> Self {
         let mut site = Site::empty("nemesis");
+        let nodes: Vec<u16> = (1..=nodes).collect();
         let third_disk = Mount::make(&site.path("disk3"), 400);
         let repository = Mount::make(&site.path("store"), 1500);
         site.repository = Some("store/repository".to_owned());
+        let hosts = Hosts::new(&site, *nodes.last().unwrap());
         site.two_phase = true;
         let (mut servers, mut links, mut agents) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
-        for (id, agent) in NODES.into_iter().zip(free_addresses(NODES.len())) {
+        for (id, agent) in nodes.iter().copied().zip(free_addresses(nodes.len())) {
             let data = if id == 3 { "disk3/pg".to_owned() } else { format!("pg-{id}") };
-            let server = server(&site, id, &data).await;
+            let server = server(&site, id, &data, hosts.programs(id).await).await;
+            site.environment.insert(id, hosts.variables(id));
             servers.insert(id, server);
             links.insert(id, Link::to(agent.clone()).await);
             agents.insert(id, Mutex::new(None));
@@ -103,7 +108,7 @@ impl Town {
         let file = fs::read_to_string(site.path("cluster.toml")).unwrap();
         let seen = |text: String, node: &NodeText| text.replace(&node.agent, &links[&node.id].address);
         fs::write(site.path(OPERATORS), site.nodes.iter().fold(file, seen)).unwrap();
-        let town = Self { servers, links, agents, repository, third_disk, site };
+        let town = Self { nodes, hosts, servers, links, agents, repository, third_disk, site };
         town.start_agents();
         town
     }
@@ -146,19 +151,19 @@ impl Town {
     /// A command of an operator.
     pub fn command(&self, arguments: &[&str]) -> Command {
         let mut command = self.site.command(&["--cluster", OPERATORS]);
-        command.args(arguments).stdin(Stdio::null());
+        command.args(arguments).stdin(Stdio::null()).envs(self.hosts.variables(hosts::OPERATORS));
         command
     }
 
     pub fn start_agents(&self) {
-        for node in NODES {
-            self.start_agent(node);
+        for node in &self.nodes {
+            self.start_agent(*node);
         }
     }
 
     pub fn kill_agents(&self) {
-        for node in NODES {
-            self.kill_agent(node);
+        for node in &self.nodes {
+            self.kill_agent(*node);
         }
     }
 
@@ -170,7 +175,7 @@ impl Town {
             let text = fs::read(self.site.path(&name)).unwrap_or_default();
             (name, text)
         };
-        NODES.iter().flat_map(of).map(read).collect()
+        self.nodes.iter().flat_map(of).map(read).collect()
     }
 }
 
@@ -199,7 +204,7 @@ pub fn await_gone(data: &[String]) {
     }
 }
 
-async fn server(site: &Site, id: u16, data: &str) -> Server {
+async fn server(site: &Site, id: u16, data: &str, programs: String) -> Server {
     let settings = [
         ("shared_buffers", "16MB"),
         ("autovacuum_naptime", "1s"),
@@ -215,7 +220,7 @@ async fn server(site: &Site, id: u16, data: &str) -> Server {
         socket_folder: site.path(&format!("s{id}")),
         port: 5432,
         log: site.path(&format!("pg-{id}.log")),
-        bin: None,
+        bin: Some(programs),
         run_as: None,
         settings: settings.map(|(name, value)| (name.to_owned(), value.to_owned())).into(),
     });

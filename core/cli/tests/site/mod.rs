@@ -79,6 +79,8 @@ pub struct Site {
     pub two_phase: bool,
     /// What the cluster file says of every node besides, line by line.
     pub node_lines: &'static str,
+    /// What the agents of some nodes have in their environment.
+    pub environment: BTreeMap<u16, Vec<(String, String)>>,
 }
 
 impl Site {
@@ -87,9 +89,9 @@ impl Site {
         let folder = std::env::temp_dir().join(format!("sa-cli-{test}-{}", std::process::id()));
         fs::create_dir_all(&folder).unwrap();
         fs::set_permissions(&folder, fs::Permissions::from_mode(0o755)).unwrap();
-        let (agents, nodes) = (BTreeMap::new(), Vec::new());
-        let (repository, source) = (None, None);
-        Self { folder, agents, nodes, name: "ledger", repository, source, two_phase: false, node_lines: "" }
+        let (agents, nodes, environment) = (BTreeMap::new(), Vec::new(), BTreeMap::new());
+        let (repository, source, two_phase, node_lines) = (None, None, false, "");
+        Self { folder, agents, nodes, name: "ledger", repository, source, two_phase, node_lines, environment }
     }
 
     /// Three nodes of the embedded database, whose agents do not run yet.
@@ -172,6 +174,7 @@ impl Site {
     pub fn spawn_agent(&self, id: u16) -> Child {
         let log = fs::OpenOptions::new().create(true).append(true).open(self.path(&format!("agent-{id}.log"))).unwrap();
         let mut command = self.command(&["--log", "info", "agent", "--node", &id.to_string()]);
+        command.envs(self.environment.get(&id).into_iter().flatten().cloned());
         let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(log).spawn().unwrap();
         let mut line = String::new();
         BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();

@@ -3,6 +3,7 @@
 use alloc::boxed::Box;
 use alloc::format;
 use alloc::string::{String, ToString};
+use core::time::Duration;
 
 use futures_util::future::BoxFuture;
 use sheetanchor_core::backup::{Backup, Effect, Event, Evidence, Order, Taken};
@@ -15,6 +16,7 @@ use sheetanchor_core::incremental::{Extent, check_base};
 use sheetanchor_core::lineage::Way;
 use sheetanchor_core::plan::{Choice, Reach};
 use sheetanchor_core::planted::{self, Bug};
+use sheetanchor_core::point::Floor;
 use sheetanchor_core::refusal::{Code, Refusal};
 use sheetanchor_core::request::{Captured, Request};
 use sheetanchor_core::scn::Scn;
@@ -24,6 +26,9 @@ use crate::pump::{self, Perform, Performed};
 
 /// How many backups are looked at, the newest first, for one to go on from.
 const BASES_MAX: usize = 8;
+
+/// How long a transaction is expected to stay prepared at most, where nothing else goes wrong.
+const EVIDENCE_APART: Duration = Duration::from_secs(1);
 
 /// A backup that exists.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -61,6 +66,7 @@ impl Coordinator {
             )
             .into());
         }
+        self.begin_evidence(&footing, method).await?;
         let term = self.register(&footing, OperationKind::Backup, footing.incarnation, label.clone()).await?;
         // Only now: what is not condemned when an operation is registered is not removed before it has an outcome.
         let base = match self.base(&footing, extent).await {
@@ -92,6 +98,21 @@ impl Coordinator {
             }
             Some(_) | None => Err(Error::Bug(format!("{} ended well and is not sealed", term.operation))),
         }
+    }
+
+    /// What is prepared at a cut can be decided only if an earlier fenced cut tells where the evidence begins, and one before
+    /// that what was prepared until then: the end of a transaction need not name it. Where archives do not begin with the
+    /// first WAL there is, an incarnation's first backup takes both, without names: no target lies before it anyway.
+    async fn begin_evidence(&self, footing: &Footing, method: Method) -> Result<()> {
+        if !footing.two_phase || footing.stamped || method != Method::Fence {
+            return Ok(());
+        }
+        if self.repository.newest_point(footing.incarnation).await?.is_none() {
+            self.take_point(footing, None, method, &Floor::default(), point::is_passing).await?;
+            self.env.clock.sleep(EVIDENCE_APART).await;
+            self.take_point(footing, None, method, &Floor::default(), point::is_passing).await?;
+        }
+        Ok(())
     }
 
     /// The newest backup that one which is registered now can go on from; or why there is none, in words.

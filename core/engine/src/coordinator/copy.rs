@@ -224,5 +224,5 @@ fn unopened(cluster: Cluster, members: Members) -> Footing {
         scn_floor: Scn::ZERO,
         scn_offset_ms: 0,
     };
-    Footing { cluster, members, incarnation: FIRST, opened, next: FIRST, two_phase: false }
+    Footing { cluster, members, incarnation: FIRST, opened, next: FIRST, two_phase: false, stamped: false }
 }

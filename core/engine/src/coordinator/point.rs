@@ -54,6 +54,7 @@ impl Coordinator {
     ) -> Result<BTreeMap<NodeId, Description>> {
         let seen = self.survey(footing).await?;
         footing.two_phase = seen.values().all(|node| node.two_phase);
+        footing.stamped = seen.values().all(|node| node.stamped);
         let name = |node: &Description| format!("node {} ({} {})", node.node, node.engine, node.version);
         let unfenced = seen.values().find(|node| node.fence != FenceSeen::Ready);
         let unstamped = seen.values().find(|node| !node.stamped);
@@ -119,7 +120,12 @@ impl Coordinator {
             if let Some(name) = &name {
                 self.repository.claim_name(name, term.operation, term.nonce).await?;
             }
-            let previous = self.repository.newest_point(footing.incarnation).await?.map(|point| point.cut);
+            let previous = if footing.stamped {
+                self.repository.newest_point(footing.incarnation).await?
+            } else {
+                self.repository.highest_point(footing.incarnation, self.env.clock.wall()).await?
+            };
+            let previous = previous.map(|point| point.cut);
             let scn = if method == Method::Scn { self.choose_scn(footing, floor.scn).await? } else { floor.scn };
             Ok((previous, scn))
         };
@@ -130,6 +136,9 @@ impl Coordinator {
                 return Err(error);
             }
         };
+        if method == Method::Fence && !footing.stamped {
+            floor.scn = above_used(&floor, footing.opened.scn_floor);
+        }
         let nodes = footing.members.nodes.keys().copied().collect();
         let record = format!("sa-{}", term.operation);
         let performer = PointPerformer { coordinator: self, footing, term, method, name: name.clone() };
@@ -148,6 +157,14 @@ impl Coordinator {
             Some(_) | None => Err(Error::Bug(format!("{} ended well and is not published", term.operation))),
         }
     }
+}
+
+/// Nodes without stamps take the SCN of a cut from their clocks, and forget it when their agents end. So a clock that was
+/// ahead for a moment would keep every later point from being taken until the others had caught up, and a restored cluster
+/// could use an SCN again: the catalog remembers for them.
+fn above_used(floor: &Floor, used_before: Scn) -> Scn {
+    let used = floor.previous.as_ref().map_or(used_before, |cut| cut.scn.max(used_before));
+    if used == Scn::ZERO { floor.scn } else { floor.scn.max(used.next()) }
 }
 
 /// Another operation holds the fence: worth another try.
