@@ -178,7 +178,7 @@ pub enum Bug {
     DeltaKeepsExtraFiles,
     /// A delta restore leaves the old control file in its place until the new one replaces it.
     DeltaKeepsControl,
-    /// A backup does not wait for its turn to read.
+    /// Neither a backup nor a restore waits for its turn to read or write.
     RateIgnored,
     /// The first change of a page after it was read from the file logs that change alone, and not the whole page.
     ImageLeftOut,

@@ -2,6 +2,7 @@
 //! the database and the repository, and answers every one.
 
 pub mod archive;
+mod archived_wal;
 pub mod capture;
 mod delta;
 pub mod in_doubt;
@@ -109,7 +110,7 @@ pub struct Agent {
     pub(crate) belonging: Watched<Option<Belonging>>,
     /// The incarnation that the cluster was opened in without this node.
     pub(crate) missed: Watched<Option<Incarnation>>,
-    /// Copies in progress. Removing one from here ends it.
+    /// Copies and recoveries in progress. Removing a copy from here ends it.
     pub(crate) copies: Mutex<BTreeMap<OperationId, watch::Receiver<Progress>>>,
     /// How fast operations may read, where that was told.
     pub(crate) rates: Mutex<BTreeMap<OperationId, Throttle>>,

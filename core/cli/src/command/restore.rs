@@ -22,7 +22,7 @@ use crate::screen::{Screen, Table, bytes, lines};
 pub async fn run(file: &Path, screen: &Screen, arguments: &RestoreArguments) -> Result<()> {
     let (aim, resumed) = (arguments.aim()?, arguments.resume.as_deref().map(str::parse).transpose()?);
     let connected = Connected::new(file, screen)?;
-    let coordinator = &connected.coordinator;
+    let coordinator = connected.coordinator.clone().at_rate(arguments.rate);
     if arguments.dry_run {
         let planned =
             if arguments.clone { coordinator.plan_clone(&aim).await? } else { coordinator.plan_restore(&aim).await? };

@@ -20,7 +20,7 @@ use sheetanchor_core::incremental::Take;
 use sheetanchor_core::planted::{self, Bug};
 use sheetanchor_core::position::Position;
 use sheetanchor_core::refusal::{Code, Refusal};
-use sheetanchor_core::request::{Captured, Progress};
+use sheetanchor_core::request::{Captured, Doing, Progress};
 use tokio::sync::watch;
 
 use super::Agent;
@@ -153,9 +153,8 @@ impl Agent {
         if files.is_empty() {
             return Ok(None);
         }
-        let progress = Progress { operation, done: ByteCount::new(0), total: ByteCount::new(0) };
         // A packer stops once nobody watches it: the receiver is held to the end.
-        let (progress, _watched) = watch::channel(progress);
+        let (progress, _watched) = progress_of(operation, Doing::Copying);
         let mut packer = Packer::new(self, operation, progress);
         for (name, bytes) in files {
             check_name(&name)?;
@@ -464,7 +463,10 @@ fn length_of(file: &SourceFile) -> u64 {
     }
 }
 
-/// Starts a progress, which ends the capture when it is dropped from the agent's list.
-pub(super) fn progress_of(operation: OperationId) -> (watch::Sender<Progress>, watch::Receiver<Progress>) {
-    watch::channel(Progress { operation, done: ByteCount::new(0), total: ByteCount::new(0) })
+/// Starts a progress, which ends a capture or a staging when it is dropped from the agent's list.
+pub(super) fn progress_of(
+    operation: OperationId,
+    doing: Doing,
+) -> (watch::Sender<Progress>, watch::Receiver<Progress>) {
+    watch::channel(Progress { operation, doing, done: ByteCount::new(0), total: ByteCount::new(0) })
 }
