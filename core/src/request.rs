@@ -447,6 +447,8 @@ pub enum Doing {
     Copying,
     /// It puts a backup's files in place; bytes of files.
     Staging,
+    /// It gets archived WAL for its recovery, which nothing of was replayed yet; bytes of WAL.
+    Fetching,
     /// Its database replays WAL up to the cut; bytes of WAL.
     Recovering,
 }
@@ -457,6 +459,7 @@ impl Doing {
         match self {
             Self::Copying => "copying",
             Self::Staging => "staging",
+            Self::Fetching => "fetching",
             Self::Recovering => "recovering",
         }
     }

@@ -26,8 +26,8 @@ pub struct Pace {
 impl Pace {
     /// So many bytes were done at `now`, which is counted from any beginning.
     pub fn see(&mut self, now: Duration, done: u64) {
-        if self.seen.back().is_some_and(|(_, last)| done < *last) {
-            // It was begun anew.
+        // It was begun anew, or has not begun: what it waits for says nothing about its pace.
+        if done == 0 || self.seen.back().is_some_and(|(_, last)| done < *last) {
             self.seen.clear();
         }
         let before = self.seen.len().checked_sub(2).and_then(|place| self.seen.get(place));
@@ -64,13 +64,14 @@ impl Pace {
 /// Bytes of bytes, in the unit of the latter: `0.31/4.00 GiB`.
 pub fn share(done: u64, total: u64) -> String {
     let (unit, size) = unit_of(total);
-    format!("{}/{} {unit}", in_units(done, size), in_units(total, size))
+    let places = places_of(total, size);
+    format!("{}/{} {unit}", in_units(done, size, places), in_units(total, size, places))
 }
 
 /// Bytes per second: `85.31 MiB/s`.
 pub fn per_second(rate: u64) -> String {
     let (unit, size) = unit_of(rate);
-    format!("{} {unit}/s", in_units(rate, size))
+    format!("{} {unit}/s", in_units(rate, size, places_of(rate, size)))
 }
 
 /// A time to come: `0:35`, `1:02:33`, `3 d 4 h`.
@@ -88,14 +89,21 @@ fn unit_of(bytes: u64) -> (&'static str, u64) {
     UNITS.into_iter().find(|(_, size)| bytes >= *size).unwrap_or(("B", 1))
 }
 
-/// With as many places as say something.
-fn in_units(bytes: u64, size: u64) -> String {
-    let whole = bytes / size;
-    let hundredths = u128::from(bytes % size) * 100 / u128::from(size);
-    match whole {
-        _ if size == 1 => whole.to_string(),
-        0..100 => format!("{whole}.{hundredths:02}"),
-        100.. => format!("{whole}.{}", hundredths / 10),
+/// How many decimal places say something.
+fn places_of(bytes: u64, size: u64) -> usize {
+    match bytes / size {
+        _ if size == 1 => 0,
+        0..100 => 2,
+        100.. => 1,
+    }
+}
+
+fn in_units(bytes: u64, size: u64, places: usize) -> String {
+    let (whole, hundredths) = (bytes / size, u128::from(bytes % size) * 100 / u128::from(size));
+    match places {
+        0 => whole.to_string(),
+        1 => format!("{whole}.{}", hundredths / 10),
+        _ => format!("{whole}.{hundredths:02}"),
     }
 }
 
@@ -146,6 +154,7 @@ mod tests {
         assert_eq!(share(0, 7), "0/7 B");
         assert_eq!(share(333_000_000, 4 << 30), "0.31/4.00 GiB");
         assert_eq!(share((123 << 20) + (1 << 19), (1 << 30) - 1), "123.5/1023.9 MiB");
+        assert_eq!(share(96 << 20, 246 << 20), "96.0/246.0 MiB");
         assert_eq!(share(u64::MAX, u64::MAX), "16777215.9/16777215.9 TiB");
         assert_eq!(per_second(0), "0 B/s");
         assert_eq!(per_second(89_450_000), "85.30 MiB/s");

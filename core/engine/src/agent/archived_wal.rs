@@ -13,7 +13,7 @@ use sheetanchor_core::format::manifest::Plan;
 use sheetanchor_core::identity::{ByteCount, ThreadId};
 use sheetanchor_core::position::Position;
 use sheetanchor_core::refusal::{Code, Refusal};
-use sheetanchor_core::request::Progress;
+use sheetanchor_core::request::{Doing, Progress};
 use tokio::sync::watch;
 
 use super::archive::read_piece;
@@ -31,6 +31,8 @@ pub(super) struct ArchivedWal<'a> {
 /// How far a recovery is in each of its threads.
 pub(super) struct Replaying<'a> {
     ranges: &'a BTreeMap<ThreadId, ThreadRange>,
+    /// Bytes of each thread that were read.
+    fetched: BTreeMap<ThreadId, AtomicU64>,
     /// Bytes of each thread that were replayed.
     behind: BTreeMap<ThreadId, AtomicU64>,
     progress: watch::Sender<Progress>,
@@ -41,16 +43,28 @@ impl<'a> Replaying<'a> {
     pub(super) fn new(ranges: &'a BTreeMap<ThreadId, ThreadRange>, progress: watch::Sender<Progress>) -> Self {
         let total = ranges.values().fold(0_u64, |total, range| total.saturating_add(range.bytes().get()));
         progress.send_modify(|progress| progress.total = ByteCount::new(total));
-        let behind = ranges.keys().map(|thread| (*thread, AtomicU64::new(0))).collect();
-        Self { ranges, behind, progress }
+        let none = || ranges.keys().map(|thread| (*thread, AtomicU64::new(0))).collect();
+        Self { ranges, fetched: none(), behind: none(), progress }
+    }
+
+    /// WAL was read up to there. Shown until something is replayed: an engine may want all of it before it begins.
+    fn read(&self, until: Position) {
+        let is_first = self.progress.borrow().doing == Doing::Fetching;
+        if is_first {
+            self.show(Doing::Fetching, &self.fetched, until);
+        }
     }
 
     fn reached(&self, at: Position) {
-        let (Some(range), Some(behind)) = (self.ranges.get(&at.thread), self.behind.get(&at.thread)) else { return };
-        behind.fetch_max(range.bytes_before(at.timeline, at.lsn).get(), Ordering::SeqCst);
-        let all = self.behind.values().map(|behind| behind.load(Ordering::SeqCst));
+        self.show(Doing::Recovering, &self.behind, at);
+    }
+
+    fn show(&self, doing: Doing, bytes: &BTreeMap<ThreadId, AtomicU64>, at: Position) {
+        let (Some(range), Some(own)) = (self.ranges.get(&at.thread), bytes.get(&at.thread)) else { return };
+        own.fetch_max(range.bytes_before(at.timeline, at.lsn).get(), Ordering::SeqCst);
+        let all = bytes.values().map(|bytes| bytes.load(Ordering::SeqCst));
         let done = ByteCount::new(all.fold(0, u64::saturating_add));
-        self.progress.send_modify(|progress| progress.done = done);
+        self.progress.send_modify(|progress| (progress.doing, progress.done) = (doing, done));
     }
 }
 
@@ -70,6 +84,9 @@ impl WalSource for ArchivedWal<'_> {
         if header.until <= lsn {
             return Ok(None);
         }
+        if let Some(replaying) = &self.replaying {
+            replaying.read(Position { lsn: header.until, ..from });
+        }
         Ok(Some(WalPiece::cut_to(from, &header, bytes)))
     }
 
@@ -87,7 +104,6 @@ mod tests {
 
     use sheetanchor_core::identity::{OperationId, OperationKind, TimelineId};
     use sheetanchor_core::position::Lsn;
-    use sheetanchor_core::request::Doing;
     use sheetanchor_core::scn::Scn;
 
     use super::super::capture::progress_of;
@@ -109,8 +125,16 @@ mod tests {
         };
         let second = ThreadRange { spans: vec![span(3, 1_000, 1_100)], until: Lsn::new(1_100), proof: Lsn::new(1_100) };
         let ranges = BTreeMap::from([(ThreadId::new(1), first), (ThreadId::new(2), second)]);
-        let (progress, watched) = progress_of(OperationId::new(OperationKind::Restore, 1, 1), Doing::Recovering);
+        let (progress, watched) = progress_of(OperationId::new(OperationKind::Restore, 1, 1), Doing::Fetching);
         let replaying = Replaying::new(&ranges, progress);
+        let at = |thread, timeline, lsn| {
+            let (thread, timeline) = (ThreadId::new(thread), TimelineId::new(timeline));
+            Position { thread, timeline, lsn: Lsn::new(lsn) }
+        };
+        let told = || (watched.borrow().doing, watched.borrow().done.get());
+        replaying.read(at(1, 1, 180));
+        replaying.read(at(2, 3, 1_050));
+        assert_eq!(told(), (Doing::Fetching, 130));
         let mut steps = Vec::new();
         // On the parent's timeline, on; backwards; on one that is not replayed; the other thread; a third; past the end.
         for (thread, timeline, lsn) in [
@@ -124,9 +148,10 @@ mod tests {
             (1, 3, 350),
             (2, 3, 1_100),
         ] {
-            let (thread, timeline, lsn) = (ThreadId::new(thread), TimelineId::new(timeline), Lsn::new(lsn));
-            replaying.reached(Position { thread, timeline, lsn });
-            steps.push(watched.borrow().done.get());
+            replaying.reached(at(thread, timeline, lsn));
+            replaying.read(at(thread, timeline, lsn));
+            assert_eq!(told().0, Doing::Recovering);
+            steps.push(told().1);
         }
         assert_eq!(steps, [50, 110, 110, 110, 110, 150, 150, 240, 300]);
         assert_eq!(watched.borrow().total.get(), 300);

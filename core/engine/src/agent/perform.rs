@@ -316,7 +316,7 @@ impl Agent {
             begun_scn: plan.begun_scn,
             threads,
         };
-        let (progress, watched) = progress_of(operation, Doing::Recovering);
+        let (progress, watched) = progress_of(operation, Doing::Fetching);
         let replaying = Replaying::new(&recovery.threads, progress);
         let source = ArchivedWal { repository: self.origin(&plan).await?, plan: &plan, replaying: Some(replaying) };
         self.copies.lock().await.insert(operation, watched);
