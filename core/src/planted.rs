@@ -178,7 +178,7 @@ pub enum Bug {
     DeltaKeepsExtraFiles,
     /// A delta restore leaves the old control file in its place until the new one replaces it.
     DeltaKeepsControl,
-    /// A backup does not wait for its turn to read.
+    /// Neither a backup nor a restore waits for its turn to read or write.
     RateIgnored,
     /// A chunk is taken for one that zstd packed, whatever its frame begins with.
     MagicIgnored,

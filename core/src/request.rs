@@ -188,7 +188,7 @@ pub enum Request {
         /// The plan in the repository.
         plan: ContentHash,
     },
-    /// Read no faster for this operation, from now on.
+    /// Read the node's files no faster for this operation, or put them in place, from now on.
     Throttle {
         /// How fast.
         rate: Rate,
@@ -226,6 +226,7 @@ impl Request {
             | Self::Prove { .. }
             | Self::Search { .. }
             | Self::Resolve { .. }
+            | Self::Throttle { .. }
             | Self::Open { .. } => Needs::KnownRestore,
             Self::Pin { .. }
             | Self::Renew { .. }
@@ -238,7 +239,6 @@ impl Request {
             | Self::Cut { .. }
             | Self::CutAlone { .. }
             | Self::Flush { .. }
-            | Self::Throttle { .. }
             | Self::Mark { .. } => Needs::KnownOperation,
         }
     }
@@ -385,8 +385,8 @@ pub struct Description {
     pub archive_trouble: Option<String>,
     /// The operation that holds the fence, if one does.
     pub fenced_by: Option<OperationId>,
-    /// How far the copying is that the agent is busy with.
-    pub progress: Option<Progress>,
+    /// How far the agent is with what it is busy with: at most one for an operation.
+    pub progress: Vec<Progress>,
     /// Whether every WAL record carries an SCN.
     pub stamped: bool,
     /// The node's durable frontier: every record that it has written, or will write, at or below this SCN is durable.
@@ -458,15 +458,43 @@ pub enum FenceSeen {
     Missing(String),
 }
 
-/// How far a capture or a staging is.
+/// How far a node is with a long part of an operation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Progress {
     /// For which operation.
     pub operation: OperationId,
+    /// With what.
+    pub doing: Doing,
     /// Bytes done.
     pub done: ByteCount,
-    /// Bytes in all, as far as is known.
+    /// Bytes in all; zero until that is known.
     pub total: ByteCount,
+}
+
+/// What takes a node long.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Doing {
+    /// It copies its files into the repository; bytes of files.
+    Copying,
+    /// It puts a backup's files in place; bytes of files.
+    Staging,
+    /// It gets archived WAL for its recovery, which nothing of was replayed yet; bytes of WAL.
+    Fetching,
+    /// Its database replays WAL up to the cut; bytes of WAL.
+    Recovering,
+}
+
+impl Doing {
+    /// The word for it on screens.
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Copying => "copying",
+            Self::Staging => "staging",
+            Self::Fetching => "fetching",
+            Self::Recovering => "recovering",
+        }
+    }
 }
 
 /// What a capture left in the repository.

@@ -1,4 +1,4 @@
-//! How fast a backup may read. Nothing is saved up: whoever was idle reads no faster afterwards.
+//! How fast a backup may read, or a restore put files in place. Nothing is saved up: whoever was idle reads no faster afterwards.
 
 use alloc::format;
 use alloc::string::String;
@@ -83,6 +83,11 @@ impl Throttle {
         Self { rate, paid: Moment::default() }
     }
 
+    /// Lets another rate through, for what is asked for from now on. What was asked for before is still paid for.
+    pub fn change(&mut self, rate: Rate) {
+        self.rate = rate;
+    }
+
     /// How long to wait before `bytes` are read. Those who ask are served in turn.
     pub fn turn(&mut self, now: Moment, bytes: ByteCount) -> Duration {
         self.paid = self.paid.max(now).after(self.rate.time_for(bytes));
@@ -125,6 +130,16 @@ mod tests {
             late = served;
         }
         assert_eq!(late, ms(2_600), "and no less than that");
+    }
+
+    #[test]
+    fn a_rate_that_is_told_again_forgives_nothing() {
+        let mut throttle = Throttle::new(Rate::new(1_000).unwrap());
+        throttle.turn(ms(0), ByteCount::new(3_000));
+        throttle.change(Rate::new(1_000).unwrap());
+        assert_eq!(throttle.turn(ms(1_000), ByteCount::new(500)), Duration::from_millis(2_500));
+        throttle.change(Rate::new(10_000).unwrap());
+        assert_eq!(throttle.turn(ms(1_000), ByteCount::new(5_000)), Duration::from_millis(3_000));
     }
 
     #[test]

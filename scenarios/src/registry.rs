@@ -88,6 +88,7 @@ macro_rules! each_story {
             "digests-never-say-what-is-not-so" digests_never_say_what_is_not_so: digest::never_say_what_is_not_so, sees [DigestTrusted];
             "a-delta-restore-keeps-what-is-right" a_delta_restore_keeps_what_is_right: delta::keeps_what_is_right, sees [StagedByLength, DeltaKeepsExtraFiles, DeltaKeepsControl];
             "a-backup-keeps-its-rate" a_backup_keeps_its_rate: rate::is_kept_by_a_backup, sees [RateIgnored];
+            "a-restore-keeps-its-rate" a_restore_keeps_its_rate: rate::is_kept_by_a_restore, sees [RateIgnored];
             "a-restore-does-not-take-a-folder-from-another" a_restore_does_not_take_a_folder_from_another: restore::leaves_the_folder_of_another_alone, sees [OtherRestoreIgnored];
             "expiry-is-refused-while-something-has-no-outcome" expiry_is_refused_while_something_has_no_outcome: expiry::is_refused_while_something_has_no_outcome, sees [ExpiryIgnoresBackups];
             "a-backup-ends-in-a-restore-whatever-strikes" a_backup_ends_in_a_restore_whatever_strikes: trials::end_in_a_restore_whatever_strikes, sees [NoFsyncBeforeSeal, FolderUnsynced, DrainNotAwaited, CheckpointUnsynced, SegmentNameUnsynced, RecycledOneTooMany, ReplacedNameUnsynced, PinUnwritten, StagedUnsynced, StagedByLength];

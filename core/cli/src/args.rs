@@ -325,6 +325,10 @@ pub struct RestoreArguments {
     #[arg(long, conflicts_with_all = ["clone", "resume"])]
     pub delta: bool,
 
+    /// Put each node's files in place no faster than this: `50MB/s`, `800KiB/s`
+    #[arg(long, value_name = "RATE", conflicts_with = "dry_run")]
+    pub rate: Option<Rate>,
+
     /// With `--clone`: do not register at the source, which then may expire what is being restored
     #[arg(long, requires = "clone")]
     pub unheld: bool,

@@ -53,6 +53,11 @@ impl Connected {
         Ok(Self { env, coordinator, progress, _interrupts: interrupts })
     }
 
+    /// Where it is shown how an operation gets on.
+    pub fn progress(&self) -> &Progress {
+        &self.progress
+    }
+
     /// Shows how `operation` gets on, until it has ended.
     ///
     /// # Errors

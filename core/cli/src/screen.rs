@@ -39,6 +39,11 @@ impl Screen {
         self.interactive
     }
 
+    /// Whether results are JSON, and nothing else is said.
+    pub fn is_json(&self) -> bool {
+        self.json
+    }
+
     /// The bars.
     pub fn bars(&self) -> &MultiProgress {
         &self.bars

@@ -14,7 +14,7 @@
 mod bench;
 
 use std::fs;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use bench::{Bench, Copy, Segments, code, eventually, opening, recovery};
 use sheetanchor_core::error::{Fault, FaultKind, Result};
@@ -49,6 +49,23 @@ impl WalSource for Interrupted {
             }
             None => Err(Fault::new(FaultKind::Unreachable, "read the repository", "it is away").into()),
         }
+    }
+}
+
+/// An archive that is told how far a recovery is.
+struct Told {
+    wal: Arc<Segments>,
+    told: Mutex<Vec<Position>>,
+}
+
+#[async_trait::async_trait]
+impl WalSource for Told {
+    async fn piece(&self, from: Position) -> Result<Option<WalPiece>> {
+        self.wal.piece(from).await
+    }
+
+    fn replayed(&self, at: Position) {
+        self.told.lock().unwrap().push(at);
     }
 }
 
@@ -112,7 +129,10 @@ async fn wal_beyond_the_bound_is_fetched_and_no_failure_passes_for_its_end() {
     assert_eq!(code(back.open(&opening()).await), Code::OutOfOrder);
 
     // It goes on from there, and comes to its cut.
-    back.recover(&plan, &*wal).await.unwrap();
+    let wal = Told { wal, told: Mutex::default() };
+    back.recover(&plan, &wal).await.unwrap();
+    let told = wal.told.into_inner().unwrap();
+    assert!(told.is_sorted_by_key(|at| at.lsn) && told.last() == Some(&cut.until), "{told:?}, {:?}", cut.until);
     let status = back.status().await.unwrap();
     assert_eq!((status.state, status.end), (State::Reached, cut.until));
     back.open(&opening()).await.unwrap();

@@ -2,6 +2,7 @@
 //! the database and the repository, and answers every one.
 
 pub mod archive;
+mod archived_wal;
 pub mod capture;
 mod capture_stream;
 mod delta;
@@ -126,7 +127,7 @@ pub struct Agent {
     gauge: Mutex<Gauge>,
     /// The incarnation that the cluster was opened in without this node.
     pub(crate) missed: Watched<Option<Incarnation>>,
-    /// Copies in progress. Removing one from here ends it.
+    /// Copies and recoveries in progress. Removing a copy from here ends it.
     pub(crate) copies: Mutex<BTreeMap<OperationId, watch::Receiver<Progress>>>,
     /// How fast operations may read, where that was told.
     pub(crate) rates: Mutex<BTreeMap<OperationId, Throttle>>,

@@ -96,7 +96,7 @@ pub struct Coordinator {
     /// The repository that clones are made from.
     source: Option<Arc<dyn Bucket>>,
     read_back: ReadBack,
-    /// How fast a backup may read each node's files.
+    /// How fast a backup may read each node's files, and a restore put them in place.
     rate: Option<Rate>,
     /// How what a backup copies is packed.
     compression: Compression,
@@ -175,7 +175,8 @@ impl Coordinator {
         self
     }
 
-    /// How fast a backup may read each node's files; as fast as it can if nothing is said.
+    /// How fast a backup may read each node's files, and a restore put them in place; as fast as they can if nothing is said.
+    /// A restore that is taken up goes on at the rate that its nodes know, unless another one is said.
     #[must_use]
     pub fn at_rate(mut self, rate: Option<Rate>) -> Self {
         self.rate = rate;

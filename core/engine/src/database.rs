@@ -239,6 +239,10 @@ pub trait WalSource: Send + Sync {
     /// # Errors
     /// `SA504` if the piece is damaged, `SA501` if a later piece is there but not this one.
     async fn piece(&self, from: Position) -> Result<Option<WalPiece>>;
+
+    /// What lies before `_at` in its thread has been replayed. For whoever wants to know how far a recovery is: nothing
+    /// depends on it, and an engine tells it as often as it likes.
+    fn replayed(&self, _at: Position) {}
 }
 
 /// WAL of one thread on one of its branches.
@@ -296,6 +300,27 @@ impl ThreadRange {
     /// Where recovery starts.
     pub fn start(&self) -> Lsn {
         self.spans.first().map(|span| span.from).unwrap_or_default()
+    }
+
+    /// How much WAL is replayed.
+    pub fn bytes(&self) -> ByteCount {
+        self.spans.last().map_or(ByteCount::new(0), |last| self.bytes_before(last.timeline, self.until))
+    }
+
+    /// How much of it lies before a place: none before one on a timeline that is not replayed.
+    pub fn bytes_before(&self, timeline: TimelineId, lsn: Lsn) -> ByteCount {
+        let mut before = 0_u64;
+        for (place, span) in self.spans.iter().enumerate() {
+            // The last span ends with the record that proves the cut, which has no effect.
+            let is_last = place.saturating_add(1) == self.spans.len();
+            let end = if is_last { span.until.min(self.until) } else { span.until };
+            let length = |until: Lsn| until.bytes_since(span.from).unwrap_or_default();
+            if span.timeline == timeline {
+                return ByteCount::new(before.saturating_add(length(lsn.min(end))));
+            }
+            before = before.saturating_add(length(end));
+        }
+        ByteCount::new(0)
     }
 }
 

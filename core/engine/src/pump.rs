@@ -7,7 +7,7 @@ use alloc::sync::Arc;
 use futures_util::StreamExt;
 use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesUnordered;
-use sheetanchor_core::identity::OperationId;
+use sheetanchor_core::identity::{ByteCount, OperationId};
 use sheetanchor_core::time::Moment;
 use sheetanchor_core::{backup, by_scn, point, restore};
 
@@ -85,6 +85,9 @@ pub type Cancel = Arc<Watched<bool>>;
 pub trait Watcher: Send + Sync {
     /// `operation` has come to `phase`.
     fn phase(&self, operation: OperationId, phase: &'static str);
+
+    /// The coordinator itself has proven so much for `_operation` of what is in the repository: bytes done, and in all.
+    fn reading(&self, _operation: OperationId, _done: ByteCount, _total: ByteCount) {}
 }
 
 /// Runs `machine` to its end.

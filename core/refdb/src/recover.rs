@@ -43,6 +43,11 @@ pub(crate) async fn recover(shared: &Shared, recovery: &Recovery, wal: &dyn WalS
     let _locks = lock_all(shared, &control).await?;
     let file = shared.env.disk.open(&shared.folder.pages(), OpenMode::Write).await?;
     let mut replayed = replay(&*file, recovery, wal).await?;
+    for (thread, range) in &recovery.threads {
+        if let Some(last) = range.spans.last() {
+            wal.replayed(Position { thread: *thread, timeline: last.timeline, lsn: range.until });
+        }
+    }
     check_all(&*file, recovery.scn, replayed.versions).await?;
     file.sync().await?;
     for (thread, range) in &recovery.threads {
@@ -300,6 +305,8 @@ impl Reader {
         let Some(span) = self.enter_span()? else { return Ok(None) };
         if self.bytes.is_empty() {
             let from = Position { thread: self.thread, timeline: span.timeline, lsn: self.at };
+            // But for the record that the merge holds.
+            wal.replayed(from);
             let Some(piece) = wal.piece(from).await? else { return Ok(None) };
             let whole = piece.until.bytes_since(piece.from.lsn) == Some(fields::count(piece.bytes.len()));
             if piece.from != from || !whole || piece.bytes.is_empty() {

@@ -99,6 +99,16 @@ fn assert_history_up_to(cut: Scn, history: &BTreeMap<u64, (Scn, Transfer)>, cont
     assert_eq!(contents.balances, balances);
 }
 
+/// The recovery has said piece by piece how far it is in each thread, and in the end that it is at its cut.
+fn assert_told(archive: &Archive, cut: &Cut) {
+    let told = std::mem::take(&mut *archive.told.lock().unwrap());
+    for made in cut.made.values() {
+        let own: Vec<_> = told.iter().filter(|at| at.thread == made.until.thread).collect();
+        assert!(own.len() > 1 && own.is_sorted_by_key(|at| at.lsn), "{own:?}");
+        assert_eq!(own.last(), Some(&&made.until));
+    }
+}
+
 #[test]
 fn every_cut_is_restored_exactly_and_goes_on_as_a_new_incarnation() {
     run(async {
@@ -108,6 +118,7 @@ fn every_cut_is_restored_exactly_and_goes_on_as_a_new_incarnation() {
             assert!(cut.scn < last, "something lies beyond {}", cut.name);
             let (mut world, outcome) = recovered(&taken.archive, cut).await;
             outcome.unwrap();
+            assert_told(&taken.archive, cut);
             open_all(&world, last).await;
             for number in 1..=3 {
                 let contents = world.ledger(number).read_all().await.unwrap();

@@ -130,8 +130,8 @@ fn backup_row(scene: &Scene, begun: &Registered, epoch: Epoch) -> BackupRow {
             lease_left_ms: pin(node).and_then(|pin| pin.lease_left_ms),
         })
         .collect();
-    let copying = scene.nodes.values().filter_map(|node| node.as_ref().ok()?.progress);
-    let copying: Vec<_> = copying.filter(|progress| progress.operation == begun.operation).collect();
+    let busy = scene.nodes.values().flatten().flat_map(|node| &node.progress);
+    let copying: Vec<_> = busy.filter(|progress| progress.operation == begun.operation).collect();
     let phase = match (copying.is_empty(), nodes.iter().any(|node| node.pinned_from.is_some())) {
         (false, _) => BackupPhase::Copying,
         (true, true) => BackupPhase::Pinned,

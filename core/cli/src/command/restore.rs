@@ -26,7 +26,7 @@ pub async fn run(file: &Path, screen: &Screen, arguments: &RestoreArguments) -> 
         ClusterFile::read(file)?.check_restorable()?;
     }
     let connected = Connected::new(file, screen)?;
-    let coordinator = &connected.coordinator;
+    let coordinator = connected.coordinator.clone().at_rate(arguments.rate);
     if arguments.dry_run {
         let planned =
             if arguments.clone { coordinator.plan_clone(&aim).await? } else { coordinator.plan_restore(&aim).await? };

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use sheetanchor_core::format::catalog::{IncarnationObject, IncarnationState, Method, Point, Seal};
 use sheetanchor_core::format::hole::Hole;
 use sheetanchor_core::identity::{Incarnation, OperationId};
-use sheetanchor_core::request::Description;
+use sheetanchor_core::request::{Description, Progress};
 use sheetanchor_core::round::name_nodes;
 use sheetanchor_core::views::backups::backup;
 use sheetanchor_core::views::points::{PointRow, restore_points};
@@ -66,6 +66,7 @@ fn text(status: &ClusterStatus, points: &[PointRow]) -> String {
     let points = points_table(points);
     let unfinished = lines(status.unfinished.iter().map(|operation| format!("  {operation}")));
     text += &part("troubles", lines(troubles));
+    text += &part("at work", unless_empty(&at_work(&status.nodes)));
     text += &part("backups of this incarnation", unless_empty(&backups(&status.backups, &status.points)));
     text += &part("restore points of this incarnation", unless_empty(&points));
     text += &part("incarnations", tree(&status.incarnations));
@@ -99,6 +100,29 @@ fn nodes(nodes: &[NodeStatus]) -> Table {
         table.row([node.node.to_string(), node.address.clone(), state, scn, end, archived, lag, risk, fenced]);
     }
     table
+}
+
+/// How far each node is with what it is busy with.
+fn at_work(nodes: &[NodeStatus]) -> Table {
+    let mut table = Table::new(["node", "operation", "doing", "done", "of", "share"]);
+    let busy = nodes.iter().filter_map(|node| Some((node.node, &node.description.as_ref().ok()?.progress)));
+    for (node, progress) in busy.flat_map(|(node, all)| all.iter().map(move |progress| (node, progress))) {
+        table.row([
+            node.to_string(),
+            progress.operation.to_string(),
+            progress.doing.word().to_owned(),
+            bytes(progress.done),
+            bytes(progress.total),
+            percent(progress),
+        ]);
+    }
+    table
+}
+
+fn percent(progress: &Progress) -> String {
+    let hundredfold = u128::from(progress.done.get()).saturating_mul(100);
+    let share = hundredfold.checked_div(u128::from(progress.total.get()));
+    share.map_or_else(|| "-".to_owned(), |share| format!("{share} %"))
 }
 
 /// How much WAL is not archived yet; nothing where nothing was ever archived.

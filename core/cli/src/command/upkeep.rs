@@ -2,7 +2,6 @@
 
 use std::path::Path;
 
-use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::json;
 use sheetanchor_core::expiry::Keep;
 use sheetanchor_core::identity::{ByteCount, OperationId};
@@ -41,16 +40,10 @@ pub async fn abort(file: &Path, screen: &Screen, id: &str) -> Result<()> {
 pub async fn verify(file: &Path, screen: &Screen, id: &str) -> Result<()> {
     let backup: OperationId = id.parse()?;
     let connected = Connected::new(file, screen)?;
-    let bar = screen.bars().add(ProgressBar::new(0));
-    let style = ProgressStyle::with_template("  verify {bar:30} {bytes} of {total_bytes}  {elapsed}");
-    bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
-    let shown = bar.clone();
-    let progress = move |done: ByteCount, total: ByteCount| {
-        shown.set_length(total.get());
-        shown.set_position(done.get());
-    };
-    let verified = connected.coordinator.verify(backup, &progress).await;
-    bar.finish_and_clear();
+    let progress = connected.progress();
+    let tell = |done: ByteCount, total: ByteCount| progress.works("verifying", done, total);
+    let verified = connected.coordinator.verify(backup, &tell).await;
+    progress.clear();
     let verified = verified?;
     let text = format!(
         "{backup} holds: {} files, {} chunks of {} hash to what was captured; {} pieces of WAL are whole and without a gap\n",

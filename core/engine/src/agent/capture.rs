@@ -21,7 +21,7 @@ use sheetanchor_core::incremental::Take;
 use sheetanchor_core::planted::{self, Bug};
 use sheetanchor_core::position::Position;
 use sheetanchor_core::refusal::{Code, Refusal};
-use sheetanchor_core::request::{Captured, Progress};
+use sheetanchor_core::request::{Captured, Doing, Progress};
 use tokio::sync::watch;
 
 use super::Agent;
@@ -108,7 +108,7 @@ impl Agent {
         progress: watch::Sender<Progress>,
     ) -> Result<Captured> {
         if let Some(stream) = self.database.file_stream(&operation.to_string()).await? {
-            return self.capture_stream(operation, stream, progress).await;
+            return self.capture_stream(operation, stream, compression, progress).await;
         }
         let files = self.database.files().await?;
         let total: u64 = files.iter().map(length_of).sum();
@@ -159,9 +159,8 @@ impl Agent {
         if files.is_empty() {
             return Ok(None);
         }
-        let progress = Progress { operation, done: ByteCount::new(0), total: ByteCount::new(0) };
         // A packer stops once nobody watches it: the receiver is held to the end.
-        let (progress, _watched) = watch::channel(progress);
+        let (progress, _watched) = progress_of(operation, Doing::Copying);
         let mut packer = Packer::new(self, operation, progress);
         for (name, bytes) in files {
             check_name(&name)?;
@@ -477,7 +476,10 @@ fn length_of(file: &SourceFile) -> u64 {
     }
 }
 
-/// Starts a progress, which ends the capture when it is dropped from the agent's list.
-pub(super) fn progress_of(operation: OperationId) -> (watch::Sender<Progress>, watch::Receiver<Progress>) {
-    watch::channel(Progress { operation, done: ByteCount::new(0), total: ByteCount::new(0) })
+/// Starts a progress, which ends a capture or a staging when it is dropped from the agent's list.
+pub(super) fn progress_of(
+    operation: OperationId,
+    doing: Doing,
+) -> (watch::Sender<Progress>, watch::Receiver<Progress>) {
+    watch::channel(Progress { operation, doing, done: ByteCount::new(0), total: ByteCount::new(0) })
 }

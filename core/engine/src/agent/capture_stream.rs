@@ -11,6 +11,7 @@ use core::mem;
 use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesOrdered;
 use futures_util::{FutureExt, StreamExt};
+use sheetanchor_core::compression::Compression;
 use sheetanchor_core::error::{Error, Result};
 use sheetanchor_core::format::files::{FileContent, FileEntry, check_name};
 use sheetanchor_core::identity::{ContentHash, OperationId};
@@ -22,7 +23,7 @@ use super::Agent;
 use super::capture::{PIECES_AT_ONCE, Packed, Packer, Piece};
 use crate::database::{FilePart, FileStream, SourceFile, SourceKind};
 use crate::env::run_work;
-use crate::zstd;
+use crate::packing;
 
 /// What has come and is not packed yet.
 struct Coming<'a> {
@@ -34,6 +35,7 @@ struct Coming<'a> {
     place: Option<usize>,
     /// The beginning of its next piece.
     piece: Vec<u8>,
+    compression: Compression,
 }
 
 impl Agent {
@@ -42,12 +44,14 @@ impl Agent {
         &self,
         operation: OperationId,
         mut stream: Box<dyn FileStream>,
+        compression: Compression,
         progress: watch::Sender<Progress>,
     ) -> Result<Captured> {
         let total = stream.total();
         progress.send_modify(|progress| progress.total = total);
         let (packer, running) = (Packer::new(self, operation, progress), FuturesOrdered::new());
-        let mut coming = Coming { packer, running, names: BTreeSet::new(), place: None, piece: Vec::new() };
+        let names = BTreeSet::new();
+        let mut coming = Coming { packer, running, names, place: None, piece: Vec::new(), compression };
         let piece_bytes = usize::try_from(self.config.piece.get()).unwrap_or(usize::MAX).max(1);
         while let Some(part) = coming.packer.meanwhile(stream.next()).await?? {
             match part {
@@ -80,12 +84,12 @@ impl Agent {
         if coming.piece.is_empty() {
             return Ok(());
         }
-        let bytes = mem::take(&mut coming.piece);
+        let (bytes, compression) = (mem::take(&mut coming.piece), coming.compression);
         let place = coming.place.ok_or_else(|| Error::Bug("bytes came before any file".to_string()))?;
         let packing = async move {
             let packed = run_work(&self.env.work, move || {
                 let length = u64::try_from(bytes.len()).unwrap_or(u64::MAX);
-                Piece::Whole(ContentHash::of(&bytes), length, zstd::compress(&bytes))
+                Piece::Whole(ContentHash::of(&bytes), length, packing::pack(compression, &bytes))
             });
             let piece = packed.await.ok_or_else(|| Error::Bug("packing a piece panicked".to_string()))?;
             Ok(Packed { place, piece })

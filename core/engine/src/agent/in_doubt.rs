@@ -19,7 +19,8 @@ use sheetanchor_core::refusal::{Code, Refusal};
 use sheetanchor_core::request::Answer;
 
 use super::Agent;
-use super::perform::{ArchivedWal, state_word};
+use super::archived_wal::ArchivedWal;
+use super::perform::state_word;
 use crate::database::{Search, Span, State};
 use crate::repository::WalHeaders;
 
@@ -63,7 +64,7 @@ impl Agent {
             gids: gids.into_iter().collect(),
         };
         let searched = Plan { threads: BTreeMap::from([(thread, ThreadPlan { spans: Vec::from([span]) })]), ..plan };
-        let source = ArchivedWal { repository, plan: &searched };
+        let source = ArchivedWal { repository, plan: &searched, replaying: None };
         let traces = self.database.search(&wanted, &source).await?;
         Ok(Answer::Searched(Searched { traces, whole: true }))
     }

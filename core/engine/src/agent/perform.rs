@@ -6,7 +6,6 @@ use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use core::time::Duration;
 
-use async_trait::async_trait;
 use sheetanchor_core::agent::Belonging;
 use sheetanchor_core::compression::Compression;
 use sheetanchor_core::error::{Error, Result};
@@ -17,16 +16,15 @@ use sheetanchor_core::identity::{ContentHash, LifeId, NodeId, Nonce, OperationId
 use sheetanchor_core::planted::{self, Bug};
 use sheetanchor_core::position::Position;
 use sheetanchor_core::refusal::{Code, Refusal};
-use sheetanchor_core::request::{Answer, Description, FenceSeen, Header, PinSeen, Progress, Request};
-use tokio::sync::watch;
+use sheetanchor_core::request::{Answer, Description, Doing, FenceSeen, Header, PinSeen, Request};
 
 use super::Agent;
-use super::archive::{ARCHIVE_PIN, read_piece};
+use super::archive::ARCHIVE_PIN;
+use super::archived_wal::{ArchivedWal, Replaying};
 use super::capture::progress_of;
 use super::stage::other_restore;
 use super::state::{self, MarkerPhase};
-use crate::database::{CutMade, Joining, Opening, Recovery, Span, State, Storage, ThreadRange, WalPiece, WalSource};
-use crate::repository::Repository;
+use crate::database::{CutMade, Joining, Opening, Recovery, Span, State, Storage, ThreadRange};
 
 impl Agent {
     /// Performs one admitted request.
@@ -115,7 +113,7 @@ impl Agent {
         let archive = self.archive.get();
         let (fenced_by, _) = self.look().await;
         let wal_kept = self.gauge.lock().await.kept();
-        let progress = self.copies.lock().await.values().next().map(|progress| *progress.borrow());
+        let progress = self.copies.lock().await.values().map(|progress| *progress.borrow()).collect();
         Ok(Answer::Described(Box::new(Description {
             node: self.config.node,
             cluster: belonging.map(|belonging| belonging.cluster),
@@ -222,7 +220,7 @@ impl Agent {
             }
             let mut copies = self.copies.lock().await;
             let Some(running) = copies.get(&operation) else {
-                let (progress, watched) = progress_of(operation);
+                let (progress, watched) = progress_of(operation, Doing::Copying);
                 copies.insert(operation, watched);
                 break progress;
             };
@@ -275,11 +273,13 @@ impl Agent {
     async fn stage_plan(&self, operation: OperationId, hash: ContentHash) -> Result<Answer> {
         let plan = self.plan(operation, hash).await?;
         let _folder = self.folder.lock().await;
-        let (progress, watched): (watch::Sender<Progress>, _) = progress_of(operation);
+        let (progress, watched) = progress_of(operation, Doing::Staging);
         self.copies.lock().await.insert(operation, watched);
         let outcome = self.stage(&plan, hash, &progress).await;
         self.copies.lock().await.remove(&operation);
-        outcome.map(|()| Answer::Done)
+        outcome?;
+        self.rates.lock().await.remove(&operation);
+        Ok(Answer::Done)
     }
 
     async fn recover(&self, operation: OperationId, hash: ContentHash) -> Result<Answer> {
@@ -323,8 +323,13 @@ impl Agent {
             begun_scn: plan.begun_scn,
             threads,
         };
-        let source = ArchivedWal { repository: self.origin(&plan).await?, plan: &plan };
-        self.database.recover(&recovery, &source).await?;
+        let (progress, watched) = progress_of(operation, Doing::Fetching);
+        let replaying = Replaying::new(&recovery.threads, progress);
+        let source = ArchivedWal { repository: self.origin(&plan).await?, plan: &plan, replaying: Some(replaying) };
+        self.copies.lock().await.insert(operation, watched);
+        let outcome = self.database.recover(&recovery, &source).await;
+        self.copies.lock().await.remove(&operation);
+        outcome?;
         self.mark(&plan, hash, MarkerPhase::Reached).await?;
         Ok(Answer::Done)
     }
@@ -408,8 +413,9 @@ impl Agent {
     }
 
     async fn discard(&self, operation: OperationId) -> Result<Answer> {
-        // Staging holds the folder; taking its progress away ends it.
+        // Staging holds the folder; taking its progress away ends it, and its rate, whatever it waits for.
         self.copies.lock().await.remove(&operation);
+        self.rates.lock().await.remove(&operation);
         let _folder = self.folder.lock().await;
         let Some(marker) = state::marker(&self.env, &self.config).await? else { return Ok(Answer::Done) };
         if marker.operation != operation {
@@ -461,31 +467,5 @@ pub(super) fn state_word(state: State) -> &'static str {
         State::Down => "down",
         State::Reached => "reached",
         State::Open => "open",
-    }
-}
-
-/// The plan's WAL, read back piece by piece.
-pub(super) struct ArchivedWal<'a> {
-    pub(super) repository: &'a Repository,
-    pub(super) plan: &'a Plan,
-}
-
-#[async_trait]
-impl WalSource for ArchivedWal<'_> {
-    async fn piece(&self, from: Position) -> Result<Option<WalPiece>> {
-        let Position { thread, timeline, lsn } = from;
-        let Some(wal) = self.plan.threads.get(&thread) else { return Ok(None) };
-        let holds = |key: &&String| keys::parse_wal(key).is_some_and(|(_, start)| start <= lsn);
-        let spans = wal.spans.iter().filter(|span| span.timeline == timeline);
-        // Pieces are in order: the last that starts at or before `from` holds it, if any does.
-        let Some(key) = spans.flat_map(|span| &span.pieces).take_while(holds).last() else { return Ok(None) };
-        let (header, bytes) = read_piece(key, &self.repository.get(key).await?)?;
-        if header.thread != thread {
-            return Err(Refusal::new(Code::WalDamaged, format!("{key} is of thread {}", header.thread)).into());
-        }
-        if header.until <= lsn {
-            return Ok(None);
-        }
-        Ok(Some(WalPiece::cut_to(from, &header, bytes)))
     }
 }

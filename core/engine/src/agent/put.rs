@@ -150,6 +150,9 @@ impl<'a> Putting<'a> {
     async fn chunk<'c>(&self, file: &Arc<dyn DiskFile>, staged: &Staged, mut place: Place<'c>) -> Result<Place<'c>> {
         let _turn = self.chunks.acquire().await.map_err(|_| Error::Bug("nobody closes the turns".into()))?;
         self.check_wanted()?;
+        let (operation, length) = (self.progress.borrow().operation, place.chunk.length.get());
+        // Once, whether it is only looked at or written: both are the disk's work.
+        self.agent.await_turn(operation, length).await?;
         let known = place.chunk.finished_hash();
         let believed = !place.written && planted::is(Bug::StagedByLength);
         if !believed && (place.written || known.is_none() || !self.holds(file, &place).await?) {
@@ -161,7 +164,6 @@ impl<'a> Putting<'a> {
                 place.written = true;
             }
         }
-        let length = place.chunk.length.get();
         self.progress.send_modify(|progress| progress.done = ByteCount::new(progress.done.get() + length));
         Ok(place)
     }

@@ -1,4 +1,4 @@
-//! How fast an operation may read a node's files: told before it begins, forgotten with it.
+//! How fast an operation may read a node's files, or put them in place: told before it begins, forgotten with it.
 
 use alloc::format;
 use core::time::Duration;
@@ -16,13 +16,14 @@ use super::Agent;
 const LOOK_AFTER: Duration = Duration::from_millis(500);
 
 impl Agent {
-    /// Takes note of an operation's rate. One that is told again starts anew.
+    /// Takes note of an operation's rate. One that is told again, or anew, holds for what is asked for from then on.
     pub(super) async fn throttle(&self, operation: OperationId, rate: Rate) -> Result<Answer> {
-        self.rates.lock().await.insert(operation, Throttle::new(rate));
+        let mut rates = self.rates.lock().await;
+        rates.entry(operation).or_insert_with(|| Throttle::new(rate)).change(rate);
         Ok(Answer::Done)
     }
 
-    /// Waits until an operation may read so many bytes; not at all where no rate was told.
+    /// Waits until an operation may read or write so many bytes; not at all where no rate was told.
     ///
     /// # Errors
     /// `SA207` once the operation has ended.

@@ -223,7 +223,12 @@ impl BackupPerformer<'_> {
             sought: false,
         };
         let replay = archived.replay(manifest, &Way::within(manifest.incarnation), &choice)?;
-        self.coordinator.read_back(manifest, &replay, self.coordinator.read_back, &|_, _| ()).await?;
+        let tell = |done, total| {
+            if let Some(watcher) = &self.coordinator.watcher {
+                watcher.reading(self.term.operation, done, total);
+            }
+        };
+        self.coordinator.read_back(manifest, &replay, self.coordinator.read_back, &tell).await?;
         let last = |thread, start| {
             let pieces = archived.archive.get(&(manifest.incarnation, thread)).cloned().unwrap_or_default();
             Reach::from(start, pieces).pieces.iter().rev().find_map(|(_, header)| header.scn_last)

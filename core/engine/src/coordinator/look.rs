@@ -76,8 +76,8 @@ impl Coordinator {
         })
     }
 
-    /// How far each node's copying is, where it is copying; of nodes that answer.
-    pub async fn progress(&self) -> BTreeMap<NodeId, Option<Progress>> {
+    /// How far each node is with what it is busy with; of nodes that answer.
+    pub async fn progress(&self) -> BTreeMap<NodeId, Vec<Progress>> {
         let seen = self.describe_all().await.into_iter();
         seen.filter_map(|(node, description)| Some((node, description.ok()?.progress))).collect()
     }

@@ -63,11 +63,10 @@ impl Coordinator {
         how: ReadBack,
         progress: &(dyn Fn(ByteCount, ByteCount) + Sync),
     ) -> Result<Verified> {
-        let total = ByteCount::new(manifest.units.values().map(|unit| unit.bytes.get()).sum());
-        let mut verified = Verified::default();
+        let mut tally = Tally::new(manifest, replay, progress);
         for unit in manifest.units.values() {
             let entries = entries(&self.repository, unit).await?;
-            verified.entries += u64::try_from(entries.len()).unwrap_or(u64::MAX);
+            tally.verified.entries += u64::try_from(entries.len()).unwrap_or(u64::MAX);
             let own = match how {
                 ReadBack::All => String::new(),
                 ReadBack::Contents | ReadBack::Presence => format!("{}{}-", keys::PACKS, manifest.operation),
@@ -78,52 +77,51 @@ impl Coordinator {
             if how == ReadBack::Presence {
                 continue;
             }
-            let mut read = |bytes| {
-                verified.chunks += 1;
-                verified.bytes += bytes;
-                progress(ByteCount::new(verified.bytes), total);
-            };
             // In order, so that of several that are damaged the first is named, whichever was read first.
-            let mut running: FuturesOrdered<BoxFuture<'_, Result<u64>>> = FuturesOrdered::new();
+            let mut running: FuturesOrdered<BoxFuture<'_, Result<Proven>>> = FuturesOrdered::new();
             for (staged, chunk) in entries.iter().flat_map(chunks_of) {
                 match Stored::of(staged, chunk, &own) {
                     Stored::Chunk => running.push_back(self.chunk_bytes(staged, chunk).boxed()),
                     Stored::Patch(patch) => running.push_back(self.patch_bytes(staged, chunk, patch).boxed()),
-                    Stored::Nothing => {}
+                    Stored::Nothing => tally.passed(chunk.length.get()),
                 }
                 while running.len() >= READS_AT_ONCE
-                    && let Some(bytes) = running.next().await
+                    && let Some(proven) = running.next().await
                 {
-                    read(bytes?);
+                    tally.read(&proven?);
                 }
             }
-            while let Some(bytes) = running.next().await {
-                read(bytes?);
+            while let Some(proven) = running.next().await {
+                tally.read(&proven?);
             }
         }
         if how != ReadBack::Presence {
             for span in replay.threads.values().flat_map(|wal| &wal.spans) {
                 for keys in span.pieces.chunks(READS_AT_ONCE) {
-                    try_join_all(keys.iter().map(|key| self.piece_is_whole(key))).await?;
+                    for bytes in try_join_all(keys.iter().map(|key| self.piece_bytes(key))).await? {
+                        tally.passed(bytes);
+                    }
                 }
-                verified.wal_pieces += u64::try_from(span.pieces.len()).unwrap_or(u64::MAX);
+                tally.verified.wal_pieces += u64::try_from(span.pieces.len()).unwrap_or(u64::MAX);
             }
         }
-        Ok(verified)
+        Ok(tally.verified)
     }
 
-    async fn chunk_bytes(&self, staged: &Staged, chunk: &Chunk) -> Result<u64> {
+    async fn chunk_bytes(&self, staged: &Staged, chunk: &Chunk) -> Result<Proven> {
         let bytes = read_chunk(&self.env, &self.repository, &staged.packs, chunk).await?;
-        Ok(u64::try_from(bytes.len()).unwrap_or(u64::MAX))
+        Ok(Proven { read: u64::try_from(bytes.len()).unwrap_or(u64::MAX), length: chunk.length.get() })
     }
 
-    async fn patch_bytes(&self, staged: &Staged, chunk: &Chunk, patch: &Patch) -> Result<u64> {
+    async fn patch_bytes(&self, staged: &Staged, chunk: &Chunk, patch: &Patch) -> Result<Proven> {
         let bytes = read_patch(&self.env, &self.repository, &staged.packs, chunk.length, patch).await?;
-        Ok(u64::try_from(bytes.len()).unwrap_or(u64::MAX))
+        Ok(Proven { read: u64::try_from(bytes.len()).unwrap_or(u64::MAX), length: chunk.length.get() })
     }
 
-    async fn piece_is_whole(&self, key: &str) -> Result<()> {
-        read_piece(key, &self.repository.get(key).await?).map(|_| ())
+    /// Proves that a piece of WAL is whole; how much of its thread it holds.
+    async fn piece_bytes(&self, key: &str) -> Result<u64> {
+        let (header, _) = read_piece(key, &self.repository.get(key).await?)?;
+        Ok(header.until.bytes_since(header.from).unwrap_or_default())
     }
 
     /// Each pack is there, and long enough for the chunks and patches that are said to lie in it.
@@ -147,6 +145,42 @@ impl Coordinator {
             }
         }
         Ok(())
+    }
+}
+
+/// Bytes that were read of a chunk, and how long it is in its file.
+struct Proven {
+    read: u64,
+    length: u64,
+}
+
+/// What was read so far, and who is told how far that is.
+struct Tally<'a> {
+    verified: Verified,
+    /// Bytes of files, and of WAL, that were proven or need no proof.
+    done: u64,
+    total: u64,
+    progress: &'a (dyn Fn(ByteCount, ByteCount) + Sync),
+}
+
+impl<'a> Tally<'a> {
+    fn new(manifest: &Manifest, replay: &Replay, progress: &'a (dyn Fn(ByteCount, ByteCount) + Sync)) -> Self {
+        let spans = replay.threads.values().flat_map(|wal| &wal.spans);
+        let wal = spans.map(|span| span.until.bytes_since(span.from).unwrap_or_default());
+        let total = manifest.units.values().map(|unit| unit.bytes.get()).chain(wal).fold(0, u64::saturating_add);
+        Self { verified: Verified::default(), done: 0, total, progress }
+    }
+
+    fn read(&mut self, proven: &Proven) {
+        self.verified.chunks += 1;
+        self.verified.bytes += proven.read;
+        self.passed(proven.length);
+    }
+
+    fn passed(&mut self, bytes: u64) {
+        // A piece of WAL may begin before its span, and end after it.
+        self.done = self.done.saturating_add(bytes).min(self.total);
+        (self.progress)(ByteCount::new(self.done), ByteCount::new(self.total));
     }
 }
 

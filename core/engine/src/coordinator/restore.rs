@@ -266,6 +266,9 @@ impl RestorePerformer<'_> {
         loop {
             let answer = async {
                 self.coordinator.caller.ask(&header, &Request::Enlist { fence: false }).await?;
+                if let (Request::Stage { .. }, Some(rate)) = (request, self.coordinator.rate) {
+                    self.coordinator.caller.ask(&header, &Request::Throttle { rate }).await?;
+                }
                 self.coordinator.caller.ask(&header, request).await
             };
             match answer.await {

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use sheetanchor_core::error::{Error, Fault, FaultKind, Result};
 use sheetanchor_core::identity::{ByteCount, ThreadId};
-use sheetanchor_core::position::Lsn;
+use sheetanchor_core::position::{Lsn, Position};
 use sheetanchor_core::refusal::{Code, Refusal};
 use sheetanchor_engine::database::{Recovery, WalSource};
 use tokio_postgres::Config;
@@ -119,7 +119,7 @@ pub(super) async fn recover(database: &PostgresDatabase, recovery: &Recovery, wa
     };
     let reached = Restored { reached: true, ..wanted.clone() };
     let reaching = async {
-        wait_reached(database, &wanted, child).await?;
+        wait_reached(database, &range, &wanted, child, wal).await?;
         promote(database, &reached).await
     };
     match delivery {
@@ -427,7 +427,13 @@ fn quoted_folder(folder: &str) -> String {
     format!("\"{}\"", folder.replace('"', "\"\""))
 }
 
-async fn wait_reached(database: &PostgresDatabase, wanted: &Restored, mut child: Option<Started>) -> Result<()> {
+async fn wait_reached(
+    database: &PostgresDatabase,
+    range: &OwnRange,
+    wanted: &Restored,
+    mut child: Option<Started>,
+    wal: &dyn WalSource,
+) -> Result<()> {
     let target = private_target(database.target(), database.data());
     let mut session: Option<Session> = None;
     let mut progress = (Instant::now(), None);
@@ -438,12 +444,18 @@ async fn wait_reached(database: &PostgresDatabase, wanted: &Restored, mut child:
         }
         if let Some(open) = &session {
             match look(open).await {
-                Ok(Some(seen)) if seen.paused || !seen.in_recovery => {
-                    judge(database, wanted, &seen).await?;
-                    return mark_reached(database, wanted).await;
+                Ok(Some(seen)) => {
+                    if progress.1 != Some(seen.replayed) {
+                        progress = (Instant::now(), Some(seen.replayed));
+                        let (thread, timeline) = (database.thread(), range.timeline);
+                        wal.replayed(Position { thread, timeline, lsn: seen.replayed });
+                    }
+                    if seen.paused || !seen.in_recovery {
+                        judge(database, wanted, &seen).await?;
+                        return mark_reached(database, wanted).await;
+                    }
                 }
-                Ok(Some(seen)) if progress.1 != Some(seen.replayed) => progress = (Instant::now(), Some(seen.replayed)),
-                Ok(_) => {}
+                Ok(None) => {}
                 Err(error) => {
                     tracing::debug!(%error, "a recovering server did not answer");
                     session = None;

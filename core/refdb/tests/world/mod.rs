@@ -315,6 +315,8 @@ pub struct Archive {
     pub files: BTreeMap<String, Vec<u8>>,
     pub begun: BTreeMap<NodeId, Begun>,
     pub pieces: BTreeMap<(ThreadId, Lsn), WalPiece>,
+    /// How far recoveries have said that they are.
+    pub told: Arc<Mutex<Vec<Position>>>,
 }
 
 impl Archive {
@@ -381,6 +383,10 @@ impl WalSource for Archive {
     async fn piece(&self, from: Position) -> sheetanchor_core::error::Result<Option<WalPiece>> {
         tokio::time::sleep(Duration::from_micros(20)).await;
         Ok(self.pieces.get(&(from.thread, from.lsn)).cloned())
+    }
+
+    fn replayed(&self, at: Position) {
+        self.told.lock().unwrap().push(at);
     }
 }
 
