@@ -139,7 +139,7 @@ mod tests {
         throttle.change(Rate::new(1_000).unwrap());
         assert_eq!(throttle.turn(ms(1_000), ByteCount::new(500)), Duration::from_millis(2_500));
         throttle.change(Rate::new(10_000).unwrap());
-        assert_eq!(throttle.turn(ms(1_000), ByteCount::new(5_000)), Duration::from_millis(3_000));
+        assert_eq!(throttle.turn(ms(1_000), ByteCount::new(5_000)), Duration::from_secs(3));
     }
 
     #[test]
