@@ -238,7 +238,8 @@ proptest! {
         for (kind, hold, at, epoch, answer) in draws {
             let event = match kind {
                 12 => agent::Event::Elapsed,
-                13 => agent::Event::FoundPins(vec![operation(OperationKind::Backup)], Duration::from_millis(at)),
+                // No lease is none at all.
+                13 => agent::Event::FoundPins(vec![operation(OperationKind::Backup)], Duration::from_millis(at + 1)),
                 _ => {
                     asked += 1;
                     let kinds = [OperationKind::Point, OperationKind::Backup, OperationKind::Restore];

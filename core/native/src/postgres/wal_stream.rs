@@ -24,7 +24,7 @@ use super::wal_reader::Reader;
 const CONFIRM_EVERY: Duration = Duration::from_secs(5);
 
 /// Bytes that may wait to be taken; with that many the task stops reading, and the server waits.
-const WAITING_BYTES_MAX: usize = 4 << 20;
+const WAITING_BYTES_MAX: usize = 8 << 20;
 
 /// Bytes in the longest piece that is handed on.
 const PIECE_BYTES_MAX: usize = 16 << 20;
