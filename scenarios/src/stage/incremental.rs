@@ -12,6 +12,17 @@ use crate::cluster::Pace;
 use crate::workload::Load;
 
 impl Stage {
+    /// Given: separate databases or, more often, shared storage in small chunks; transfers, which have gone on for a while.
+    pub fn given_either_storage_at_work(&mut self) -> Result<(), Failure> {
+        if self.chance().one_in(3) {
+            self.given_separate_databases(Load::HOPPING)?;
+        } else {
+            self.given_a_cluster_in_small_chunks(Load::SPREAD)?;
+        }
+        self.transfers_begin();
+        self.meanwhile(200, 500)
+    }
+
     /// Given: the cluster, whose agents capture files in chunks of some pages, so that some change and others do not.
     pub fn given_a_cluster_in_small_chunks(&mut self, load: Load) -> Result<(), Failure> {
         self.pace = Pace::BriskInSmallChunks;

@@ -10,7 +10,6 @@ use sheetanchor_sim::world::{Failure, World};
 use super::point::named_point;
 use crate::cluster::{Disorder, host};
 use crate::stage::Stage;
-use crate::workload::Load;
 
 /// A phase comes within this.
 const SOON: Duration = Duration::from_secs(30);
@@ -25,13 +24,7 @@ const OVER: Manner = Manner { stop: false, anew: false, delta: true };
 /// lies there is no database. Then it ends exactly at the point, though a node stops at any moment of the staging; nothing
 /// that the backup lacks is left. Aborted before the decision, it leaves what no node takes for a database.
 pub fn keeps_what_is_right(stage: &mut Stage) -> Result<(), Failure> {
-    if stage.chance().one_in(3) {
-        stage.given_separate_databases(Load::HOPPING)?;
-    } else {
-        stage.given_a_cluster_in_small_chunks(Load::SPREAD)?;
-    }
-    stage.transfers_begin();
-    stage.meanwhile(200, 500)?;
+    stage.given_either_storage_at_work()?;
     let full = stage.a_backup_is_taken()?;
     stage.meanwhile(50, 300)?;
     if stage.chance().one_in(2) {

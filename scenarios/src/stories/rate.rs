@@ -43,13 +43,7 @@ pub fn is_kept_by_a_backup(stage: &mut Stage) -> Result<(), Failure> {
 /// A restore that was given a rate puts files in place no faster, and not much slower, over nothing or over older copies, and
 /// each node says meanwhile how far it is. A node that restarts in the middle forgets the rate, and is told again.
 pub fn is_kept_by_a_restore(stage: &mut Stage) -> Result<(), Failure> {
-    if stage.chance().one_in(3) {
-        stage.given_separate_databases(Load::HOPPING)?;
-    } else {
-        stage.given_a_cluster_in_small_chunks(Load::SPREAD)?;
-    }
-    stage.transfers_begin();
-    stage.meanwhile(200, 500)?;
+    stage.given_either_storage_at_work()?;
     let sealed = stage.a_backup_is_taken()?;
     stage.transfers_end()?;
     let (node, bytes) = largest_unit(&sealed.manifest);

@@ -21,6 +21,7 @@ use self::taking::Taking;
 use super::replication::{Copied, CopyPlan, Replication};
 use super::session::Facts;
 use super::target::Target;
+use super::wal::FIRST_TIMELINE;
 
 /// How many backups are remembered, running or ended.
 const REMEMBERED_MAX: usize = 16;
@@ -30,9 +31,6 @@ pub(super) const LABEL: &str = "backup_label";
 
 /// The permissions of a timeline's history, which is in no archive, as servers make it.
 const HISTORY_MODE: u32 = 0o600;
-
-/// The first timeline, which has no history.
-const FIRST: TimelineId = TimelineId::new(1);
 
 /// The backups that a server sends or has sent, by label.
 #[derive(Default)]
@@ -79,11 +77,7 @@ impl Sending {
     /// `SA113` if another server answers, `SA112`, `SA101`, `SA114`; faults.
     pub(super) async fn begin(target: &Target, facts: &Facts, label: &str) -> Result<Self> {
         let mut link = Replication::connect(target).await?;
-        let system = link.system().await?;
-        if system != facts.system {
-            let message = format!("the server that streams has the system identifier {system}, not {}", facts.system);
-            return Err(Refusal::new(Code::OtherNode, message).into());
-        }
+        link.check_system(facts.system).await?;
         let plan = link.base_backup(label).await?;
         Ok(Self { link, plan, data: facts.data.clone(), checksums: facts.checksums })
     }
@@ -194,7 +188,7 @@ impl BaseCopy {
         }
         let label = self.taking.finish()?;
         // Histories are no WAL: without its own, no point on a later timeline can be recovered to.
-        if timeline != FIRST
+        if timeline != FIRST_TIMELINE
             && let Some(history) = self.link.history(timeline).await?
         {
             let length = ByteCount::new(u64::try_from(history.len()).unwrap_or(u64::MAX));

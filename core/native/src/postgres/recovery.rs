@@ -378,7 +378,8 @@ fn recovery_settings(data: &str, control: &Control, wanted: &Restored) -> Vec<(&
         ("log_destination", "stderr"),
         ("lc_messages", "C"),
         ("hot_standby", "on"),
-        // Every file was synced when it was staged: to open each one again and sync it takes seconds.
+        // The usual way opens every file and syncs it, which takes seconds. Those that were staged are synced, and WAL is
+        // few files.
         ("recovery_init_sync_method", "syncfs"),
         ("archive_mode", "off"),
         ("autovacuum", "off"),

@@ -128,11 +128,20 @@ impl Replication {
         }
     }
 
-    /// The system identifier of the server.
+    /// Refuses any server but the one of this system identifier.
     ///
     /// # Errors
-    /// Faults.
-    pub(super) async fn system(&mut self) -> Result<u64> {
+    /// `SA113` if it is another one; faults.
+    pub(super) async fn check_system(&mut self, expected: u64) -> Result<()> {
+        let system = self.system().await?;
+        if system == expected {
+            return Ok(());
+        }
+        let message = format!("the server that streams has the system identifier {system}, not {expected}");
+        Err(Refusal::new(Code::OtherNode, message).into())
+    }
+
+    async fn system(&mut self) -> Result<u64> {
         const STEP: &str = "identify the system";
         self.send(|out| frontend::query("IDENTIFY_SYSTEM", out)).await?;
         let mut system = None;

@@ -11,6 +11,9 @@ use sheetanchor_core::refusal::{Code, Refusal};
 use super::wal_reader::{Broken, Origin};
 use crate::faults::fault;
 
+/// The first timeline of a server, which has no ancestors and no history.
+pub(super) const FIRST_TIMELINE: TimelineId = TimelineId::new(1);
+
 /// The size of a WAL segment of one server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SegmentSize(u64);

@@ -72,9 +72,17 @@ pub(super) fn prove_record(data: &str, place: &Place, record: &str, until: Lsn) 
     if ends_at(data, place, record, Lsn::new(last), until)? {
         return Ok(());
     }
-    // A restore point's record is shorter than a page, so it may start in the page before. That one is empty if the last
-    // segment was switched: what does not hold there says no more than that the record is not.
-    match ends_at(data, place, record, Lsn::new(last.saturating_sub(PAGE_BYTES)), until) {
+    judge_page_before(ends_at(data, place, record, Lsn::new(last.saturating_sub(PAGE_BYTES)), until), record, until)
+}
+
+/// What it means whether a record that should end at `until` was `found` from the page before on, having not been from the
+/// page that it ends in. It is shorter than a page, so it may start there. That one is empty if the last segment was
+/// switched: what does not hold there says no more than that the record is not.
+///
+/// # Errors
+/// `SA204` if it was not found, and faults.
+pub(super) fn judge_page_before(found: Result<bool>, record: &str, until: Lsn) -> Result<()> {
+    match found {
         Ok(true) => Ok(()),
         Err(error) if error.refusal().is_none() => Err(error),
         Ok(false) | Err(_) => {

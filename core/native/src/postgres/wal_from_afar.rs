@@ -11,15 +11,12 @@ use tokio::time::Instant;
 
 use super::replication::{Replication, Streamed};
 use super::target::Target;
-use super::wal::{Place, history};
-use super::wal_chain::{PAGE_BYTES, Sought};
+use super::wal::{FIRST_TIMELINE, Place, history};
+use super::wal_chain::{PAGE_BYTES, Sought, judge_page_before};
 use super::wal_reader::Reader;
 
 /// How long a stretch of durable WAL may take to arrive: at most about a segment.
 const STRETCH_WAIT: Duration = Duration::from_secs(30);
-
-/// The first timeline, which has no ancestors.
-const FIRST: TimelineId = TimelineId::new(1);
 
 /// Proves that the record named `record` ends at `until`, in the durable WAL of the server.
 ///
@@ -30,15 +27,8 @@ pub(super) async fn prove_record(target: &Target, place: &Place, record: &str, u
     if ends_at(target, place, record, Lsn::new(last), until).await? {
         return Ok(());
     }
-    // As where the folder is read: the record may start in the page before, which may be an empty one.
-    match ends_at(target, place, record, Lsn::new(last.saturating_sub(PAGE_BYTES)), until).await {
-        Ok(true) => Ok(()),
-        Err(error) if error.refusal().is_none() => Err(error),
-        Ok(false) | Err(_) => {
-            let message = format!("no record {record} ends at {until}: the database crashed since, and lost it");
-            Err(Refusal::new(Code::LifeChanged, message).into())
-        }
-    }
+    let before = Lsn::new(last.saturating_sub(PAGE_BYTES));
+    judge_page_before(ends_at(target, place, record, before, until).await, record, until)
 }
 
 /// A reader that stands at `place`, having read the segment before it if the server still has it. Else what continues a
@@ -61,7 +51,7 @@ pub(super) async fn primed(target: &Target, place: &Place) -> Reader {
 /// # Errors
 /// `SA504` if its history is not understood; faults, and what a connection is refused for.
 pub(super) async fn ancestors(target: &Target, timeline: TimelineId) -> Result<Vec<(TimelineId, Lsn)>> {
-    if timeline == FIRST {
+    if timeline == FIRST_TIMELINE {
         return Ok(Vec::new());
     }
     let mut link = Replication::connect(target).await?;
@@ -84,11 +74,7 @@ async fn ends_at(target: &Target, place: &Place, record: &str, from: Lsn, until:
 async fn read(target: &Target, place: &Place, mut reader: Reader, until: Lsn, sought: &mut Sought) -> Result<Reader> {
     let deadline = Instant::now() + STRETCH_WAIT;
     let mut link = Replication::connect(target).await?;
-    let system = link.system().await?;
-    if system != place.system {
-        let message = format!("the server that streams has the system identifier {system}, not {}", place.system);
-        return Err(Refusal::new(Code::OtherNode, message).into());
-    }
+    link.check_system(place.system).await?;
     link.start(None, place.timeline, reader.next()).await?;
     while reader.next() < until {
         let came = tokio::time::timeout_at(deadline, link.next()).await;

@@ -139,11 +139,7 @@ impl WalStream {
         place: Place,
         reader: Reader,
     ) -> Result<Self> {
-        let system = link.system().await?;
-        if system != place.system {
-            let message = format!("the server that streams has the system identifier {system}, not {}", place.system);
-            return Err(Refusal::new(Code::OtherNode, message).into());
-        }
+        link.check_system(place.system).await?;
         // At an explicit address only: where a slot stands says nothing of what was lost.
         link.start(Some(slot), place.timeline, place.start).await?;
         // Zero says nothing: a slot would go back to whatever else it is told, past WAL that may be gone.

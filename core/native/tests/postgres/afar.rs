@@ -5,6 +5,7 @@ use std::fs;
 use std::os::unix::fs::FileExt;
 use std::time::{Duration, Instant};
 
+use sheetanchor_core::compression::Compression;
 use sheetanchor_core::error::Result;
 use sheetanchor_core::format::catalog::{Guarantee, Method};
 use sheetanchor_core::identity::NodeId;
@@ -199,7 +200,13 @@ async fn a_cluster_with_a_server_from_afar_is_backed_up_lost_cloned_and_read() {
         server.sql("INSERT INTO mark VALUES ('before'); UPDATE rows SET t = t || 'x' WHERE n % 101 = 1").await;
         contents.push(server.client.column(CONTENTS).await);
     }
-    let sealed = coordinator.backup_of(Extent::Incremental, None, Method::Fence).await.unwrap();
+    let by_lz4 = coordinator.clone().packing_by(Compression::Lz4);
+    let sealed = by_lz4.backup_of(Extent::Incremental, None, Method::Fence).await.unwrap();
+    let own = format!("packs/{}-{NODE}-", sealed.operation);
+    let packs = coordinator.repository().bucket().list(&own).await.unwrap();
+    let frames = packs.iter().map(|pack| fs::read(bench.path(&format!("repository/{pack}"))).unwrap());
+    let others = frames.filter(|bytes| !bytes.starts_with(&0x184D_2204_u32.to_le_bytes())).count();
+    assert_eq!((others, packs.len() > 1), (1, true), "all but the label is packed as it was asked for: {packs:?}");
     for (node, unit) in &sealed.manifest.units {
         let why = unit.why_full.as_deref().unwrap_or_default();
         assert_eq!(why.contains("cannot tell what has changed"), *node == NODE, "node {node}: {why}");

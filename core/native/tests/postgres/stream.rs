@@ -4,6 +4,7 @@
 use std::fs;
 use std::time::{Duration, Instant};
 
+use sheetanchor_core::error::{FaultKind, Result};
 use sheetanchor_core::identity::{ByteCount, NodeId, TimelineId};
 use sheetanchor_core::position::{Lsn, Position};
 use sheetanchor_core::refusal::Code;
@@ -27,7 +28,11 @@ fn patient() -> WalRoad {
 }
 
 async fn wal(node: &PostgresDatabase, from: Position) -> Option<WalPiece> {
-    node.durable_wal(from, ByteCount::new(1 << 20)).await.unwrap()
+    try_wal(node, from).await.unwrap()
+}
+
+async fn try_wal(node: &PostgresDatabase, from: Position) -> Result<Option<WalPiece>> {
+    node.durable_wal(from, ByteCount::new(1 << 20)).await
 }
 
 /// What an archive does, without a repository.
@@ -45,13 +50,28 @@ impl Archive {
     /// Takes a piece, if there is one, and says so.
     async fn take(&mut self, node: &PostgresDatabase) -> Option<Lsn> {
         let piece = wal(node, self.next).await?;
+        Some(self.keep(piece))
+    }
+
+    fn keep(&mut self, piece: WalPiece) -> Lsn {
         assert_eq!(piece.from, self.next);
         assert_eq!(piece.bytes.len() as u64, piece.until.get() - piece.from.lsn.get());
         assert!(piece.until.get() <= (piece.from.lsn.get() / SEGMENT + 1) * SEGMENT, "within one segment");
         self.next.lsn = piece.until;
         self.bytes.extend(piece.bytes);
         self.ends.push(piece.until);
-        Some(piece.until)
+        piece.until
+    }
+
+    /// Takes a piece of an open server, if there is one, and lets the server know. It may close at any moment.
+    async fn take_while_open(&mut self, node: &PostgresDatabase) -> Result<()> {
+        if node.status().await?.state == State::Open
+            && let Some(piece) = try_wal(node, self.next).await?
+        {
+            let until = self.keep(piece);
+            node.advance_pin("archive", until).await?;
+        }
+        Ok(())
     }
 
     async fn reach(&mut self, node: &PostgresDatabase, until: Lsn) {
@@ -306,8 +326,9 @@ async fn stopped(source: &Running, node: &PostgresDatabase, archive: Option<&mut
     let archiving = async {
         // As an agent does it: only what is open is archived.
         loop {
-            if node.status().await.unwrap().state == State::Open && archive.take(node).await.is_some() {
-                node.advance_pin("archive", archive.next.lsn).await.unwrap();
+            if let Err(error) = archive.take_while_open(node).await {
+                let is_down = error.refusal().is_some_and(|refusal| refusal.code == Code::DatabaseDown);
+                assert!(is_down || error.is(FaultKind::Unreachable), "{error}");
             }
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
