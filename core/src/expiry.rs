@@ -24,14 +24,16 @@ pub enum Keep {
     /// The newest ones, so many.
     Newest(u32),
     /// All that it takes to restore to any later cut than this time: what was sealed after it, and the last one before.
+    /// Where clocks were wrong, rather more than that.
     Since(WallMillis),
 }
 
-/// The backups that go, oldest first. `backups` are all sealed ones, oldest first. The newest always stays.
+/// The backups that go, oldest first. `backups` are all sealed ones, oldest first as a [`Catalog`](crate::plan::Catalog) has
+/// them; `now` is the present, by the clock of whoever asks. The newest always stays.
 ///
 /// # Errors
 /// `SA101` if none would be kept.
-pub fn choose(backups: &[(OperationId, Seal)], keep: Keep) -> Result<Vec<OperationId>, Refusal> {
+pub fn choose(backups: &[(OperationId, Seal)], keep: Keep, now: WallMillis) -> Result<Vec<OperationId>, Refusal> {
     let going = match keep {
         Keep::Newest(0) => {
             return Err(Refusal::new(
@@ -40,13 +42,25 @@ pub fn choose(backups: &[(OperationId, Seal)], keep: Keep) -> Result<Vec<Operati
             ));
         }
         Keep::Newest(count) => backups.len().saturating_sub(usize::try_from(count).unwrap_or(usize::MAX)),
-        Keep::Since(time) => backups
-            .iter()
-            .rposition(|(_, seal)| seal.ended_ms <= time)
-            .unwrap_or(0)
-            .min(backups.len().saturating_sub(1)),
+        Keep::Since(time) => backups.len().saturating_sub(1).min(sealed_by(backups, time, now).saturating_sub(1)),
     };
     Ok(backups.iter().take(going).map(|(id, _)| *id).collect())
+}
+
+/// How many backups were sealed by `time` for certain: those before the first that says it was sealed later. What says that it
+/// was sealed later than `now` had a wrong clock; it was sealed no later than the next one that had not.
+fn sealed_by(backups: &[(OperationId, Seal)], time: WallMillis, now: WallMillis) -> usize {
+    let mut count = backups.len();
+    let mut next = WallMillis::new(u64::MAX);
+    for (place, (_, seal)) in backups.iter().enumerate().rev() {
+        if seal.ended_ms <= now {
+            next = seal.ended_ms;
+        }
+        if next > time {
+            count = place;
+        }
+    }
+    count
 }
 
 /// From where WAL is kept, in each thread and timeline of one incarnation.
@@ -63,7 +77,7 @@ pub enum WalFloor {
 /// What of an incarnation's WAL is kept. An incarnation that an older one with a backup leads to is kept whole, since
 /// recovery from that backup goes through it; so is the one in force. One that no kept backup leads to is of no use.
 ///
-/// `points` are all that were published. Where databases that share nothing are cut atomically, a backup also needs what
+/// `points` are all that were published, oldest first. Where databases that share nothing are cut atomically, a backup also needs what
 /// lies between it and the second fenced cut before it: what was prepared there is decided by it.
 pub fn wal_floor(
     incarnation: Incarnation,
@@ -182,6 +196,7 @@ mod tests {
             manifest: ContentHash::of(b""),
             point: None,
             stored: ByteCount::new(1),
+            why_full: None,
         };
         (OperationId::new(OperationKind::Backup, u64::from(number), number), seal)
     }
@@ -189,11 +204,32 @@ mod tests {
     #[test]
     fn the_newest_backup_and_the_last_one_before_a_time_stay() {
         let all = [backup(1, 10), backup(2, 20), backup(3, 30)];
-        let going = |keep| choose(&all, keep).unwrap().len();
+        let now = WallMillis::new(99);
+        let going = |keep| choose(&all, keep, now).unwrap().len();
         assert_eq!([1, 2, 3, 9].map(|count| going(Keep::Newest(count))), [2, 1, 0, 0]);
         assert_eq!([5, 10, 19, 20, 30, 99].map(|ms| going(Keep::Since(WallMillis::new(ms)))), [0, 0, 0, 1, 2, 2]);
-        assert_eq!(choose(&all, Keep::Newest(0)).unwrap_err().code, Code::ConfigInvalid);
-        assert_eq!(choose(&[], Keep::Newest(1)), Ok(vec![]));
+        assert_eq!(choose(&all, Keep::Newest(0), now).unwrap_err().code, Code::ConfigInvalid);
+        assert_eq!(choose(&[], Keep::Newest(1), now), Ok(vec![]));
+    }
+
+    /// The second one says that it was sealed at another time than it was.
+    #[test]
+    fn a_clock_that_was_wrong_never_makes_more_go() {
+        let going = |said, until, now| {
+            let all = [backup(1, 10), backup(2, said), backup(3, 30), backup(4, 40)];
+            let going = choose(&all, Keep::Since(WallMillis::new(until)), WallMillis::new(now)).unwrap();
+            going.len()
+        };
+        let right = [9, 10, 20, 25, 30, 40].map(|until| going(20, until, 50));
+        assert_eq!(right, [0, 0, 1, 1, 2, 3]);
+        // Ahead of the present: known to be wrong, and no later than what followed.
+        assert_eq!([9, 10, 20, 25, 30, 40].map(|until| going(1_000, until, 50)), [0, 0, 0, 0, 2, 3]);
+        // Ahead, and past by now: what was sealed after it may be older than it says.
+        assert_eq!([9, 10, 20, 25, 30, 40, 45].map(|until| going(45, until, 50)), [0, 0, 0, 0, 0, 0, 3]);
+        // Behind: it alone does not show that what lies between is old enough.
+        assert_eq!([4, 9, 10, 20, 29, 30, 40].map(|until| going(5, until, 50)), [0, 0, 1, 1, 1, 2, 3]);
+        // Whoever asks has a clock that is behind: what claims to come from the future stays.
+        assert_eq!([25, 30, 45].map(|until| going(20, until, 15)), [0, 0, 0]);
     }
 
     #[test]

@@ -158,7 +158,8 @@ impl OperationKind {
 }
 
 /// One operation over the cluster: `backup-0190f3a2c4d5-9f31a2b7`. Kind, wall-clock milliseconds at its start, and a
-/// random word, so that ids sort by time and never meet.
+/// random word, so that ids never meet, and sort by time as far as coordinators' clocks were right: nothing that matters
+/// goes by that order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct OperationId {
     kind: OperationKind,
@@ -183,7 +184,7 @@ impl OperationId {
         self.kind
     }
 
-    /// Wall-clock milliseconds since 1970 at its start, by its coordinator's clock.
+    /// Wall-clock milliseconds since 1970 at its start, by its coordinator's clock, which may have been wrong.
     pub const fn started_ms(self) -> u64 {
         self.started_ms
     }

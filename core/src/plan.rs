@@ -2,6 +2,7 @@
 
 mod choose;
 mod replay;
+mod standing;
 mod target;
 
 use alloc::collections::BTreeSet;
@@ -11,13 +12,15 @@ use alloc::vec::Vec;
 pub use choose::choices;
 pub(crate) use choose::start_of;
 pub use replay::{Archive, Reach, Replay, is_stamped, replay};
+pub use standing::Standing;
 pub use target::{Aim, Target};
 
 use crate::format::catalog::{Cut, Ending, Guarantee, Outcome, Point, Seal};
 use crate::identity::{Incarnation, OperationId};
+use crate::planted::{self, Bug};
 use crate::scn::Scn;
 
-/// What the catalog holds, oldest first: of one incarnation or of all.
+/// What the catalog holds, oldest first by [`Standing`], whatever clocks said: of one incarnation or of all.
 #[derive(Clone, Debug, Default)]
 pub struct Catalog {
     /// Sealed backups.
@@ -27,8 +30,7 @@ pub struct Catalog {
 }
 
 impl Catalog {
-    /// What is usable of what operations came to: sealed backups that are not condemned, and published points, in the order
-    /// in which they are given.
+    /// What is usable of what operations came to: sealed backups that are not condemned, and published points.
     pub fn of(outcomes: impl IntoIterator<Item = Outcome>, condemned: &BTreeSet<OperationId>) -> Self {
         let mut catalog = Self::default();
         for outcome in outcomes {
@@ -39,6 +41,10 @@ impl Catalog {
                 Ending::Published(point) => catalog.points.push((outcome.operation, point)),
                 Ending::Sealed(_) | Ending::Cloned(_) | Ending::Aborted(_) => {}
             }
+        }
+        if !planted::is(Bug::NewestByTheClock) {
+            catalog.backups.sort_by_cached_key(Standing::of_backup);
+            catalog.points.sort_by_cached_key(Standing::of_point);
         }
         catalog
     }

@@ -200,6 +200,10 @@ pub enum Bug {
     LetGoBeforeDeclared,
     /// A hole that was declared is not shown in the repository, and passes for shown.
     HoleUnrecorded,
+    /// Where the files that a node sends break off, what has come passes for all of them.
+    StreamEndBelieved,
+    /// What the catalog holds is ordered by what coordinators' clocks said, and not by where it was cut.
+    NewestByTheClock,
 }
 
 impl Bug {
@@ -303,6 +307,8 @@ impl Bug {
         ("staged-by-length", Self::StagedByLength),
         ("let-go-before-declared", Self::LetGoBeforeDeclared),
         ("hole-unrecorded", Self::HoleUnrecorded),
+        ("stream-end-believed", Self::StreamEndBelieved),
+        ("newest-by-the-clock", Self::NewestByTheClock),
     ];
 }
 

@@ -62,6 +62,7 @@ catalogue! {
     DatabaseDown "SA112" "the node's database is not open" "start the database, or restore it";
     OtherNode "SA113" "a folder or agent belongs to another node" "check `state`, `data` and `agent` of the node in the cluster file";
     ServerUntrusted "SA114" "a database server is not as safe to speak to as it must be" "see that the server has `ssl = on`, and that `sslrootcert` in the node's `connection` holds the authority of its certificate, made out to the very host that is called";
+    PrivilegeMissing "SA115" "the role that connects to a database may not do all that is needed" "run the SQL that the message gives, as a superuser, in the database that it names";
 
     NodeSilent "SA201" "a node did not answer in time" "see that its agent and its database are running, then try again";
     StaleEpoch "SA202" "another coordinator has taken this operation over" "nothing to do here: the other coordinator decides its outcome";

@@ -205,6 +205,7 @@ fn the_catalog_has_one_spelling() {
         manifest: ContentHash::of(b"manifest"),
         point: Some(id(OperationKind::Point)),
         stored: ByteCount::new(4_096),
+        why_full: None,
     };
     check("sealed", &Outcome { nonce, operation, result: Ending::Sealed(seal) });
     let point = Point {

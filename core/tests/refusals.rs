@@ -60,6 +60,7 @@ const PROVOKED: &[(&str, &str, &str)] = &[
     ("SA112", "scenarios/src/stories/catalog.rs", "answers_every_request"),
     ("SA113", "core/cli/tests/refdb.rs", "two_nodes_with_one_identity_are_refused"),
     ("SA114", "core/native/tests/postgres/tls.rs", "a_server_that_is_not_as_safe_as_it_must_be_is_refused"),
+    ("SA115", "core/native/tests/postgres/privileges.rs", "what_a_role_lacks_is_said_as_sql_and_then_it_suffices"),
     ("SA201", "core/cli/tests/refdb.rs", "an_agent_ends_in_order_and_a_silent_node_is_shown"),
     ("SA202", "scenarios/src/stories/operations.rs", "obey_the_newer_term"),
     ("SA203", "core/refdb/tests/restore.rs", "a_restart_ends_backups_and_holds"),

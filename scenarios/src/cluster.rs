@@ -106,16 +106,17 @@ fn agent_config(node: u16, pace: Pace) -> agent::Config {
 }
 
 /// One node's process, from its start until it is killed. `two_phase`: clients commit what spans databases by two-phase
-/// commit.
-pub async fn run_node(env: Env, node: u16, storage: Storage, pace: Pace, two_phase: bool) {
-    if let Err(error) = serve(env, node, storage, pace, two_phase).await {
+/// commit. `sends`: it sends its files to backups itself.
+pub async fn run_node(env: Env, node: u16, storage: Storage, pace: Pace, two_phase: bool, sends: bool) {
+    if let Err(error) = serve(env, node, storage, pace, two_phase, sends).await {
         // As a process would: it ends with a message, and somebody restarts it or does not.
         tracing::info!(target: "sheetanchor::node", node, %error, "ended");
     }
 }
 
-async fn serve(env: Env, node: u16, storage: Storage, pace: Pace, two_phase: bool) -> Result<()> {
-    let database = Node::start(env.clone(), database_config(node, storage, pace, two_phase)).await?;
+async fn serve(env: Env, node: u16, storage: Storage, pace: Pace, two_phase: bool, sends: bool) -> Result<()> {
+    let config = Config { sends_files: sends, ..database_config(node, storage, pace, two_phase) };
+    let database = Node::start(env.clone(), config).await?;
     let agent = Agent::load(env, agent_config(node, pace), database).await?;
     agent.serve().await
 }
@@ -273,7 +274,7 @@ pub async fn disturb(env: Env, root: &'static str, node: u16, disorder: Disorder
         pages.write_at(at, rotten).await?;
         match draw % 4 {
             0 => pages.truncate(at).await?,
-            1 => pages.write_at(length, vec![7; 5_000]).await?,
+            1 => pages.write_at(length, vec![7; 5_000].into()).await?,
             _ => {}
         }
         pages.sync().await?;
@@ -282,7 +283,7 @@ pub async fn disturb(env: Env, root: &'static str, node: u16, disorder: Disorder
         if disk.metadata(&path(&name)).await?.is_none() {
             disk.create_durable_folder(parent(&path(&name))).await?;
             let file = disk.open(&path(&name), OpenMode::CreateNew).await?;
-            file.write_at(0, b"left".to_vec()).await?;
+            file.write_at(0, b"left".to_vec().into()).await?;
             file.sync().await?;
             disk.sync_dir(parent(&path(&name))).await?;
         }

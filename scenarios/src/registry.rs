@@ -42,6 +42,7 @@ macro_rules! each_story {
             "expiry-waits-for-a-restore" expiry_waits_for_a_restore: expiry::waits_for_a_restore, sees [ExpiryIgnoresRestores];
             "expiry-waits-for-a-running-backup" expiry_waits_for_a_running_backup: expiry::waits_for_a_backup, sees [ExpiryIgnoresBackups];
             "expiry-may-be-cut-short-anywhere" expiry_may_be_cut_short_anywhere: expiry::may_be_cut_short, sees [ExpiryKeepsFromStop];
+            "expiry-goes-by-cuts-and-not-by-clocks" expiry_goes_by_cuts_and_not_by_clocks: expiry::goes_by_cuts, sees [NewestByTheClock];
             "no-commit-waits-for-a-point-by-scn" no_commit_waits_for_a_point_by_scn: scn::holds_no_commit_back, sees [CutOffByOne];
             "a-cut-by-scn-is-causal-for-sessions-that-carry-it" a_cut_by_scn_is_causal_for_sessions_that_carry_it: scn::is_causal_for_sessions_that_carry_it, sees [ScnNotObserved];
             "nothing-is-stamped-below-a-published-cut" nothing_is_stamped_below_a_published_cut: scn::is_never_stamped_below_again, sees [CeilingIgnored, BarrierUnflushed];
@@ -92,6 +93,7 @@ macro_rules! each_story {
             "a-restore-does-not-take-a-folder-from-another" a_restore_does_not_take_a_folder_from_another: restore::leaves_the_folder_of_another_alone, sees [OtherRestoreIgnored];
             "expiry-is-refused-while-something-has-no-outcome" expiry_is_refused_while_something_has_no_outcome: expiry::is_refused_while_something_has_no_outcome, sees [ExpiryIgnoresBackups];
             "a-backup-ends-in-a-restore-whatever-strikes" a_backup_ends_in_a_restore_whatever_strikes: trials::end_in_a_restore_whatever_strikes, sees [NoFsyncBeforeSeal, FolderUnsynced, DrainNotAwaited, CheckpointUnsynced, SegmentNameUnsynced, RecycledOneTooMany, ReplacedNameUnsynced, PinUnwritten, StagedUnsynced, StagedByLength];
+            "a-node-that-sends-its-files-is-restored-whatever-strikes" a_node_that_sends_its_files_is_restored_whatever_strikes: afar::is_restored_whatever_strikes, sees [StreamEndBelieved];
             "nodes-that-fight-and-fail-lose-nothing" nodes_that_fight_and_fail_lose_nothing: strife::loses_nothing_acknowledged, sees [ImageLeftOut, OldImageCounts, SeenBeforeDurable, GivenAwayRepeated, TornTakenForSound, RecordUnchecked];
             "every-history-is-kept-whatever-strikes" every_history_is_kept_whatever_strikes: voyage::keeps_every_history, sees [OlderSegmentUnsynced, PieceTimeoutBelieved, ExpiryTakesTheFloor, ReleaseNotLogged];
         }

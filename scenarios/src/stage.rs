@@ -1,5 +1,6 @@
 //! The vocabulary of the stories: a domain verb a line.
 
+mod afar;
 mod between;
 mod copy;
 mod damage;
@@ -76,6 +77,8 @@ pub struct Stage {
     storage: Storage,
     /// Whether what spans databases is committed by two-phase commit.
     two_phase: bool,
+    /// The nodes that send their files to backups themselves.
+    senders: BTreeSet<u16>,
     recorder: Recorder,
     stop: Arc<AtomicBool>,
     clients: Option<Promise<()>>,
@@ -133,6 +136,7 @@ impl Stage {
             load,
             storage: Storage::Shared,
             two_phase: false,
+            senders: BTreeSet::new(),
             recorder,
             stop,
             clients: None,
@@ -218,7 +222,8 @@ impl Stage {
     fn start_nodes(&mut self) -> Result<(), Failure> {
         let (storage, pace, two_phase) = (self.storage, self.pace, self.two_phase);
         for node in NODES {
-            self.world.start(&host(node), move |env| run_node(env, node, storage, pace, two_phase));
+            let sends = self.senders.contains(&node);
+            self.world.start(&host(node), move |env| run_node(env, node, storage, pace, two_phase, sends));
         }
         for node in NODES {
             self.is_listening(node)?;

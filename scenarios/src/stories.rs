@@ -1,5 +1,6 @@
 //! The stories, by what they are about.
 
+pub mod afar;
 pub mod ahead;
 pub mod backup;
 pub mod capture;

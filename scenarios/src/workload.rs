@@ -85,6 +85,9 @@ impl Load {
     /// Sessions whose commits on different nodes no message connects.
     pub const HOPPING: Self = Self { roaming: 0, at_home: false, hopping: 4, pause_ms_max: 3, ..Self::SPREAD };
 
+    /// A few of those, for stories that are told a thousand times.
+    pub const BRIEF_HOPPING: Self = Self { hopping: 2, pause_ms_max: 30, ..Self::HOPPING };
+
     /// One session that goes from node to node and tells each what it has seen: every commit follows from the one before.
     pub const CARRYING: Self = Self { hopping: 1, hopping_carries: true, ..Self::HOPPING };
 

@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use bytes::Bytes;
 use sheetanchor_core::error::{Fault, FaultKind};
 use sheetanchor_core::identity::ByteCount;
 use sheetanchor_engine::env::{Bucket, Clock, Put, folders_in};
@@ -86,7 +87,7 @@ fn rots(read: Option<&mut [u8]>, met: Option<Met>) {
 
 #[async_trait]
 impl Bucket for SimBucket {
-    async fn put_new(&self, key: &str, body: Vec<u8>) -> Result<Put, Fault> {
+    async fn put_new(&self, key: &str, body: Bytes) -> Result<Put, Fault> {
         checked(key)?;
         let payload = body.clone();
         self.run(Kind::BucketPut, Said::of("bucket put", key).count(body.len()), &payload, |objects, injected| {
@@ -97,7 +98,7 @@ impl Bucket for SimBucket {
             let put = if objects.contains_key(key) { Put::Exists } else { Put::Created };
             let lost = matches!(injected, Some(Met::Silent(Damage::Lost, _)));
             if put == Put::Created && !lost {
-                objects.insert(key.into(), body);
+                objects.insert(key.into(), body.into());
             }
             Ok(put)
         })

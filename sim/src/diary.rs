@@ -112,7 +112,7 @@ impl Diary {
     async fn add(&mut self, number: u64) -> Result<(), Fault> {
         if !self.numbers.contains(&number) {
             let offset = u64::try_from(self.numbers.len() * RECORD).unwrap_or(u64::MAX);
-            self.file.write_at(offset, record(number).to_vec()).await?;
+            self.file.write_at(offset, record(number).to_vec().into()).await?;
             self.numbers.push(number);
         }
         if self.care != Care::Unsynced {

@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use bytes::Bytes;
 use sheetanchor_core::error::{Fault, FaultKind};
 use sheetanchor_core::identity::ByteCount;
 use sheetanchor_engine::env::whole;
@@ -504,7 +505,7 @@ impl DiskFile for SimFile {
         .await
     }
 
-    async fn write_at(&self, offset: u64, bytes: Vec<u8>) -> Result<(), Fault> {
+    async fn write_at(&self, offset: u64, bytes: Bytes) -> Result<(), Fault> {
         let from = self.place(offset)?;
         let host = self.disk.host();
         let payload = bytes.clone();
@@ -519,7 +520,7 @@ impl DiskFile for SimFile {
                     return Ok(());
                 }
                 Some(Met::Silent(Damage::Astray, draw)) => {
-                    content.go_astray(host, from, bytes, draw);
+                    content.go_astray(host, from, bytes.into(), draw);
                     return Ok(());
                 }
                 Some(Met::Silent(Damage::Rot, _) | Met::Short) | None => {}

@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex};
 use std::task::Waker;
 use std::time::Duration;
 
+use bytes::Bytes;
 use sheetanchor_core::error::FaultKind;
 use sheetanchor_engine::env::Stream;
 
@@ -215,7 +216,7 @@ struct State {
     /// Streams of hosts that lost power: never closed, so that their peers hear nothing.
     silenced: Vec<Box<dyn Stream>>,
     /// Objects whose writer was told that time ran out, and which land when somebody writes to their key next.
-    late_objects: Vec<(String, Vec<u8>)>,
+    late_objects: Vec<(String, Bytes)>,
     /// The timeline leaves out milestones from here on: the numbers of events.
     hushed_from: Option<u64>,
     hushed: Vec<Range<u64>>,

@@ -267,6 +267,29 @@ async fn holes_are(site: &Site, reasons: &[&str]) {
     }
 }
 
+/// The repository is gone while whole segments are read from the server's folder.
+async fn the_bound_holds_by_the_folder(town: &mut Town, client: &Client) {
+    let (repository, away) = (town.site.repository(), town.site.path("away"));
+    town.site.kill_all();
+    town.site.node_lines = "wal_kept_max_mib = 64\nwal = \"folder\"\n";
+    town.site.write_cluster_file();
+    town.site.start_agents();
+    std::fs::rename(&repository, &away).unwrap();
+    std::fs::write(&repository, "what is no folder").unwrap();
+    fill(client, ROOM_MIB * 2).await;
+    let remembered = || std::fs::read_to_string(town.site.path("state-1/agent.json")).unwrap();
+    let begun = Instant::now();
+    while !remembered().contains("\"reason\": \"bound\"") {
+        assert!(begun.elapsed() < Duration::from_secs(30), "{}", remembered());
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+    std::fs::remove_file(&repository).unwrap();
+    std::fs::rename(&away, &repository).unwrap();
+    holes_are(&town.site, &["bound"]).await;
+    town.site.run(&["backup", "--cut", "per-node"]).done();
+    holes_are(&town.site, &[]).await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_repository_that_is_gone_does_not_fill_the_disk() {
     let mut town = Town::new("hole", 1).await;
@@ -307,9 +330,12 @@ async fn a_repository_that_is_gone_does_not_fill_the_disk() {
     holes_are(&town.site, &[]).await;
     town.stop_load();
 
+    the_bound_holds_by_the_folder(&mut town, &client).await;
+
     // The server's own bound takes the slot away while nobody is there.
     town.site.kill_all();
-    client.batch_execute("ALTER SYSTEM SET max_slot_wal_keep_size = '32MB'").await.unwrap();
+    // More than a backup writes, which by the folder was three whole segments.
+    client.batch_execute("ALTER SYSTEM SET max_slot_wal_keep_size = '64MB'").await.unwrap();
     client.batch_execute("SELECT pg_reload_conf()").await.unwrap();
     fill(&client, ROOM_MIB * 2).await;
     wal_mib(&client).await;

@@ -45,7 +45,7 @@ use crate::read_only::ReadOnly;
 use crate::repository::Repository;
 use crate::watched::Watched;
 use archive::ArchiveState;
-pub(crate) use perform::without_fence;
+pub(crate) use perform::{state_word, without_fence};
 use state::Memory;
 
 /// How an agent is set up.

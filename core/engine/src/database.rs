@@ -9,6 +9,7 @@ use alloc::vec::Vec;
 use core::time::Duration;
 
 use async_trait::async_trait;
+use bytes::{Buf, Bytes};
 use sheetanchor_core::changes::ChangeMap;
 use sheetanchor_core::error::Result;
 use sheetanchor_core::format::wal::WalHeader;
@@ -146,6 +147,16 @@ pub struct SourceFile {
     pub mode: u32,
 }
 
+impl SourceFile {
+    /// Bytes that it had when it was listed; none for what is no file.
+    pub fn length(&self) -> ByteCount {
+        match self.kind {
+            SourceKind::File { length } => length,
+            SourceKind::Folder | SourceKind::Link { .. } => ByteCount::new(0),
+        }
+    }
+}
+
 /// What is to be captured under a name.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum SourceKind {
@@ -205,8 +216,9 @@ pub struct WalPiece {
     pub until: Lsn,
     /// The highest SCN in it, if the engine stamps and any record is there.
     pub scn_last: Option<Scn>,
-    /// The bytes as the engine wrote them. Their number need not be `until - from`, though it mostly is.
-    pub bytes: Vec<u8>,
+    /// The bytes as the engine wrote them. Their number need not be `until - from`, though it mostly is. They may be shared
+    /// with whoever handed them on.
+    pub bytes: Bytes,
 }
 
 impl core::fmt::Debug for WalPiece {
@@ -218,12 +230,12 @@ impl core::fmt::Debug for WalPiece {
 impl WalPiece {
     /// A piece that was read back, from the place `from` in it on. Where a byte of WAL is a byte here it is cut to the place;
     /// else the engine knows what to skip.
-    pub(crate) fn cut_to(from: Position, header: &WalHeader, mut bytes: Vec<u8>) -> Self {
+    pub(crate) fn cut_to(from: Position, header: &WalHeader, mut bytes: Bytes) -> Self {
         let mut start = header.from;
         if header.until.bytes_since(header.from) == Some(header.length.get())
             && let Some(skip) = from.lsn.bytes_since(header.from)
         {
-            bytes.drain(..usize::try_from(skip).unwrap_or(usize::MAX).min(bytes.len()));
+            bytes.advance(usize::try_from(skip).unwrap_or(usize::MAX).min(bytes.len()));
             start = from.lsn;
         }
         let from = Position { thread: from.thread, timeline: header.timeline, lsn: start };

@@ -10,6 +10,7 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 
 use async_trait::async_trait;
+use bytes::Bytes;
 use sheetanchor_core::error::{Fault, FaultKind};
 use sheetanchor_core::identity::ByteCount;
 use sheetanchor_core::planted::{self, Bug};
@@ -124,7 +125,7 @@ impl FolderBucket {
         let body = self.disk.read(path).await?;
         let temporary = self.temporary();
         let file = self.disk.open(&temporary, OpenMode::CreateNew).await?;
-        file.write_at(0, body).await?;
+        file.write_at(0, body.into()).await?;
         file.sync().await?;
         drop(file);
         self.disk.rename(&temporary, path).await
@@ -172,7 +173,7 @@ impl core::fmt::Debug for FolderBucket {
 
 #[async_trait]
 impl Bucket for FolderBucket {
-    async fn put_new(&self, key: &str, body: Vec<u8>) -> Result<Put, Fault> {
+    async fn put_new(&self, key: &str, body: Bytes) -> Result<Put, Fault> {
         let path = self.path(key)?;
         let folder = parent(&path);
         if self.disk.metadata(&path).await?.is_some() {

@@ -7,6 +7,7 @@ use alloc::vec::Vec;
 use core::time::Duration;
 
 use async_trait::async_trait;
+use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use sheetanchor_core::error::{Fault, FaultKind};
 use sheetanchor_core::identity::ByteCount;
@@ -114,7 +115,7 @@ fn passes(kind: FaultKind) -> bool {
 
 #[async_trait]
 impl Bucket for PatientBucket {
-    async fn put_new(&self, key: &str, body: Vec<u8>) -> Result<Put, Fault> {
+    async fn put_new(&self, key: &str, body: Bytes) -> Result<Put, Fault> {
         self.again(|kind| kind == FaultKind::Unavailable, || self.inner.put_new(key, body.clone())).await
     }
 

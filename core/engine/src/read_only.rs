@@ -7,6 +7,7 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 
 use async_trait::async_trait;
+use bytes::Bytes;
 use sheetanchor_core::error::{Fault, FaultKind};
 use sheetanchor_core::identity::ByteCount;
 
@@ -37,7 +38,7 @@ fn refused(what: &str, key: &str) -> Fault {
 
 #[async_trait]
 impl Bucket for ReadOnly {
-    async fn put_new(&self, key: &str, _body: Vec<u8>) -> Result<Put, Fault> {
+    async fn put_new(&self, key: &str, _body: Bytes) -> Result<Put, Fault> {
         Err(refused("write", key))
     }
 

@@ -9,6 +9,7 @@ use alloc::string::ToString;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 
+use bytes::Bytes;
 use futures_util::future::{join_all, try_join_all};
 use sheetanchor_core::error::{Error, FaultKind, Result};
 use sheetanchor_core::format::catalog::{
@@ -119,7 +120,7 @@ impl Repository {
         let mut last = None;
         let mut pauses = self.bucket.pauses();
         loop {
-            match self.bucket.put_new(key, format::write(object)).await {
+            match self.bucket.put_new(key, format::write(object).into()).await {
                 Ok(Put::Created) => return Ok(Created::Ours),
                 Ok(Put::Exists) => {}
                 Err(fault) if fault.kind == FaultKind::TimedOut && !planted::is(Bug::TimeoutTakenForFailure) => {
@@ -330,7 +331,7 @@ impl Repository {
         Ok(condemned.into_iter().flat_map(|condemned| condemned.backups).collect())
     }
 
-    /// Sealed backups and published points of an incarnation, in order of time. Condemned backups are left out.
+    /// Sealed backups and published points of an incarnation, oldest first. Condemned backups are left out.
     ///
     /// # Errors
     /// `SA002`.
@@ -338,7 +339,7 @@ impl Repository {
         Ok(self.whole_catalog().await?.within(incarnation))
     }
 
-    /// Sealed backups and published points of all incarnations, in order of time. Condemned backups are left out.
+    /// Sealed backups and published points of all incarnations, oldest first. Condemned backups are left out.
     ///
     /// # Errors
     /// `SA002`.
@@ -484,6 +485,7 @@ impl Repository {
     /// # Errors
     /// Faults only.
     pub async fn put_hashed(&self, key: &str, body: Vec<u8>) -> Result<()> {
+        let body = Bytes::from(body);
         let mut pauses = self.bucket.pauses();
         loop {
             match self.bucket.put_new(key, body.clone()).await {

@@ -17,6 +17,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
+use bytes::Bytes;
 use sheetanchor_core::error::Fault;
 use sheetanchor_core::format::catalog::{
     Cluster, Cut, Ending, Guarantee, IncarnationObject, IncarnationState, Members, Method, Opened, Outcome, Point,
@@ -52,7 +53,7 @@ struct Counted {
 
 #[async_trait]
 impl Bucket for Counted {
-    async fn put_new(&self, key: &str, body: Vec<u8>) -> Result<Put, Fault> {
+    async fn put_new(&self, key: &str, body: Bytes) -> Result<Put, Fault> {
         self.bucket.put_new(key, body).await
     }
 
@@ -141,7 +142,7 @@ fn fill(root: &Path, points: u64) {
         if place % 10 == 0 {
             let manifest = ContentHash::of(&place.to_le_bytes());
             let (base, point, stored, cut) = (None, None, ByteCount::new(1), cut.clone());
-            let seal = Seal { base, cut, ended_ms, guarantee, incarnation, manifest, point, stored };
+            let seal = Seal { base, cut, ended_ms, guarantee, incarnation, manifest, point, stored, why_full: None };
             operation(root, OperationKind::Backup, place, Ending::Sealed(seal));
         }
         let name = Some(format!("point-{place}").parse().unwrap());

@@ -258,7 +258,7 @@ impl Parts {
 
     async fn measure(&mut self, figures: &mut Figures) {
         let begun = Instant::now();
-        self.file.write_at(self.end, vec![7; SMALL]).await.unwrap();
+        self.file.write_at(self.end, vec![7; SMALL].into()).await.unwrap();
         self.file.sync().await.unwrap();
         figures.add(FLUSH, begun.elapsed());
         self.end += u64::try_from(SMALL).unwrap();

@@ -135,12 +135,15 @@ impl Watcher for Fenced {
 }
 
 impl Fenced {
-    fn window(&self) -> (Instant, Instant) {
+    /// When each of [`PHASES`] began, in their order.
+    fn phases(&self) -> [Instant; PHASES.len()] {
         let seen = std::mem::take(&mut *self.0.lock().unwrap());
-        let at = |phase| seen.iter().find(|(seen, _)| *seen == phase).expect("each phase is said").1;
-        (at("closing"), at("released"))
+        PHASES.map(|phase| seen.iter().find(|(seen, _)| *seen == phase).expect("each phase is said").1)
     }
 }
+
+/// From asking all nodes to close until all have answered that they are released.
+const PHASES: [&str; 5] = ["closing", "draining", "drained", "cut", "released"];
 
 type Commits = Arc<Mutex<Vec<(Instant, Instant)>>>;
 
@@ -159,11 +162,13 @@ async fn stall(points: usize) {
         }
         workers.spawn(work(cluster.bench.client(&name).connection, commits.clone(), over.clone()));
     }
-    let (mut windows, mut quiet) = (Vec::new(), Vec::new());
+    let (mut windows, mut quiet, mut phases) = (Vec::new(), Vec::new(), Vec::new());
     for point in 0..points {
         coordinator.create_point(format!("point-{point}").parse().unwrap()).await.expect("a point");
-        let (from, until) = fenced.window();
+        let seen = fenced.phases();
+        let (from, until) = (seen[0], seen[PHASES.len() - 1]);
         windows.push((from, until));
+        phases.push(seen);
         tokio::time::sleep(Duration::from_millis(100)).await;
         let now = Instant::now();
         quiet.push((now.checked_sub(until - from).unwrap(), now));
@@ -176,6 +181,10 @@ async fn stall(points: usize) {
     println!("{} commits in {seconds:.0} s, {WORKERS} workers on {} servers", commits.len(), NODES.len());
     let held = windows.iter().map(|(from, until)| millis(*until - *from)).collect();
     println!("close to release, ms: {}", percentiles(held));
+    for (number, answered) in ["all closed", "all drained", "all cut", "all released"].into_iter().enumerate() {
+        let took = phases.iter().map(|seen| millis(seen[number + 1] - seen[number])).collect();
+        println!("until {answered}, ms: {}", percentiles(took));
+    }
     println!("longest commit that met a point, ms: {}", percentiles(longest(&commits, &windows)));
     println!("longest commit in as long a window without one, ms: {}", percentiles(longest(&commits, &quiet)));
     println!("every commit, ms: {}", percentiles(commits.iter().map(|(from, until)| millis(*until - *from)).collect()));

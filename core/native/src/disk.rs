@@ -6,6 +6,7 @@ use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt, Per
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use bytes::Bytes;
 use rustix::fs::{CWD, FlockOperation, RenameFlags};
 use rustix::io::Errno;
 use sheetanchor_core::error::Fault;
@@ -188,7 +189,7 @@ impl DiskFile for OpenFile {
         .await
     }
 
-    async fn write_at(&self, offset: u64, bytes: Vec<u8>) -> Result<(), Fault> {
+    async fn write_at(&self, offset: u64, bytes: Bytes) -> Result<(), Fault> {
         self.on("write", move |file| {
             whole::write_full(&bytes, |rest, before| {
                 match uninterrupted(|| file.write_at(rest, offset.saturating_add(before)))? {

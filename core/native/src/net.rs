@@ -1,8 +1,14 @@
 //! TCP, on the loopback interface only: until transport security lands, nothing else may carry the cluster's messages.
+//!
+//! A host that is gone says no goodbye. Every connection has the kernel ask whether the other side is still there, so that
+//! whoever waits for it learns within 20 s that it is not, and nobody holds a dead connection for ever.
 
+use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::time::Duration;
 
 use async_trait::async_trait;
+use rustix::net::sockopt;
 use sheetanchor_core::error::{Fault, FaultKind};
 use sheetanchor_core::refusal::{Code, Refusal};
 use sheetanchor_engine::env::{Listener, Net, Stream};
@@ -38,6 +44,51 @@ pub fn loopback(address: &str) -> Result<SocketAddr, Refusal> {
     }
 }
 
+/// How the kernel watches over the other side of a connection: RFC 9293, 3.8.4, and RFC 5482.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Watch {
+    /// After so long without a word it is asked whether it is there; `None`: never.
+    pub ask_after: Option<Duration>,
+    /// If it does not answer, again after this.
+    pub ask_every: Duration,
+    /// So many unanswered questions are the end of the connection.
+    pub asks_max: u32,
+    /// So is anything that was sent and is not acknowledged in this time; zero: in the system's own.
+    pub unheard_max: Duration,
+}
+
+impl Watch {
+    /// The end comes after 20 s, whatever was under way: longer than a switch or a moved virtual machine takes.
+    pub(crate) const USUAL: Self = Self {
+        ask_after: Some(Duration::from_secs(5)),
+        ask_every: Duration::from_secs(5),
+        asks_max: 3,
+        unheard_max: Duration::from_secs(20),
+    };
+
+    /// Has it begin on a connection.
+    ///
+    /// # Errors
+    /// What the kernel says against it.
+    pub(crate) fn begin(self, socket: &TcpStream) -> io::Result<()> {
+        sockopt::set_socket_keepalive(socket, self.ask_after.is_some())?;
+        if let Some(after) = self.ask_after {
+            sockopt::set_tcp_keepidle(socket, after)?;
+            sockopt::set_tcp_keepintvl(socket, self.ask_every)?;
+            sockopt::set_tcp_keepcnt(socket, self.asks_max)?;
+        }
+        let unheard_ms = u32::try_from(self.unheard_max.as_millis()).unwrap_or(u32::MAX);
+        Ok(sockopt::set_tcp_user_timeout(socket, unheard_ms)?)
+    }
+}
+
+/// As a connection of ours is: nothing waits for more, and the other side is watched over.
+fn prepared(socket: TcpStream) -> io::Result<Box<dyn Stream>> {
+    socket.set_nodelay(true)?;
+    Watch::USUAL.begin(&socket)?;
+    Ok(Box::new(socket))
+}
+
 /// TCP on the loopback interface.
 #[derive(Clone, Copy, Debug)]
 pub struct TcpNet;
@@ -49,9 +100,7 @@ impl Net for TcpNet {
         let place = checked(address, operation)?;
         // Whatever the reason, there is no connection: that is all a caller needs to know.
         let unreachable = |error: std::io::Error| Fault::new(FaultKind::Unreachable, operation(), error.to_string());
-        let stream = TcpStream::connect(place).await.map_err(unreachable)?;
-        stream.set_nodelay(true).map_err(unreachable)?;
-        Ok(Box::new(stream))
+        prepared(TcpStream::connect(place).await.map_err(unreachable)?).map_err(unreachable)
     }
 
     async fn listen(&self, address: &str) -> Result<Box<dyn Listener>, Fault> {
@@ -81,8 +130,7 @@ impl Listener for Accepting {
     async fn accept(&mut self) -> Result<Box<dyn Stream>, Fault> {
         let operation = || format!("accept a connection on {}", self.address);
         let (stream, _) = self.listener.accept().await.map_err(|error| fault(operation(), &error))?;
-        stream.set_nodelay(true).map_err(|error| fault(operation(), &error))?;
-        Ok(Box::new(stream))
+        prepared(stream).map_err(|error| fault(operation(), &error))
     }
 }
 
@@ -122,6 +170,27 @@ mod tests {
         let mut heard = [0; 12];
         accepted.read_exact(&mut heard).await.unwrap();
         assert_eq!(&heard, b"sheet anchor");
+    }
+
+    /// That the kernel then does what it says is seen where cables are pulled, by the tests of the command line.
+    #[tokio::test]
+    async fn the_other_side_of_a_connection_is_watched_over() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let socket = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let says = || {
+            let asks = sockopt::socket_keepalive(&socket).unwrap();
+            Watch {
+                ask_after: asks.then(|| sockopt::tcp_keepidle(&socket).unwrap()),
+                ask_every: sockopt::tcp_keepintvl(&socket).unwrap(),
+                asks_max: sockopt::tcp_keepcnt(&socket).unwrap(),
+                unheard_max: Duration::from_millis(sockopt::tcp_user_timeout(&socket).unwrap().into()),
+            }
+        };
+        assert_eq!(says().ask_after, None);
+        Watch::USUAL.begin(&socket).unwrap();
+        assert_eq!(says(), Watch::USUAL);
+        Watch { ask_after: None, ..Watch::USUAL }.begin(&socket).unwrap();
+        assert_eq!(says().ask_after, None);
     }
 
     #[tokio::test]

@@ -1,7 +1,7 @@
 //! The database port for one PostgreSQL server, versions 14 to 18.
 //!
 //! [`PostgresDatabase`] speaks to a server that its operator runs, and starts one only in a folder that was restored.
-//! Reading order: [`install`](mod@install) and [`postmaster`] (programs and processes), `target`, `tls` and `session` (connections), `direct`, `look`,
+//! Reading order: [`install`](mod@install) and [`postmaster`] (programs and processes), `target`, `tls` and `session` (connections), `direct`, `privileges`, `look`,
 //! `pins`, `backup`, `files`, `pages`, `wal`, [`wal_reader`], `changes`, `wal_chain`, `replication`, `wal_stream`, `wal_road`, `fence`,
 //! `marker`, `wal_out`, `delivery`, `fetch`, `recovery` and `in_doubt`; `tar`, `base_backup`, `wal_from_afar` and `afar`, for servers
 //! beside whose folder nobody is; and [`server`], which makes new servers for demonstrations and tests.
@@ -28,6 +28,7 @@ mod marker;
 mod pages;
 mod pins;
 pub mod postmaster;
+mod privileges;
 mod recovery;
 mod replication;
 pub mod server;

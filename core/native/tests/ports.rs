@@ -38,7 +38,7 @@ impl Drop for Folder {
 
 async fn write(env: &Env, path: &str, bytes: &[u8]) {
     let file = env.disk.open(path, OpenMode::CreateNew).await.unwrap();
-    file.write_at(0, bytes.to_vec()).await.unwrap();
+    file.write_at(0, bytes.to_vec().into()).await.unwrap();
     file.sync().await.unwrap();
 }
 
@@ -63,7 +63,7 @@ async fn a_file_holds_what_was_written_where_it_was_written() {
     write(&env, &path, b"0123456789").await;
     assert_eq!(env.disk.open(&path, OpenMode::CreateNew).await.err().unwrap().kind, FaultKind::Exists);
     let file = env.disk.open(&path, OpenMode::Write).await.unwrap();
-    file.write_at(12, b"ab".to_vec()).await.unwrap();
+    file.write_at(12, b"ab".to_vec().into()).await.unwrap();
     assert_eq!(file.read_at(8, 100).await.unwrap(), b"89\0\0ab", "a gap reads as zeros, the end cuts short");
     assert_eq!(file.read_at(100, 1).await.unwrap(), b"");
     assert_eq!(file.read_at(0, usize::MAX).await.unwrap().len(), 14);
@@ -72,7 +72,7 @@ async fn a_file_holds_what_was_written_where_it_was_written() {
     file.truncate(5).await.unwrap();
     assert_eq!(env.disk.read(&path).await.unwrap(), b"012\0\0");
     let read_only = env.disk.open(&path, OpenMode::Read).await.unwrap();
-    assert!(read_only.write_at(0, b"x".to_vec()).await.is_err());
+    assert!(read_only.write_at(0, b"x".to_vec().into()).await.is_err());
     let metadata = env.disk.metadata(&path).await.unwrap().unwrap();
     assert_eq!((metadata.kind, metadata.length, metadata.mode), (EntryKind::File, ByteCount::new(5), 0o600));
     env.disk.set_mode(&path, 0o640).await.unwrap();
@@ -162,15 +162,15 @@ async fn a_full_disk_is_told_from_other_faults() {
     let folder = Folder::of("full");
     // The device that is always full.
     let file = folder.env().disk.open("/dev/full", OpenMode::Write).await.unwrap();
-    assert_eq!(file.write_at(0, b"x".to_vec()).await.unwrap_err().kind, FaultKind::NoSpace);
+    assert_eq!(file.write_at(0, b"x".to_vec().into()).await.unwrap_err().kind, FaultKind::NoSpace);
 }
 
 #[tokio::test]
 async fn the_repository_creates_an_object_once() {
     let folder = Folder::of("bucket");
     let env = folder.env();
-    assert_eq!(env.bucket.put_new("wal/1/a", b"first".to_vec()).await.unwrap(), Put::Created);
-    assert_eq!(env.bucket.put_new("wal/1/a", b"second".to_vec()).await.unwrap(), Put::Exists);
+    assert_eq!(env.bucket.put_new("wal/1/a", b"first".to_vec().into()).await.unwrap(), Put::Created);
+    assert_eq!(env.bucket.put_new("wal/1/a", b"second".to_vec().into()).await.unwrap(), Put::Exists);
     assert_eq!(env.bucket.get_range("wal/1/a", 1, 3).await.unwrap(), b"irs");
     assert_eq!(env.bucket.list("wal/").await.unwrap(), ["wal/1/a"]);
     env.bucket.delete("wal/1/a").await.unwrap();

@@ -17,6 +17,8 @@ pub struct Config {
     /// Whether clients commit what spans several databases by two-phase commit. Nothing here can tell; a guarantee rests
     /// on it.
     pub two_phase: bool,
+    /// Whether the node sends its files to a backup itself, as a server does that nobody can stand beside.
+    pub sends_files: bool,
     /// The other nodes, and where they listen. One that is missing here cannot be reached.
     pub peers: BTreeMap<NodeId, String>,
     /// Where clients and peers reach this node, `host:port`.
@@ -60,6 +62,7 @@ impl Config {
             node,
             storage: Storage::Shared,
             two_phase: false,
+            sends_files: false,
             peers: BTreeMap::new(),
             listen: listen.into(),
             data: data.into(),

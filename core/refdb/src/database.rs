@@ -12,18 +12,17 @@ use sheetanchor_core::position::{Lsn, Position};
 use sheetanchor_core::refusal::{Code, Refusal};
 use sheetanchor_core::scn::Scn;
 use sheetanchor_engine::database::{
-    Begun, Capabilities, CutMade, Database, Ended, Identity, Joining, Opening, PageVerdict, Pin, Recovery, Search,
-    SourceFile, State, Status, WalPiece, WalSource,
+    Begun, Capabilities, CutMade, Database, Ended, FileStream, Identity, Joining, Opening, PageVerdict, Pin, Recovery,
+    Search, SourceFile, State, Status, WalPiece, WalSource,
 };
 
-use crate::control::{Control, NodeControl, Phase, unseal};
-use crate::fields;
-use crate::layout::PageNo;
+use crate::control::{NodeControl, Phase};
+use crate::files::CONTROL;
 use crate::node::Node;
-use crate::page::{PAGE_BYTES, Page};
 use crate::pins;
 use crate::record::Body;
 use crate::running::Running;
+use crate::sent::Sent;
 use crate::{changes, create, files, in_doubt, over, recover, wal};
 
 /// Bytes in the longest name of a restore point's record.
@@ -41,7 +40,7 @@ impl Database for Node {
     }
 
     fn control_file(&self) -> &'static str {
-        "control"
+        CONTROL
     }
 
     async fn identity(&self) -> Result<Identity> {
@@ -147,7 +146,7 @@ impl Database for Node {
         let running = self.shared.open()?;
         let mut state = running.state();
         let now = Ended { stop: running.position(state.log.end()), scn: state.clock.last(), files: Vec::new() };
-        Ok(state.backups.end(label, now)?)
+        Ok(state.backups.end(label, now, running.config.sends_files)?)
     }
 
     async fn abandon_backup(&self, label: &str) -> Result<()> {
@@ -160,24 +159,20 @@ impl Database for Node {
         files::list(&*self.shared.open()?).await
     }
 
+    async fn file_stream(&self, label: &str) -> Result<Option<Box<dyn FileStream>>> {
+        if !self.shared.config.sends_files {
+            return Ok(None);
+        }
+        Ok(Some(Box::new(Sent::begin(self.shared.open()?, label).await?)))
+    }
+
     async fn changes(&self, since: Position, until: Position, wal: &dyn WalSource) -> Result<Option<ChangeMap>> {
-        changes::between(since, until, wal).await
+        // What is sent comes whole or not at all.
+        if self.shared.config.sends_files { Ok(None) } else { changes::between(since, until, wal).await }
     }
 
     fn check_pages(&self, name: &str, offset: u64, bytes: &[u8]) -> PageVerdict {
-        if name == self.control_file() {
-            // Nothing else tells a damaged one from a good one before it is restored.
-            return if unseal::<Control>(bytes).is_some() { PageVerdict::Sound } else { PageVerdict::Fails(0) };
-        }
-        if name != "pages" {
-            return PageVerdict::Sound;
-        }
-        let first = offset / fields::count(PAGE_BYTES);
-        let mut pages = (first..).map(PageNo::new).zip(bytes.chunks(PAGE_BYTES));
-        match pages.find(|(number, bytes)| Page::decode(*number, bytes).is_err()) {
-            Some((number, _)) => PageVerdict::Fails(Page::offset(number)),
-            None => PageVerdict::Sound,
-        }
+        files::check(name, offset, bytes)
     }
 
     async fn close(&self, hold: HoldId, _lease: Duration) -> Result<()> {

@@ -3,13 +3,37 @@
 use sheetanchor_core::error::{Error, Fault, FaultKind, Result};
 use sheetanchor_core::planted::{self, Bug};
 use sheetanchor_core::refusal::{Code, Refusal};
-use sheetanchor_engine::database::{SourceFile, SourceKind};
+use sheetanchor_engine::database::{PageVerdict, SourceFile, SourceKind};
 use sheetanchor_engine::env::EntryKind;
 
+use crate::control::{Control, unseal};
+use crate::fields;
+use crate::layout::PageNo;
+use crate::page::{PAGE_BYTES, Page};
 use crate::running::Running;
 
 /// The file of all pages.
 pub(crate) const PAGES: &str = "pages";
+
+/// The control file.
+pub(crate) const CONTROL: &str = "control";
+
+/// Checks the pages in `bytes`, which start at `offset` of the file `name`.
+pub(crate) fn check(name: &str, offset: u64, bytes: &[u8]) -> PageVerdict {
+    if name == CONTROL {
+        // Nothing else tells a damaged one from a good one before it is restored.
+        return if unseal::<Control>(bytes).is_some() { PageVerdict::Sound } else { PageVerdict::Fails(0) };
+    }
+    if name != PAGES {
+        return PageVerdict::Sound;
+    }
+    let first = offset / fields::count(PAGE_BYTES);
+    let mut pages = (first..).map(PageNo::new).zip(bytes.chunks(PAGE_BYTES));
+    match pages.find(|(number, bytes)| Page::decode(*number, bytes).is_err()) {
+        Some((number, _)) => PageVerdict::Fails(Page::offset(number)),
+        None => PageVerdict::Sound,
+    }
+}
 
 /// Everything to capture, sorted by name: the control file, the pages, and a folder for each node. WAL goes another way.
 ///
@@ -24,7 +48,7 @@ pub(crate) async fn list(running: &Running) -> Result<Vec<SourceFile>> {
             }
         }
     }
-    let mut names = vec![("control".to_owned(), true), ("nodes".to_owned(), false), ("pages".to_owned(), true)];
+    let mut names = vec![(CONTROL.to_owned(), true), ("nodes".to_owned(), false), (PAGES.to_owned(), true)];
     names.extend(running.layout.nodes.iter().map(|node| (format!("nodes/{node}"), false)));
     if planted::is(Bug::PinsCaptured) {
         names.extend(running.layout.nodes.iter().map(|node| (format!("nodes/{node}/pins"), true)));

@@ -7,7 +7,7 @@
 //! Reading order: `page`, `row`, `transaction` and `record` (what lies on disk), `log` and `segments` (a thread),
 //! `state` (all that is decided under one lock), `ownership` (pages between nodes), `session` (transactions), `prepared`
 //! (two-phase commit), `redo` (crash recovery), `recover` (recovery of all threads to a cut), `in_doubt` (what is prepared
-//! there), `files` (what a backup copies), `database` (the port), `client` and `ledger`.
+//! there), `files` (what a backup copies) and `sent` (what one is sent), `database` (the port), `client` and `ledger`.
 //!
 //! By absence: no clock, socket, file, thread or random source but those of
 //! [`Env`](sheetanchor_engine::env::Env); no undo, since what no durable commit vouches for is not visible; no takeover
@@ -61,6 +61,7 @@ mod in_doubt;
 mod pins;
 mod recover;
 mod redo;
+mod sent;
 mod serve;
 mod wal;
 

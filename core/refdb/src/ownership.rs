@@ -216,7 +216,7 @@ impl Running {
             if !planted::is(Bug::PageShippedUnflushed) {
                 self.flush_to(last).await?;
             }
-            self.pages_file.write_at(Page::offset(page), bytes).await
+            self.pages_file.write_at(Page::offset(page), bytes.into()).await
         };
         written.await.inspect_err(|fault| self.fail(fault.clone()))?;
         if let Some(cached) = self.state().pages.cached_mut(page).filter(|cached| cached.page.version == version) {

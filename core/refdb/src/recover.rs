@@ -313,7 +313,7 @@ impl Reader {
                 let message = format!("{piece:?} does not start at {from} or is not whole");
                 return Err(Refusal::new(Code::WalDamaged, message).into());
             }
-            self.bytes = piece.bytes.into();
+            self.bytes = Vec::from(piece.bytes).into();
         }
         match Record::read(self.bytes.make_contiguous(), self.at) {
             Found::Record(record, until) if until <= span.until => {

@@ -114,7 +114,7 @@ pub(crate) async fn write_changed(file: &dyn DiskFile, pages: &mut BTreeMap<Page
     let mut changed = 0;
     for (number, recovered) in pages {
         if recovered.changed {
-            file.write_at(Page::offset(*number), recovered.page.encode(*number)).await?;
+            file.write_at(Page::offset(*number), recovered.page.encode(*number).into()).await?;
             recovered.changed = false;
             changed += 1;
         }
@@ -296,6 +296,7 @@ mod tests {
     use super::*;
     use crate::record::Change;
     use async_trait::async_trait;
+    use bytes::Bytes;
     use sheetanchor_core::identity::ByteCount;
     use sheetanchor_engine::env::Fault;
     use std::future::Future;
@@ -311,7 +312,7 @@ mod tests {
             Ok(bytes.iter().skip(offset as usize).take(length).copied().collect())
         }
 
-        async fn write_at(&self, offset: u64, new: Vec<u8>) -> Result<(), Fault> {
+        async fn write_at(&self, offset: u64, new: Bytes) -> Result<(), Fault> {
             let mut bytes = self.0.lock().unwrap();
             let (from, until) = (offset as usize, offset as usize + new.len());
             let length = bytes.len().max(until);
@@ -364,7 +365,7 @@ mod tests {
     fn a_page_that_was_given_away_is_left_alone_even_if_it_looks_torn() {
         let file = InMemory::default();
         // Its new owner is in the middle of writing it.
-        now(file.write_at(0, vec![7; PAGE_BYTES])).unwrap();
+        now(file.write_at(0, vec![7; PAGE_BYTES].into())).unwrap();
         let released = Body::Released { page: PageNo::new(0), version: Scn::new(1) };
         let thread = scan(vec![changed(0, 0, Change::Whole(b"old".to_vec())), released, changed(1, 0, patch(0))]);
         assert_eq!(now(repeat(&file, &thread)).unwrap(), 1);
@@ -374,7 +375,7 @@ mod tests {
     #[test]
     fn a_torn_page_is_mended_by_its_image_and_what_is_there_is_not_done_twice() {
         let file = InMemory::default();
-        now(file.write_at(0, vec![7; PAGE_BYTES])).unwrap();
+        now(file.write_at(0, vec![7; PAGE_BYTES].into())).unwrap();
         let thread = scan(vec![changed(0, 0, Change::Whole(b"old".to_vec())), changed(0, 1, patch(10))]);
         assert_eq!(now(repeat(&file, &thread)).unwrap(), 1);
         let page = Page::decode(PageNo::new(0), &now(file.read_at(0, PAGE_BYTES)).unwrap()).unwrap();

@@ -46,7 +46,7 @@ impl Writer {
             self.open = Some((chunk.segment, file));
         }
         match &self.open {
-            Some((_, file)) => match file.write_at(offset, chunk.bytes).await {
+            Some((_, file)) => match file.write_at(offset, chunk.bytes.into()).await {
                 Err(_) if planted::is(Bug::WriteFailureSwallowed) => Ok(()),
                 written => written,
             },

@@ -54,7 +54,7 @@ pub(crate) async fn durable(running: &Running, from: Position, bytes_max: ByteCo
         return Err(Refusal::new(Code::WalDamaged, message).into());
     };
     bytes.truncate(fields::length(end.bytes_since(from.lsn).unwrap_or(0)));
-    Ok(Some(WalPiece { from, until: end, scn_last: Some(scn), bytes }))
+    Ok(Some(WalPiece { from, until: end, scn_last: Some(scn), bytes: bytes.into() }))
 }
 
 /// The end of the last whole record from `at` on, and its stamp.

@@ -7,10 +7,11 @@ use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use sheetanchor_core::error::Error;
 use sheetanchor_core::identity::{HoldId, Incarnation, NodeId, ThreadId};
 use sheetanchor_core::refusal::Code;
 use sheetanchor_core::scn::Scn;
-use sheetanchor_engine::database::{Database, PageVerdict, State};
+use sheetanchor_engine::database::{Database, FilePart, PageVerdict, SourceFile, SourceKind, State};
 use sheetanchor_refdb::{Outcome, Transfer};
 use world::disk::Loss;
 use world::{Archive, Cut, LEASE, World, node, opening, pause, run, transfer};
@@ -282,7 +283,9 @@ fn what_is_missing_or_damaged_is_refused() {
         assert_eq!(refusal(&short, cut).await, Code::ThreadShort);
 
         let mut damaged = taken.archive.clone();
-        damaged.pieces.get_mut(&last).unwrap().bytes[60] ^= 1;
+        let piece = damaged.pieces.get_mut(&last).unwrap();
+        piece.bytes =
+            piece.bytes.iter().enumerate().map(|(at, byte)| if at == 60 { byte ^ 1 } else { *byte }).collect();
         assert_eq!(refusal(&damaged, cut).await, Code::WalDamaged);
 
         let mut skipping = taken.archive.clone();
@@ -315,6 +318,49 @@ fn a_restart_ends_backups_and_holds() {
         assert_eq!(database.end_backup("base").await.unwrap_err().refusal().unwrap().code, Code::LifeChanged);
         assert_eq!(database.drain(HoldId::new(9)).await.unwrap_err().refusal().unwrap().code, Code::HoldLost);
         database.release(HoldId::new(9)).await.unwrap();
+    });
+}
+
+#[test]
+fn files_are_sent_once_and_a_backup_ends_only_after_all_of_them() {
+    run(async {
+        let mut world = World::created().await;
+        let listed = world.database(1).files().await.unwrap();
+        world.sends_files = true;
+        world.kill(1).await;
+        world.start(1, u64::MAX).await.unwrap();
+        let database = world.database(1);
+        let code = |error: Option<Error>| error.unwrap().refusal().unwrap().code;
+        assert_eq!(code(database.file_stream("base").await.err()), Code::LifeChanged, "it has not begun");
+        database.begin_backup("base").await.unwrap();
+        assert_eq!(code(database.end_backup("base").await.err()), Code::LifeChanged, "nobody has asked for its files");
+        let mut stream = database.file_stream("base").await.unwrap().unwrap();
+        assert_eq!(code(database.file_stream("base").await.err()), Code::LifeChanged, "a second time");
+        let mut sent: Vec<(SourceFile, u64)> = Vec::new();
+        while let Some(part) = stream.next().await.unwrap() {
+            match part {
+                FilePart::Entry(file) => sent.push((file, 0)),
+                FilePart::Bytes(bytes) => sent.last_mut().unwrap().1 += u64::try_from(bytes.len()).unwrap(),
+            }
+            let is_whole =
+                sent.len() == listed.len() && sent.iter().map(|(_, bytes)| bytes).sum::<u64>() == stream.total().get();
+            if !is_whole {
+                assert_eq!(code(database.end_backup("base").await.err()), Code::LifeChanged, "not all were sent");
+            }
+        }
+        database.end_backup("base").await.unwrap();
+        for ((file, bytes), listed) in sent.iter().zip(&listed) {
+            assert_eq!(file, listed);
+            let length = if let SourceKind::File { length } = file.kind { length.get() } else { 0 };
+            assert_eq!(*bytes, length, "{}", file.name);
+        }
+        // A life that ends takes the rest along.
+        database.begin_backup("cut").await.unwrap();
+        let mut stream = database.file_stream("cut").await.unwrap().unwrap();
+        assert!(stream.next().await.unwrap().is_some());
+        database.stop().await.unwrap();
+        assert_eq!(code(stream.next().await.err()), Code::LifeChanged);
+        assert_eq!(code(stream.next().await.err()), Code::LifeChanged, "nothing comes after that");
     });
 }
 

@@ -172,6 +172,10 @@ pub struct Seal {
     pub point: Option<OperationId>,
     /// Bytes that it has stored for files.
     pub stored: ByteCount,
+    /// Why all files of some node were copied although less was asked for, from the manifest; none where that was not so.
+    /// Always written: in a digest no field has a name.
+    #[serde(default)]
+    pub why_full: Option<String>,
 }
 
 /// A restore point.

@@ -1,16 +1,20 @@
 //! Digests: many finished outcomes in one object, so that a long catalog is listed with few reads. They only repeat what
 //! lies in `outcomes/` and `operations/`, and may be missing, doubled or removed at any time.
 //!
-//! A digest is the format's version, then its content in postcard's encoding; the repository holds it as one zstd frame.
+//! A digest is the number of its layout, then its content in postcard's encoding, which names no fields; the repository holds
+//! it as one zstd frame.
 
 use alloc::format;
 use alloc::vec::Vec;
 
 use serde::{Deserialize, Serialize};
 
-use super::VERSION;
 use super::catalog::{Outcome, Registered};
 use crate::refusal::{Code, Refusal};
+
+/// Raised with every change of what an outcome or a registration holds, so that no digest of another layout is read as one
+/// of this: it is made anew.
+const LAYOUT: u8 = 1;
 
 /// What some operations of one kind came to, in order of time.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -23,8 +27,7 @@ pub struct Digest {
 
 /// The one spelling of a digest.
 pub fn write(digest: &Digest) -> Vec<u8> {
-    let version = u8::try_from(VERSION).unwrap_or(u8::MAX);
-    let written = postcard::to_extend(digest, Vec::from([version]));
+    let written = postcard::to_extend(digest, Vec::from([LAYOUT]));
     assert!(written.is_ok(), "a digest is plain data and grows in memory");
     written.unwrap_or_default()
 }
@@ -32,11 +35,11 @@ pub fn write(digest: &Digest) -> Vec<u8> {
 /// Reads a digest, in its one spelling. `name` is for the message.
 ///
 /// # Errors
-/// `SA002` if it is not what this version writes.
+/// `SA002` if it is not of this layout.
 pub fn read(name: &str, bytes: &[u8]) -> Result<Digest, Refusal> {
-    let damaged = || Refusal::new(Code::Damaged, format!("{name} is no digest of this version"));
-    let (version, body) = bytes.split_first().ok_or_else(damaged)?;
-    if u64::from(*version) != VERSION {
+    let damaged = || Refusal::new(Code::Damaged, format!("{name} is no digest of this layout"));
+    let (layout, body) = bytes.split_first().ok_or_else(damaged)?;
+    if *layout != LAYOUT {
         return Err(damaged());
     }
     let digest = postcard::from_bytes(body).map_err(|_| damaged())?;
@@ -48,16 +51,33 @@ mod tests {
     use alloc::string::ToString;
 
     use super::*;
-    use crate::format::catalog::{Abort, Ending};
-    use crate::identity::{Incarnation, Membership, Nonce, OperationId, OperationKind};
+    use crate::format::catalog::{Abort, Cut, Ending, Guarantee, Seal};
+    use crate::identity::{ByteCount, ContentHash, Incarnation, Membership, Nonce, OperationId, OperationKind};
+    use crate::scn::Scn;
+    use crate::time::WallMillis;
 
     #[test]
     fn a_digest_is_read_as_it_was_written_and_a_shorter_one_is_none() {
         let operation = OperationId::new(OperationKind::Backup, 7, 9);
         let (nonce, incarnation, membership) = (Nonce::new(1), Incarnation::new(1), Membership::new(1));
-        let result = Ending::Aborted(Abort { code: "SA201".to_string(), message: "node 2".to_string() });
+        // What is left out of an object where there is nothing to say must not be missing here: no field has a name.
+        let seal = |why_full| {
+            Ending::Sealed(Seal {
+                base: None,
+                cut: Cut { record: "cut".to_string(), scn: Scn::new(7), threads: [].into() },
+                ended_ms: WallMillis::new(8),
+                guarantee: Guarantee::Node,
+                incarnation,
+                manifest: ContentHash::of(b""),
+                point: None,
+                stored: ByteCount::new(9),
+                why_full,
+            })
+        };
+        let aborted = Ending::Aborted(Abort { code: "SA201".to_string(), message: "node 2".to_string() });
+        let results = [seal(None), aborted, seal(Some("a failover".to_string()))];
         let digest = Digest {
-            outcomes: Vec::from([Outcome { nonce, operation, result }]),
+            outcomes: results.map(|result| Outcome { nonce, operation, result }).into(),
             registered: Vec::from([Registered { incarnation, label: None, membership, nonce, operation }]),
         };
         let bytes = write(&digest);
@@ -65,7 +85,7 @@ mod tests {
         for length in 0..bytes.len() {
             assert_eq!(read("x", bytes.get(..length).unwrap()).unwrap_err().code, Code::Damaged, "{length}");
         }
-        let newer = [&[1], bytes.get(1..).unwrap()].concat();
-        assert_eq!(read("x", &newer).unwrap_err().code, Code::Damaged);
+        let other = [&[LAYOUT - 1], bytes.get(1..).unwrap()].concat();
+        assert_eq!(read("x", &other).unwrap_err().code, Code::Damaged);
     }
 }

@@ -129,6 +129,16 @@ impl Manifest {
         ByteCount::new(self.units.values().map(|unit| unit.stored.get()).sum())
     }
 
+    /// Why all files of some node were copied although less was asked for: each such node and its reason.
+    pub fn why_full(&self) -> Option<String> {
+        let told = |(node, unit): (&NodeId, &Unit)| {
+            let why = unit.why_full.as_ref()?;
+            Some(if self.shared { why.clone() } else { format!("node {node}: {why}") })
+        };
+        let told: Vec<String> = self.units.iter().filter_map(told).collect();
+        (!told.is_empty()).then(|| told.join("; "))
+    }
+
     /// Checks what a reader relies on, before the manifest is published and after it is read: every member has a thread
     /// with a span and a cut that lies at or after its stop, and the units are those of the storage.
     ///

@@ -133,6 +133,7 @@ fn a_hole_wants_a_backup_until_one_lies_behind_it() {
             manifest: ContentHash::of(b""),
             point: None,
             stored: ByteCount::new(0),
+            why_full: None,
         }
     };
     let wants = |seals: &[Seal]| unanswered(&holes, &seals.iter().collect::<Vec<_>>()).len();
@@ -140,4 +141,27 @@ fn a_hole_wants_a_backup_until_one_lies_behind_it() {
     assert_eq!(wants(&[seal(1, ONE, 50), seal(2, ONE, 200)]), 1, "before it, and of another incarnation");
     assert_eq!(wants(&[seal(1, ONE, 50), seal(1, ONE, 91)]), 0);
     assert_eq!(wants(&[seal(1, TWO, 60)]), 0, "a later timeline goes on behind it");
+}
+
+/// A standby takes over before, in, or behind a hole of the old timeline: what the archive goes on with, whether the rest of the
+/// old timeline can still be had or not.
+#[test]
+fn a_hole_and_a_fork_lead_the_archive_on_whichever_came_first() {
+    let on = |end: (TimelineId, u64), holes: &[Hole]| {
+        let resumed = resumes(Some((end.0, Lsn::new(end.1))), holes);
+        resumed.map(|(timeline, lsn)| (timeline.get(), lsn.get()))
+    };
+    let (old, new) = (hole(ONE, 50, 90), hole(TWO, 60, 130));
+    // Before anything of the new timeline is archived: behind the old one's hole, were the fork in it or not.
+    assert_eq!(on((ONE, 50), std::slice::from_ref(&old)), Some((1, 90)));
+    // Once something is, no hole of the old timeline leads it back, nor past what the new one has.
+    assert_eq!(on((TWO, 55), std::slice::from_ref(&old)), Some((2, 55)));
+    assert_eq!(on((TWO, 60), &[old.clone(), new.clone()]), Some((2, 130)));
+    assert_eq!(on((ONE, 50), &[old.clone(), new.clone()]), Some((2, 130)), "the old timeline's rest is given up");
+    // What is waited for on one timeline is not held to be in the other's hole.
+    let both = [old, new];
+    assert_eq!(never_archived(&both, place(ONE, 70)).map(|hole| hole.timeline), Some(ONE));
+    assert_eq!(never_archived(&both, place(TWO, 70)).map(|hole| hole.timeline), Some(TWO));
+    assert_eq!(never_archived(&both, place(ONE, 120)), None);
+    assert_eq!(never_archived(&both, place(TWO, 55)), None);
 }

@@ -5,7 +5,7 @@ use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 
-use super::{Aim, Catalog, Choice, Target};
+use super::{Aim, Catalog, Choice, Standing, Target};
 use crate::format::catalog::{Cut, Point, Seal};
 use crate::identity::{Incarnation, OperationId, PointName};
 use crate::lineage::{Lineage, Way};
@@ -68,7 +68,7 @@ impl Menu<'_> {
         Ok(cuts)
     }
 
-    /// The cuts on the way that `fits` lets through, each by its cut and by when it was made, newest first.
+    /// The cuts on the way that `fits` lets through, each by its cut and by when it was made as the clock said, newest first.
     fn cuts(&self, fits: impl Fn(&Cut, WallMillis) -> bool) -> Vec<Choice> {
         let points = self.catalog.points.iter().filter(|(_, point)| fits(&point.cut, point.ended_ms));
         let points = points.filter_map(|(id, point)| {
@@ -82,8 +82,9 @@ impl Menu<'_> {
         let backups = self.catalog.backups.iter().filter(|(_, seal)| alone(seal));
         let mut cuts: Vec<(OperationId, Choice)> =
             points.chain(backups.map(|(id, seal)| (*id, of_backup(*id, seal)))).collect();
-        // By SCN where there is one; engines without have only the time at which the operation began.
-        cuts.sort_by_key(|(id, choice)| core::cmp::Reverse((choice.incarnation, choice.cut.scn, id.started_ms())));
+        cuts.sort_by_cached_key(|(id, choice)| {
+            core::cmp::Reverse(Standing::of_cut(choice.incarnation, &choice.cut, *id))
+        });
         cuts.into_iter().map(|(_, choice)| choice).collect()
     }
 
@@ -226,7 +227,7 @@ fn newest_backup<'a>(
         let readable = seal.incarnation == incarnation || stamped && seal.incarnation < incarnation;
         readable && way.holds(seal.incarnation, &seal.cut) && fits(seal)
     };
-    backups.filter(|(_, seal)| good(seal)).max_by_key(|(id, seal)| (seal.incarnation, seal.cut.scn, id.started_ms()))
+    backups.filter(|(_, seal)| good(seal)).max_by_key(|(id, seal)| Standing::of_cut(seal.incarnation, &seal.cut, *id))
 }
 
 fn no_backup(what: &str) -> Refusal {

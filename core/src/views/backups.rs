@@ -94,6 +94,8 @@ pub struct HistoryRow {
     pub base_id: Option<OperationId>,
     /// Bytes that it has stored for files, once it is sealed.
     pub stored_bytes: Option<ByteCount>,
+    /// Why all files of some node were copied although less was asked for.
+    pub why_full: Option<String>,
     /// Why it came to nothing.
     pub error: Option<String>,
 }
@@ -175,6 +177,7 @@ fn history_row(scene: &Scene, begun: &Registered) -> HistoryRow {
         point_id: None,
         base_id: None,
         stored_bytes: None,
+        why_full: None,
         error: None,
     };
     match outcome_of(scene, begun.operation).map(|outcome| &outcome.result) {
@@ -189,6 +192,7 @@ fn history_row(scene: &Scene, begun: &Registered) -> HistoryRow {
             row.point_id = seal.point;
             row.base_id = seal.base;
             row.stored_bytes = Some(seal.stored);
+            row.why_full.clone_from(&seal.why_full);
         }
         Some(Ending::Aborted(abort)) => {
             row.state = BackupState::Aborted;

@@ -1,6 +1,7 @@
 //! `pitr_status` (`pg_cluster_pitr_status`): what the cluster as a whole can be restored to. A window reaches from a
 //! backup's cut to the end of the archive of the slowest thread; a gap in any thread ends it.
 
+use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
 
 use serde::Serialize;
@@ -12,6 +13,7 @@ use crate::format::catalog::{IncarnationState, Opened, Seal};
 use crate::format::hole::HoleReason;
 use crate::hole::is_declared;
 use crate::identity::{ByteCount, Incarnation, NodeId, OperationId, PointName, ThreadId, TimelineId};
+use crate::plan::Standing;
 use crate::position::Lsn;
 use crate::request::Description;
 use crate::scn::Scn;
@@ -157,7 +159,11 @@ fn runs_of_cut<'a>(scene: &'a Scene, seal: &Seal) -> Option<Vec<&'a Run>> {
 
 fn windows(scene: &Scene, incarnation: Incarnation, opened: &Opened, points: &[PointRow]) -> Vec<Window> {
     let mut found: Vec<(Window, Vec<&Run>)> = Vec::from_iter(inherited(scene, incarnation, opened, points));
-    for (id, seal) in scene.sealed().filter(|(_, seal)| seal.incarnation == incarnation) {
+    let mut own: Vec<(OperationId, &Seal)> =
+        scene.sealed().filter(|(_, seal)| seal.incarnation == incarnation).collect();
+    own.sort_by_cached_key(|(id, seal)| Standing::of_cut(incarnation, &seal.cut, *id));
+    let rank: BTreeMap<OperationId, usize> = own.iter().enumerate().map(|(rank, (id, _))| (*id, rank)).collect();
+    for (id, seal) in own {
         let Some(runs) = runs_of_cut(scene, seal) else { continue };
         if let Some((window, same)) = found.last_mut()
             && *same == runs
@@ -181,9 +187,16 @@ fn windows(scene: &Scene, incarnation: Incarnation, opened: &Opened, points: &[P
     }
     let mut windows: Vec<Window> = found.into_iter().map(|(window, _)| window).collect();
     let targets = points.iter().filter(|point| point.state == PointState::Reachable);
-    for point in targets.filter(|point| point.incarnation == incarnation) {
-        // The window of the backup that it would start from: the last one that does not begin later.
-        let window = windows.iter_mut().rev().find(|window| point.backup_id.is_some_and(|id| window.backup_id <= id));
+    let mut targets: Vec<&PointRow> = targets.filter(|point| point.incarnation == incarnation).collect();
+    targets.sort_by_cached_key(|point| {
+        let places = point.threads.iter().map(|place| (place.thread, place.timeline, place.until));
+        Standing::new(incarnation, places, point.scn, point.point_id)
+    });
+    for point in targets {
+        // The window of the backup that it would start from: the last one that does not begin later. A backup of an
+        // ancestor has no rank here, and comes before all that have.
+        let not_later = |id: OperationId, window: &Window| rank.get(&window.backup_id) <= rank.get(&id);
+        let window = windows.iter_mut().rev().find(|window| point.backup_id.is_some_and(|id| not_later(id, window)));
         let Some(window) = window else { continue };
         window.points = window.points.saturating_add(1);
         window.newest_point = Some(point.point_id);

@@ -214,6 +214,7 @@ mod tests {
             manifest: ContentHash::of(b""),
             point: None,
             stored: ByteCount::new(1),
+            why_full: None,
         };
         let point = Point {
             cut: cut(90),

@@ -18,7 +18,8 @@ impl Stage {
         self.world.crash(&host(node), CrashPolicy::DropAll);
         self.is_wiped(&host(node))?;
         let (storage, pace, two_phase) = (self.storage, self.pace, self.two_phase);
-        self.world.start(&host(node), move |env| run_node(env, node, storage, pace, two_phase));
+        let sends = self.senders.contains(&node);
+        self.world.start(&host(node), move |env| run_node(env, node, storage, pace, two_phase, sends));
         self.is_listening(node)
     }
 

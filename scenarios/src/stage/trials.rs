@@ -9,6 +9,7 @@ use sheetanchor_core::format::catalog::Method;
 use sheetanchor_core::identity::OperationKind;
 use sheetanchor_core::plan::{Aim, Target};
 use sheetanchor_engine::coordinator::{Coordinator, Restored, Sealed};
+use sheetanchor_engine::database::Storage;
 use sheetanchor_sim::oracle::Violation;
 use sheetanchor_sim::oracle::ledger::check_restored;
 use sheetanchor_sim::plan::{CrashPolicy, Plan};
@@ -16,7 +17,7 @@ use sheetanchor_sim::world::Failure;
 
 use super::{BOUND, Begun, CLIENTS, Check, Stage};
 use crate::cluster::{NODES, host};
-use crate::workload::read_back;
+use crate::workload::{read_back, read_separate};
 
 /// How often something is tried, once nothing new goes wrong, and how long between.
 const ATTEMPTS: u32 = 8;
@@ -150,11 +151,16 @@ impl Stage {
         for _ in 0..ATTEMPTS {
             self.what_stopped_is_started();
             let mut states = Vec::new();
-            for node in NODES {
+            let separate = self.storage == Storage::PerNode;
+            if separate {
+                let state = self.world.launch(CLIENTS, read_separate);
+                states.extend(self.world.finish(&state, BOUND)?.ok());
+            }
+            for node in NODES.into_iter().filter(|_| !separate) {
                 let state = self.world.launch(CLIENTS, move |env| read_back(env, node));
                 states.extend(self.world.finish(&state, BOUND)?.ok());
             }
-            if states.len() == NODES.len() {
+            if states.len() == if separate { 1 } else { NODES.len() } {
                 let history = self.history();
                 states.iter().try_for_each(|state| self.world.judge(check(&history, cut, state)))?;
                 self.read = states.pop().map(|state| (cut, state));

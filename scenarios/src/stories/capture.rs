@@ -107,7 +107,7 @@ pub(super) fn is_replaced(stage: &mut Stage, key: &str, body: Option<Vec<u8>>) -
             let bucket = operator.repository().bucket();
             bucket.delete(&key).await?;
             if let Some(body) = body {
-                bucket.put_new(&key, body).await?;
+                bucket.put_new(&key, body.into()).await?;
             }
             Ok(())
         }

@@ -57,7 +57,7 @@ fn replace_digests(
             let mut body = bucket.get(key).await?;
             bucket.delete(key).await?;
             change(&mut body);
-            bucket.put_new(key, body).await?;
+            bucket.put_new(key, body.into()).await?;
         }
         Ok(keys.len())
     });

@@ -160,3 +160,37 @@ pub fn is_refused_while_something_has_no_outcome(stage: &mut Stage) -> Result<()
     stage.everything_is_lost()?;
     stage.is_restored(Target::Latest).map(|_| ())
 }
+
+/// By how much the clock of an operator is ahead.
+const AHEAD_MS: i64 = 86_400_000;
+
+/// A backup is taken by an operator whose clock is a day ahead, and later ones by others whose clocks are right. The newest is
+/// the one that was cut last: what is kept by their number, and what an incremental one goes on from.
+pub fn goes_by_cuts(stage: &mut Stage) -> Result<(), Failure> {
+    stage.given_a_cluster(Load::SPREAD)?;
+    stage.transfers_begin();
+    stage.meanwhile(200, 500)?;
+    let early = stage.a_backup_is_taken()?.operation;
+    let ahead = stage.begin_backup();
+    stage.world().set_wall_clock(&ahead.operator, AHEAD_MS);
+    let ahead = stage.succeeds("a backup by a clock that is ahead", &ahead)?.operation;
+    stage.meanwhile(300, 700)?;
+    let last = stage.a_backup_is_taken()?.operation;
+    let named_later = ahead.started_ms() > last.started_ms();
+    stage.holds(named_later, Violation::new("ids go by clocks", format!("{ahead}, {last}")))?;
+    stage.meanwhile(100, 400)?;
+    let newest = stage.an_incremental_is_taken_on(last)?.operation;
+    stage.a_point_is_taken("after-the-last")?;
+    stage.the_point_becomes_reachable("after-the-last")?;
+    stage.transfers_end()?;
+    let expiry = begin_to_keep(stage, 2);
+    let expired = stage.succeeds("expiry is run", &expiry)?;
+    let good = expired.condemned == [early, ahead] && expired.kept.len() == 2;
+    stage.holds(good, Violation::new("what was cut last is kept", format!("{expired:?}")))?;
+    nothing_is_left_of(stage, &[early, ahead])?;
+    let listed: Vec<_> = stage.status()?.backups.into_iter().map(|(id, _)| id).collect();
+    stage.holds(listed == [last, newest], Violation::new("the newest backups are listed", format!("{listed:?}")))?;
+    stage.everything_is_lost()?;
+    let target = if stage.chance().one_in(2) { Target::Latest } else { named_point("after-the-last") };
+    stage.is_restored(target).map(|_| ())
+}

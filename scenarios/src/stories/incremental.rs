@@ -74,8 +74,8 @@ pub fn outlive_their_base(stage: &mut Stage) -> Result<(), Failure> {
     only_used_packs_are_left(stage, &[full.operation, middle.operation], &[&last, &other])?;
     let verify = stage.begin_verify(last.operation);
     stage.succeeds("an incremental backup without its base verifies", &verify)?;
-    // The newest is the one that began last.
-    let next = stage.an_incremental_is_taken_on(other.operation)?;
+    // The newest is the one that was cut last, though the other began after it.
+    let next = stage.an_incremental_is_taken_on(last.operation)?;
     let again = begin_to_keep_one(stage);
     stage.succeeds("expiry is run again", &again)?;
     only_used_packs_are_left(stage, &[full.operation, middle.operation, other.operation, last.operation], &[&next])?;

@@ -205,7 +205,7 @@ impl Toy {
 impl Open {
     async fn append(&mut self, kind: u64, number: u64) -> Result<u64> {
         let at = self.end;
-        self.file.write_at(at, frame(kind, number, at)).await?;
+        self.file.write_at(at, frame(kind, number, at).into()).await?;
         self.end = at + FRAME;
         Ok(at)
     }
@@ -382,7 +382,7 @@ impl Database for Toy {
                 return Ok(None);
             }
             let bytes = open.file.read_at(from.lsn.get(), length).await?;
-            Ok(Some(WalPiece { from, until: Lsn::new(until), scn_last: None, bytes }))
+            Ok(Some(WalPiece { from, until: Lsn::new(until), scn_last: None, bytes: bytes.into() }))
         })
         .await
     }

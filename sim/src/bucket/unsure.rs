@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use bytes::Bytes;
 use sheetanchor_core::error::{Fault, FaultKind};
 use sheetanchor_core::identity::ByteCount;
 use sheetanchor_engine::env::{Bucket, Clock, Put};
@@ -62,7 +63,7 @@ impl core::fmt::Debug for UnsureBucket {
 
 #[async_trait]
 impl Bucket for UnsureBucket {
-    async fn put_new(&self, key: &str, body: Vec<u8>) -> Result<Put, Fault> {
+    async fn put_new(&self, key: &str, body: Bytes) -> Result<Put, Fault> {
         let timed_out = || Err(fault(FaultKind::TimedOut, "write", key));
         if let Some(late) = self.life.take_late(key) {
             self.inner.put_new(key, late).await?;

@@ -30,13 +30,13 @@ async fn bytes(disk: &(dyn Disk + 'static), root: &str) -> Result<(), Breach> {
     let file = disk.open(&path, OpenMode::CreateNew).await?;
     fails(disk.open(&path, OpenMode::CreateNew).await, FaultKind::Exists, "creating what is there")?;
     same(file.length().await?, ByteCount::new(0), "length of a new file")?;
-    file.write_at(0, b"hello world".to_vec()).await?;
-    file.write_at(6, b"there".to_vec()).await?;
+    file.write_at(0, b"hello world".to_vec().into()).await?;
+    file.write_at(6, b"there".to_vec().into()).await?;
     same(file.read_at(0, 100).await?, b"hello there".to_vec(), "bytes, fewer at the end")?;
     same(file.read_at(6, 2).await?, b"th".to_vec(), "bytes in the middle")?;
     same(file.read_at(11, 5).await?, Vec::new(), "bytes at the end")?;
     same(file.read_at(500, 5).await?, Vec::new(), "bytes beyond the end")?;
-    file.write_at(13, b"!".to_vec()).await?;
+    file.write_at(13, b"!".to_vec().into()).await?;
     same(file.read_at(9, 9).await?, b"re\0\0!".to_vec(), "a hole reads as zeros")?;
     file.truncate(5).await?;
     same(file.read_at(0, 100).await?, b"hello".to_vec(), "a cut file")?;
@@ -45,7 +45,7 @@ async fn bytes(disk: &(dyn Disk + 'static), root: &str) -> Result<(), Breach> {
     file.sync().await?;
     let other = disk.open(&path, OpenMode::Read).await?;
     same(other.read_at(0, 5).await?, b"hello".to_vec(), "a second handle sees the same file")?;
-    promise(other.write_at(0, b"x".to_vec()).await.is_err(), "a file opened for reading refuses writes")?;
+    promise(other.write_at(0, b"x".to_vec().into()).await.is_err(), "a file opened for reading refuses writes")?;
     let metadata = disk.metadata(&path).await?;
     same(
         metadata.map(|it| (it.kind, it.length, it.mode)),
@@ -87,7 +87,7 @@ async fn folders(disk: &(dyn Disk + 'static), root: &str) -> Result<(), Breach> 
 
 async fn written(disk: &(dyn Disk + 'static), path: &str, bytes: &[u8]) -> Result<(), Breach> {
     let file = disk.open(path, OpenMode::CreateNew).await?;
-    file.write_at(0, bytes.to_vec()).await?;
+    file.write_at(0, bytes.to_vec().into()).await?;
     file.sync().await?;
     Ok(())
 }

@@ -4,6 +4,7 @@ use std::future::pending;
 use std::task::{Poll, Waker};
 use std::time::Duration;
 
+use bytes::Bytes;
 use sheetanchor_core::error::Fault;
 use sheetanchor_engine::env::Clock;
 
@@ -61,12 +62,12 @@ impl Life {
     }
 
     /// Keeps an object that lands later.
-    pub(crate) fn keep_late(&self, key: &str, body: Vec<u8>) {
+    pub(crate) fn keep_late(&self, key: &str, body: Bytes) {
         locked(&self.gate.state).late_objects.push((key.into(), body));
     }
 
     /// The object that lands now that somebody writes to its key.
-    pub(crate) fn take_late(&self, key: &str) -> Option<Vec<u8>> {
+    pub(crate) fn take_late(&self, key: &str) -> Option<Bytes> {
         let late = &mut locked(&self.gate.state).late_objects;
         let place = late.iter().position(|(known, _)| known == key)?;
         Some(late.swap_remove(place).1)

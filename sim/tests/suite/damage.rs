@@ -29,8 +29,8 @@ fn world(seed: u64, damage: Damage, draw: u64) -> World {
 /// Writes a file in two pieces, syncs it, and reads it twice; tells what was read.
 async fn write_and_read(env: Env) -> [Vec<u8>; 2] {
     let file = env.disk.open(PATH, OpenMode::CreateNew).await.unwrap();
-    file.write_at(0, part(0, 5_000)).await.unwrap();
-    file.write_at(5_000, part(5_000, BYTES)).await.unwrap();
+    file.write_at(0, part(0, 5_000).into()).await.unwrap();
+    file.write_at(5_000, part(5_000, BYTES).into()).await.unwrap();
     file.sync().await.unwrap();
     env.disk.sync_dir("/shared").await.unwrap();
     [file.read_at(0, BYTES * 2).await.unwrap(), file.read_at(0, BYTES * 2).await.unwrap()]
@@ -85,7 +85,7 @@ fn nothing_strikes_what_the_atlas_does_not_give_up() {
         let mut world = world(2, damage, 3);
         world.chart(Atlas::closed().give_up("/shared/other", &Damage::ALL).give_up("bucket:other/", &Damage::ALL));
         let promise = world.launch("n1", |env| async move {
-            assert_eq!(env.bucket.put_new(KEY, body()).await, Ok(Put::Created));
+            assert_eq!(env.bucket.put_new(KEY, body().into()).await, Ok(Put::Created));
             (write_and_read(env.clone()).await, env.bucket.get(KEY).await.unwrap())
         });
         assert_eq!(world.finish(&promise, LIMIT).unwrap(), ([body(), body()], body()));
@@ -99,7 +99,7 @@ fn an_object_of_a_store_rots_or_is_lost_after_it_was_acknowledged() {
         let mut world = world(3, damage, 12);
         world.chart(Atlas::closed().give_up("bucket:packs/", &Damage::ALL));
         let promise = world.launch("n1", |env| async move {
-            assert_eq!(env.bucket.put_new(KEY, body()).await, Ok(Put::Created));
+            assert_eq!(env.bucket.put_new(KEY, body().into()).await, Ok(Put::Created));
             [env.bucket.get(KEY).await, env.bucket.get(KEY).await].map(|found| found.map_err(|fault| fault.kind))
         });
         let found = world.finish(&promise, LIMIT).unwrap();
@@ -122,7 +122,7 @@ fn of_two_copies_one_stays_whole() {
         let mut good = Vec::new();
         for path in ["/shared/one", "/shared/two"] {
             let file = env.disk.open(path, OpenMode::CreateNew).await.unwrap();
-            file.write_at(0, body()).await.unwrap();
+            file.write_at(0, body().into()).await.unwrap();
             good.push(file.read_at(0, BYTES).await.unwrap() == body());
         }
         good

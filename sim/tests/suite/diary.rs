@@ -273,7 +273,7 @@ fn a_paused_host_wakes_and_carries_on_where_it_was() {
         let file = env.disk.open("/shared/x", sheetanchor_engine::env::OpenMode::CreateNew).await.unwrap();
         let _held = env.disk.lock("/shared/lock").await.unwrap().unwrap();
         tracing::info!(target: "sheetanchor::test", "now");
-        file.write_at(0, b"zombie".to_vec()).await.unwrap();
+        file.write_at(0, b"zombie".to_vec().into()).await.unwrap();
     });
     world.run_for(Duration::from_millis(600)).unwrap();
     assert!(world.has_reached("n1", "now") && !promise.is_kept());

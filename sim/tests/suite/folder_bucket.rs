@@ -17,7 +17,7 @@ fn world(seed: u64, plan: Plan) -> World {
 async fn put_all(env: Env) {
     let bucket = &env.bucket;
     for key in KEYS {
-        if bucket.put_new(key, key.as_bytes().to_vec()).await == Ok(Put::Created) {
+        if bucket.put_new(key, key.as_bytes().to_vec().into()).await == Ok(Put::Created) {
             tracing::info!(target: "sheetanchor::test", key, "created");
         }
     }
@@ -71,7 +71,7 @@ fn what_a_failed_sync_dropped_is_not_taken_for_durable() {
         let promise = world.launch("n1", |env| async move {
             for key in KEYS {
                 for _ in 0..5 {
-                    if env.bucket.put_new(key, key.as_bytes().to_vec()).await.is_ok() {
+                    if env.bucket.put_new(key, key.as_bytes().to_vec().into()).await.is_ok() {
                         tracing::info!(target: "sheetanchor::test", key, "is there");
                         break;
                     }
@@ -104,7 +104,7 @@ fn what_a_killed_process_left_half_done_is_made_durable_by_whoever_relies_on_it(
         // Whether they are new or there already: it is told that they are there.
         let promise = world.launch("n2", |env| async move {
             for key in KEYS {
-                env.bucket.put_new(key, key.as_bytes().to_vec()).await.unwrap();
+                env.bucket.put_new(key, key.as_bytes().to_vec().into()).await.unwrap();
             }
         });
         world.finish(&promise, LIMIT).unwrap();

@@ -24,7 +24,7 @@ fn done<T: Send + 'static, F: Future<Output = T> + Send + 'static>(
 
 async fn create(env: &Env, path: &str, bytes: &[u8]) {
     let file = env.disk.open(path, OpenMode::CreateNew).await.unwrap();
-    file.write_at(0, bytes.to_vec()).await.unwrap();
+    file.write_at(0, bytes.to_vec().into()).await.unwrap();
 }
 
 #[test]
@@ -153,8 +153,8 @@ fn a_bucket_write_that_times_out_has_taken_effect() {
     let mut world = World::new(settings, crate::backend(1));
     let kinds = done(&mut world, "n1", |env| async move {
         tracing::info!(target: "sheetanchor::test", "now");
-        let first = env.bucket.put_new("seal", b"mine".to_vec()).await.map_err(|fault| fault.kind);
-        (first, env.bucket.put_new("seal", b"mine".to_vec()).await)
+        let first = env.bucket.put_new("seal", b"mine".to_vec().into()).await.map_err(|fault| fault.kind);
+        (first, env.bucket.put_new("seal", b"mine".to_vec().into()).await)
     });
     assert_eq!(kinds, (Err(FaultKind::TimedOut), Ok(Put::Exists)));
 }

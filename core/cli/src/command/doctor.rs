@@ -17,7 +17,8 @@ use crate::screen::{Screen, lines};
 ///
 /// # Errors
 /// What is wrong with the first node that lacks something, after all of them were shown: `0A000` without a commit fence,
-/// `SA112` if the database is not open, what asking it came to if it is silent.
+/// `SA112` if the database is not open, `SA115` with the SQL to run if its role lacks a privilege, what asking it came to if
+/// it is silent.
 pub async fn run(file: &Path, screen: &Screen) -> Result<()> {
     let seen = Connected::new(file, screen)?.coordinator.describe_all().await;
     let shown = lines(seen.iter().map(|(node, description)| format!("node {node}: {}", verdict(description))));
@@ -35,7 +36,9 @@ fn verdict(description: &Outcome<Description>) -> String {
         Ok(seen) => {
             let missed =
                 seen.missed.map(|newest| format!("; the cluster was opened in incarnation {newest} without it"));
-            let name = format!("{} {}, {}{}", seen.engine, seen.version, seen.state, missed.unwrap_or_default());
+            // What is afar and never answered has not said its version.
+            let engine = format!("{} {}", seen.engine, seen.version);
+            let name = format!("{}, {}{}", engine.trim_end(), seen.state, missed.unwrap_or_default());
             match &seen.fence {
                 FenceSeen::Ready => format!("{name}; the commit fence holds"),
                 FenceSeen::Absent => format!("{name}; no commit fence"),

@@ -87,7 +87,10 @@ fn history_text(scene: &Scene) -> String {
     let failed = rows.iter().filter_map(|row| Some(format!("  {}: {}", row.backup_id, row.error.as_ref()?)));
     let failed = lines(failed);
     let failed = if failed.is_empty() { failed } else { format!("\nwhy they came to nothing\n{failed}") };
-    format!("{}{failed}", table_or(&table, "no backup was ever begun"))
+    let whole = rows.iter().filter_map(|row| Some(format!("  {}: {}", row.backup_id, row.why_full.as_ref()?)));
+    let whole = lines(whole);
+    let whole = if whole.is_empty() { whole } else { format!("\nwhy they are full, or full of a node\n{whole}") };
+    format!("{}{whole}{failed}", table_or(&table, "no backup was ever begun"))
 }
 
 fn history_cells(row: &HistoryRow) -> [String; 11] {
@@ -324,6 +327,8 @@ mod tests {
             manifest: ContentHash::of(b""),
             point: Some(id(OperationKind::Point, hour)),
             stored: ByteCount::new(if hour == 4 { 9_000_000 } else { 812_000_000 }),
+            why_full: (hour == 4)
+                .then(|| "node 2: thread 2 was at 0/9000 of timeline 1, and is at 0/A000 of timeline 2".to_owned()),
         };
         Outcome { nonce: Nonce::new(1), operation: id(OperationKind::Backup, hour), result: Ending::Sealed(seal) }
     }

@@ -62,6 +62,7 @@ pub struct NodeText {
     pub agent: String,
     pub state: String,
     pub engine: &'static str,
+    /// Empty where its server sends its files.
     pub data: String,
     pub connection: String,
 }
@@ -81,6 +82,8 @@ pub struct Site {
     pub node_lines: &'static str,
     /// What the agents of some nodes have in their environment.
     pub environment: BTreeMap<u16, Vec<(String, String)>>,
+    /// The words before the commands of some nodes' agents: what starts them elsewhere.
+    pub entering: BTreeMap<u16, Vec<String>>,
 }
 
 impl Site {
@@ -89,9 +92,9 @@ impl Site {
         let folder = std::env::temp_dir().join(format!("sa-cli-{test}-{}", std::process::id()));
         fs::create_dir_all(&folder).unwrap();
         fs::set_permissions(&folder, fs::Permissions::from_mode(0o755)).unwrap();
-        let (agents, nodes, environment) = (BTreeMap::new(), Vec::new(), BTreeMap::new());
+        let (agents, nodes, environment, entering) = (BTreeMap::new(), Vec::new(), BTreeMap::new(), BTreeMap::new());
         let (repository, source, two_phase, node_lines) = (None, None, false, "");
-        Self { folder, agents, nodes, name: "ledger", repository, source, two_phase, node_lines, environment }
+        Self { folder, agents, nodes, name: "ledger", repository, source, two_phase, node_lines, environment, entering }
     }
 
     /// Three nodes of the embedded database, whose agents do not run yet.
@@ -139,8 +142,10 @@ impl Site {
             text += "two_phase = true\n";
         }
         for NodeText { id, agent, state, engine, data, connection } in &self.nodes {
+            let files =
+                if data.is_empty() { "capture = \"base_backup\"".to_owned() } else { format!("data = \"{data}\"") };
             text += &format!(
-                "[[node]]\nid = {id}\nagent = \"{agent}\"\nstate = \"{state}\"\nengine = \"{engine}\"\ndata = \"{data}\"\nconnection = \"{connection}\"\n{}",
+                "[[node]]\nid = {id}\nagent = \"{agent}\"\nstate = \"{state}\"\nengine = \"{engine}\"\n{files}\nconnection = \"{connection}\"\n{}",
                 self.node_lines
             );
         }
@@ -148,7 +153,19 @@ impl Site {
     }
 
     pub fn command(&self, arguments: &[&str]) -> Command {
-        let mut command = program();
+        self.command_after(&[], arguments)
+    }
+
+    /// The same after other words: a program that becomes ours, and its arguments.
+    pub fn command_after(&self, words: &[String], arguments: &[&str]) -> Command {
+        let mut command = match words {
+            [] => program(),
+            [first, others @ ..] => {
+                let mut command = Command::new(first);
+                command.args(others).arg(env!("CARGO_BIN_EXE_sheetanchor"));
+                command
+            }
+        };
         command.current_dir(&self.folder).args(arguments);
         command
     }
@@ -173,7 +190,8 @@ impl Site {
     /// Starts an agent that the caller must end.
     pub fn spawn_agent(&self, id: u16) -> Child {
         let log = fs::OpenOptions::new().create(true).append(true).open(self.path(&format!("agent-{id}.log"))).unwrap();
-        let mut command = self.command(&["--log", "info", "agent", "--node", &id.to_string()]);
+        let entering = self.entering.get(&id).map_or(&[][..], Vec::as_slice);
+        let mut command = self.command_after(entering, &["--log", "info", "agent", "--node", &id.to_string()]);
         command.envs(self.environment.get(&id).into_iter().flatten().cloned());
         let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(log).spawn().unwrap();
         let mut line = String::new();

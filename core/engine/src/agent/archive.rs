@@ -8,6 +8,7 @@ use alloc::string::ToString;
 use alloc::vec::Vec;
 use core::time::Duration;
 
+use bytes::Bytes;
 use sheetanchor_core::agent::Belonging;
 use sheetanchor_core::error::{Error, FaultKind, Result};
 use sheetanchor_core::exposure::Exposure;
@@ -89,7 +90,9 @@ impl Agent {
         shipping: &mut Option<Shipping>,
         settled: &mut Option<LifeId>,
     ) -> Result<bool> {
-        self.keep_bound(belonging, settled).await;
+        if self.keep_bound(belonging, settled).await {
+            *shipping = shipping.map(|known| Shipping { from: None, ..known });
+        }
         let shipped = tokio::select! {
             biased;
             shipped = self.ship(belonging, shipping) => Some(shipped),
@@ -304,9 +307,9 @@ impl Agent {
 
     /// Stores a piece, and says where the stored one ends.
     async fn store(&self, packed: &Packed) -> Result<Lsn> {
-        let Packed { header, frame } = packed;
+        let Packed { header, body } = packed;
         let key = keys::wal(header.incarnation, header.thread, header.timeline, header.from);
-        match self.repository.bucket().put_new(&key, wal::join(header, frame)).await {
+        match self.repository.bucket().put_new(&key, body.clone()).await {
             Ok(Put::Created) => return Ok(header.until),
             Ok(Put::Exists) => {}
             // Written, or not, or on its way: where nothing is there, the next attempt settles it.
@@ -317,6 +320,7 @@ impl Agent {
             },
             Err(fault) => return Err(fault.into()),
         }
+        let (_, frame) = wal::split(&key, body)?;
         let ours = zstd::decompress(&key, frame, header.length.get(), Code::WalDamaged)?;
         self.agree(&key, header, &ours).await
     }
@@ -390,7 +394,8 @@ struct Shipping {
 /// A piece as it is stored.
 struct Packed {
     header: WalHeader,
-    frame: Vec<u8>,
+    /// The whole object, header and frame.
+    body: Bytes,
 }
 
 impl Packed {
@@ -409,7 +414,8 @@ impl Packed {
             timeline: from.timeline,
             until,
         };
-        Self { header, frame }
+        let body = wal::join(&header, &frame).into();
+        Self { header, body }
     }
 }
 

@@ -87,7 +87,7 @@ impl WalSource for ArchivedWal<'_> {
         if let Some(replaying) = &self.replaying {
             replaying.read(Position { lsn: header.until, ..from });
         }
-        Ok(Some(WalPiece::cut_to(from, &header, bytes)))
+        Ok(Some(WalPiece::cut_to(from, &header, bytes.into())))
     }
 
     fn replayed(&self, at: Position) {

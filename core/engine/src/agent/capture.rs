@@ -111,7 +111,7 @@ impl Agent {
             return self.capture_stream(operation, stream, compression, progress).await;
         }
         let files = self.database.files().await?;
-        let total: u64 = files.iter().map(length_of).sum();
+        let total: u64 = files.iter().map(|file| file.length().get()).sum();
         progress.send_modify(|progress| progress.total = ByteCount::new(total));
         let mut packer = Packer::new(self, operation, progress);
         packer.base = base.map(|base| base.backup);
@@ -179,7 +179,7 @@ impl Agent {
 
     /// Where the pieces of a file start, how long they are, and how each comes into the backup.
     fn takes_of(&self, file: &SourceFile, base: Option<&Base>) -> Vec<(u64, u64, Take<Inherited>)> {
-        let (length, piece) = (length_of(file), self.config.piece.get().max(1));
+        let (length, piece) = (file.length().get(), self.config.piece.get().max(1));
         let mut takes = Vec::new();
         let mut offset = 0;
         while offset < length {
@@ -467,13 +467,6 @@ fn count(bytes: &[u8]) -> ByteCount {
 /// A file that no writer of the database's explains.
 fn changed(name: &str, how: &str) -> Error {
     Refusal::new(Code::FileChanged, format!("{name} {how}")).into()
-}
-
-fn length_of(file: &SourceFile) -> u64 {
-    match file.kind {
-        SourceKind::File { length } => length.get(),
-        SourceKind::Folder | SourceKind::Link { .. } => 0,
-    }
 }
 
 /// Starts a progress, which ends a capture or a staging when it is dropped from the agent's list.

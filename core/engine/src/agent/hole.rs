@@ -37,21 +37,23 @@ pub(super) struct LetGo {
 
 impl Agent {
     /// Sees to it that no more WAL waits than may, before more is shipped: declares a hole if that is so, and carries out what
-    /// an earlier life has declared. `settled` is the database's life in which that was done.
-    pub(super) async fn keep_bound(&self, belonging: Belonging, settled: &mut Option<LifeId>) {
+    /// an earlier life has declared. `settled` is the database's life in which that was done. Says whether where the archive
+    /// goes on has to be found out anew.
+    pub(super) async fn keep_bound(&self, belonging: Belonging, settled: &mut Option<LifeId>) -> bool {
         if self.memory.get().holes.is_empty() && self.config.wal_kept_max.is_none() {
-            return;
+            return false;
         }
-        let Some(status) = self.open_status(belonging).await else { return };
+        let Some(status) = self.open_status(belonging).await else { return false };
         if *settled != Some(status.life) {
             *settled = self.carry_out(belonging, &status).await.is_ok().then_some(status.life);
         }
-        let Some(over) = self.weigh(belonging).await else { return };
+        let Some(over) = self.weigh(belonging).await else { return false };
         if let Err(error) = self.declare(belonging, over).await {
             // Whatever was declared is carried out the next time; until then nothing stands in the archive's way.
             *settled = None;
             tracing::warn!(target: "sheetanchor::archive", node = %self.config.node, %error, "cannot let go of WAL");
         }
+        true
     }
 
     /// Returns once more WAL waits than may, and some of it could be let go of. Never without a bound.

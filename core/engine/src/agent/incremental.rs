@@ -157,7 +157,7 @@ impl WalSource for ArchivedRange<'_> {
                     return Err(Refusal::new(Code::WalDamaged, format!("{key} is of thread {}", header.thread)).into());
                 }
                 if header.until > from.lsn {
-                    return Ok(Some(WalPiece::cut_to(from, &header, bytes)));
+                    return Ok(Some(WalPiece::cut_to(from, &header, bytes.into())));
                 }
             }
             let mut listed = repository.bucket().list(&keys::wal_thread(self.incarnation, from.thread)).await?;

@@ -461,7 +461,7 @@ fn cut_made(made: CutMade) -> Answer {
     Answer::CutMade { until: made.until, proof: made.proof }
 }
 
-pub(super) fn state_word(state: State) -> &'static str {
+pub(crate) fn state_word(state: State) -> &'static str {
     match state {
         State::Empty => "empty",
         State::Down => "down",

@@ -160,7 +160,7 @@ impl<'a> Putting<'a> {
             // Nobody has hashed what a patched chunk comes to.
             place.hash = known.unwrap_or_else(|| ContentHash::of(&bytes));
             if place.written || known.is_some() || !self.holds(file, &place).await? {
-                file.write_at(place.offset, bytes).await?;
+                file.write_at(place.offset, bytes.into()).await?;
                 place.written = true;
             }
         }

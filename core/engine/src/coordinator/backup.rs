@@ -196,6 +196,7 @@ impl BackupPerformer<'_> {
             manifest: hash,
             point: evidence.point,
             stored: manifest.stored(),
+            why_full: manifest.why_full(),
         };
         let result = Ending::Sealed(seal);
         repository.decide(&Outcome { nonce: self.term.nonce, operation: self.term.operation, result }).await

@@ -51,7 +51,7 @@ impl Coordinator {
     pub async fn expire(&self, keep: Keep, dry_run: bool) -> Result<Expired> {
         let footing = self.footing().await?;
         let backups = self.repository.whole_catalog().await?.backups;
-        let mut going = choose(&backups, keep)?;
+        let mut going = choose(&backups, keep, self.env.clock.wall())?;
         if let Some(held) = self.held(&footing, &backups).await? {
             going.retain(|backup| *backup != held);
         }

@@ -16,6 +16,8 @@ use sheetanchor_core::request::{Description, Request};
 use sheetanchor_core::scn::Scn;
 
 use super::{Coordinator, Footing};
+use crate::agent::state_word;
+use crate::database::State;
 use crate::env::FaultKind;
 use crate::repository::Created;
 
@@ -27,7 +29,8 @@ impl Coordinator {
     ///
     /// # Errors
     /// `SA103` if the repository holds another cluster, `SA107` if two nodes are one database, `SA104` if a node belongs
-    /// to another cluster, `SA113` if it has become another database, `SA201` if one does not answer.
+    /// to another cluster, `SA113` if it has become another database, `SA112` if it is down and cannot be told from others,
+    /// `SA201` if one does not answer.
     pub async fn init(&self) -> Result<ClusterId> {
         let mut seen = BTreeMap::new();
         for (node, description) in self.describe_all().await {
@@ -134,8 +137,15 @@ impl Coordinator {
     }
 }
 
-/// Two nodes must never be one database. An engine that is still empty has no identifier yet.
+/// Two nodes must never be one database. An engine that is still empty has no identifier yet; one that is there and has not
+/// said which it is could be any.
 fn check_identities(seen: &BTreeMap<NodeId, Description>) -> Result<()> {
+    if let Some((node, _)) =
+        seen.iter().find(|(_, seen)| seen.system.is_empty() && seen.state == state_word(State::Down))
+    {
+        let message = format!("the database of node {node} is down, and has not said yet which it is");
+        return Err(Refusal::new(Code::DatabaseDown, message).into());
+    }
     let mut systems: BTreeMap<&String, NodeId> = BTreeMap::new();
     for (node, description) in seen.iter().filter(|(_, description)| !description.system.is_empty()) {
         if let Some(twin) = systems.insert(&description.system, *node) {

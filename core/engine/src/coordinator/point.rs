@@ -17,7 +17,8 @@ use sheetanchor_core::request::{Description, FenceSeen};
 use sheetanchor_core::scn::Scn;
 
 use super::{Coordinator, Footing, Term};
-use crate::agent::without_fence;
+use crate::agent::{state_word, without_fence};
+use crate::database::State;
 use crate::pump::{self, Machine, Perform, Performed};
 
 impl Coordinator {
@@ -34,7 +35,8 @@ impl Coordinator {
     /// before this was called, and no commit waits.
     ///
     /// # Errors
-    /// `0A000` if the engine lacks what the method needs; else as [`Coordinator::create_point`].
+    /// `0A000` if the engine lacks what the method needs, `SA112` if nobody can tell since it is down; else as
+    /// [`Coordinator::create_point`].
     pub async fn create_point_by(&self, name: PointName, method: Method) -> Result<(OperationId, Point)> {
         let mut footing = self.footing().await?;
         if method == Method::Alone {
@@ -56,6 +58,12 @@ impl Coordinator {
         footing.two_phase = seen.values().all(|node| node.two_phase);
         footing.stamped = seen.values().all(|node| node.stamped);
         let name = |node: &Description| format!("node {} ({} {})", node.node, node.engine, node.version);
+        // Where no database answers, nobody can tell yet what it has.
+        let is_unseen = |node: &&Description| node.fence != FenceSeen::Ready && node.state != state_word(State::Open);
+        if let Some(node) = seen.values().find(is_unseen).filter(|_| method == Method::Fence) {
+            let message = format!("the database of node {} is `{}`", node.node, node.state);
+            return Err(Refusal::new(Code::DatabaseDown, message).into());
+        }
         let unfenced = seen.values().find(|node| node.fence != FenceSeen::Ready);
         let unstamped = seen.values().find(|node| !node.stamped);
         let lacking = match method {

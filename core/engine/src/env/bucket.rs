@@ -7,6 +7,7 @@ use alloc::string::String;
 use alloc::vec::Vec;
 
 use async_trait::async_trait;
+use bytes::Bytes;
 use sheetanchor_core::error::Fault;
 use sheetanchor_core::identity::ByteCount;
 
@@ -31,7 +32,7 @@ pub trait Bucket: Send + Sync {
     /// [`NoSpace`](sheetanchor_core::error::FaultKind::NoSpace). Other faults mean that nothing was written; after
     /// [`Unavailable`](sheetanchor_core::error::FaultKind::Unavailable), as of every method, asking again may help.
     /// `Exists` may stand for the caller's own object, written by an attempt that it was not told of: read back and compare.
-    async fn put_new(&self, key: &str, body: Vec<u8>) -> Result<Put, Fault>;
+    async fn put_new(&self, key: &str, body: Bytes) -> Result<Put, Fault>;
 
     /// The whole object.
     ///

@@ -5,6 +5,7 @@ use alloc::string::String;
 use alloc::vec::Vec;
 
 use async_trait::async_trait;
+use bytes::Bytes;
 use sheetanchor_core::error::Fault;
 use sheetanchor_core::identity::ByteCount;
 use sheetanchor_core::planted::{self, Bug};
@@ -130,7 +131,7 @@ pub trait DiskFile: Send + Sync {
     async fn read_at(&self, offset: u64, length: usize) -> Result<Vec<u8>, Fault>;
 
     /// Writes all of `bytes` at `offset`, extending the file if need be. After a fault, any part may have been written.
-    async fn write_at(&self, offset: u64, bytes: Vec<u8>) -> Result<(), Fault>;
+    async fn write_at(&self, offset: u64, bytes: Bytes) -> Result<(), Fault>;
 
     /// Cuts or extends (with zeros) the file.
     async fn truncate(&self, length: u64) -> Result<(), Fault>;
@@ -187,7 +188,7 @@ impl dyn Disk {
             self.remove(&temporary).await?;
         }
         let file = self.open(&temporary, OpenMode::CreateNew).await?;
-        file.write_at(0, bytes).await?;
+        file.write_at(0, bytes.into()).await?;
         file.sync().await?;
         drop(file);
         self.rename(&temporary, path).await?;

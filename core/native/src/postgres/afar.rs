@@ -2,9 +2,10 @@
 //! says itself what it is, and sends its files itself ([`base_backup`](super::base_backup)); nothing is restored there, since
 //! nobody could write its folder. All else is as with a folder at hand.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use sheetanchor_core::error::Result;
+use sheetanchor_core::error::{Error, Result};
+use sheetanchor_core::identity::NodeId;
 use sheetanchor_core::refusal::{Code, Refusal};
 use sheetanchor_engine::database::{Begun, Ended, FileStream, Identity};
 
@@ -26,9 +27,36 @@ pub(super) struct Afar {
     backups: Arc<BaseBackups>,
     /// What it said that it is, for when it does not answer.
     last_seen: Mutex<Option<Identity>>,
+    /// Why it cannot be reached, since when that was noticed.
+    unreachable: Mutex<Option<String>>,
 }
 
 impl Afar {
+    /// Notes what the server says of itself: each connection is of one that could be another.
+    pub(super) fn answers(&self, node: NodeId, facts: &Facts) {
+        *locked(&self.last_seen) = Some(Identity {
+            engine: ENGINE.to_owned(),
+            version: facts.major().to_string(),
+            system: facts.system.to_string(),
+        });
+        if locked(&self.unreachable).take().is_some() {
+            tracing::info!(%node, "the server can be reached again");
+        }
+    }
+
+    /// Notes that nobody answers, and says so once.
+    pub(super) fn is_silent(&self, node: NodeId, error: &Error) {
+        let why = error.refusal().map_or_else(|| error.to_string(), |refusal| refusal.message.clone());
+        if locked(&self.unreachable).replace(why).is_none() {
+            tracing::warn!(%node, %error, "the server cannot be reached");
+        }
+    }
+
+    /// Why the server cannot be reached, if that is so.
+    pub(super) fn unreachable(&self) -> Option<String> {
+        locked(&self.unreachable).as_ref().map(|why| format!("the server cannot be reached: {why}"))
+    }
+
     /// Forgets a backup.
     pub(super) fn abandon(&self, label: &str) {
         self.backups.abandon(label);
@@ -48,24 +76,18 @@ impl PostgresDatabase {
         Err(Refusal::new(Code::NoDataFolder, message).into())
     }
 
-    /// What the server says that it is, or has said last while nobody answers.
+    /// What the server says that it is, or has said last while nobody answers. An agent that has started since does not know
+    /// which it is: then it is none in particular.
     ///
     /// # Errors
-    /// `SA112` if it never answered, and what a connection is refused for.
+    /// What a connection is refused for.
     pub(super) async fn identity_from_afar(&self) -> Result<Identity> {
-        let seen = match self.session().await {
-            Ok(session) => {
-                let facts = session.facts();
-                let (version, system) = (facts.major().to_string(), facts.system.to_string());
-                Identity { engine: ENGINE.to_owned(), version, system }
-            }
-            Err(error) => {
-                let known = self.afar().last_seen.lock().unwrap_or_else(PoisonError::into_inner).clone();
-                return known.filter(|_| is_down(&error)).ok_or(error);
-            }
-        };
-        *self.afar().last_seen.lock().unwrap_or_else(PoisonError::into_inner) = Some(seen.clone());
-        Ok(seen)
+        match self.session().await {
+            Err(error) if !is_down(&error) => return Err(error),
+            Ok(_) | Err(_) => {}
+        }
+        let unknown = || Identity { engine: ENGINE.to_owned(), version: String::new(), system: String::new() };
+        Ok(locked(&self.afar().last_seen).clone().unwrap_or_else(unknown))
     }
 
     /// Has the server begin to send its files.
@@ -104,6 +126,10 @@ impl PostgresDatabase {
         let stop = self.position(begun.start.timeline, sent.stop);
         Ok(Ended { stop, scn: self.scn_seen(), files: vec![(LABEL.to_owned(), sent.label)] })
     }
+}
+
+fn locked<T>(known: &Mutex<T>) -> MutexGuard<'_, T> {
+    known.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Refuses a release that sends its files in another way.

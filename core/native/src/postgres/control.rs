@@ -4,6 +4,7 @@ use std::fs::File;
 use std::io::Read;
 
 use sheetanchor_core::error::Result;
+use sheetanchor_core::identity::TimelineId;
 use sheetanchor_core::position::Lsn;
 use sheetanchor_core::refusal::{Code, Refusal};
 use tokio::process::Command;
@@ -23,6 +24,10 @@ pub(super) struct Control {
     pub segment_bytes: u64,
     /// Where a server that starts there begins to read WAL, if no label of a backup says otherwise.
     pub redo: Lsn,
+    /// The timeline of that place.
+    pub timeline: TimelineId,
+    /// Whether a recovery from archived WAL was begun there, and not brought to its end: no checkpoint has ended it.
+    pub in_recovery: bool,
     /// Settings that a standby may not have lower than the primary had them, with the primary's values.
     pub settings: Vec<(&'static str, String)>,
 }
@@ -35,6 +40,10 @@ const LIMITS: [(&str, &str); 5] = [
     ("max_prepared_xacts setting", "max_prepared_transactions"),
     ("max_locks_per_xact setting", "max_locks_per_transaction"),
 ];
+
+/// What `pg_controldata` says of a recovery that has not ended: it goes on, its server was stopped, or the checkpoint that ends
+/// it was being made.
+const IN_RECOVERY: [&str; 3] = ["in archive recovery", "shut down in recovery", "shutting down"];
 
 impl Control {
     /// Reads the control file in `data` with the program that came with the server.
@@ -65,6 +74,8 @@ impl Control {
             system: value("Database system identifier")?.parse().ok()?,
             segment_bytes: Some(segment_bytes).filter(|bytes| bytes.is_power_of_two())?,
             redo: value("Latest checkpoint's REDO location")?.parse().ok()?,
+            timeline: TimelineId::new(value("Latest checkpoint's TimeLineID")?.parse().ok()?),
+            in_recovery: IN_RECOVERY.contains(&value("Database cluster state")?.as_str()),
             settings,
         })
     }
@@ -89,7 +100,9 @@ mod tests {
 
     const PRINTED: &str = "pg_control version number:            1300\n\
         Database system identifier:           7435209318723\n\
+        Database cluster state:               in production\n\
         Latest checkpoint's REDO location:    0/2000028\n\
+        Latest checkpoint's TimeLineID:       3\n\
         Bytes per WAL segment:                16777216\n\
         max_connections setting:              100\nmax_worker_processes setting:         8\n\
         max_wal_senders setting:              10\nmax_prepared_xacts setting:           0\n\
@@ -99,7 +112,10 @@ mod tests {
     fn what_the_program_prints_is_read() {
         let control = Control::parse(PRINTED).unwrap();
         assert_eq!((control.system, control.segment_bytes), (7_435_209_318_723, 16_777_216));
-        assert_eq!(control.redo, Lsn::new(0x200_0028));
+        assert_eq!((control.redo, control.timeline), (Lsn::new(0x200_0028), TimelineId::new(3)));
+        let in_recovery = |state: &str| Control::parse(&PRINTED.replace("in production", state)).unwrap().in_recovery;
+        let states = ["in production", "shut down", "in crash recovery", "in archive recovery", "shutting down"];
+        assert_eq!(states.map(in_recovery), [false, false, false, true, true]);
         assert_eq!(control.settings.last(), Some(&("max_locks_per_transaction", "64".to_owned())));
     }
 

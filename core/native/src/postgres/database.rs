@@ -38,7 +38,7 @@ use super::wal::Place;
 use super::wal_chain::{Chain, prove_record};
 use super::wal_road::{WalRoad, Wanted};
 use super::wal_stream::WalStream;
-use super::{changes, files, in_doubt, pages, pins, wal_from_afar};
+use super::{changes, files, in_doubt, pages, pins, privileges, wal_from_afar};
 use crate::faults::{blocking, fault};
 
 /// What identities call this engine.
@@ -61,8 +61,8 @@ pub struct PostgresConfig {
     /// Its data folder, absolute. Without one the server is elsewhere, and reached over its connection only: it sends its
     /// files by `BASE_BACKUP`, and nothing can be restored there.
     pub data: Option<String>,
-    /// How to connect as a superuser: `host=/run/postgresql port=5432 user=sheetanchor`. A restored server is started so
-    /// that it is found there.
+    /// How to connect, as a role that may do what `docs/postgres.md` lists: `host=/run/postgresql port=5432
+    /// user=sheetanchor`. A restored server is started so that it is found there.
     pub connection: String,
     /// The folder with PostgreSQL's programs; sought if it is not given.
     pub bin: Option<String>,
@@ -205,9 +205,20 @@ impl PostgresDatabase {
     }
 
     /// A new connection to the open server, which must be the one of our data folder.
+    ///
+    /// # Errors
+    /// `SA112`, `SA113`, `SA114`; `SA115` if its role lacks a privilege; `SA101` through a pooler; `0A000` for a server that is
+    /// not supported; faults.
     pub(super) async fn open_session(&self) -> Result<Session> {
-        let session = Session::open(&self.target).await?;
+        let session = match Session::open(&self.target).await {
+            Err(error) if self.is_afar() && is_down(&error) => {
+                self.afar.is_silent(self.config.node, &error);
+                return Err(error);
+            }
+            opened => opened?,
+        };
         let facts = session.facts();
+        privileges::check(self.config.node, &session, &self.functions(facts)).await.map_err(over_is_down)?;
         if !self.is_afar() && !same_folder(&facts.data, self.data()) {
             let message = format!(
                 "the server that answers for node {} serves {}, not {}",
@@ -226,7 +237,22 @@ impl PostgresDatabase {
             return Err(not_supported("pages other than of 8192 bytes, or relation segments other than of a gigabyte"));
         }
         self.checksums.store(facts.checksums, Ordering::Relaxed);
+        if self.is_afar() {
+            self.afar.answers(self.config.node, facts);
+        }
         Ok(session)
+    }
+
+    /// What PostgreSQL lets superusers call only, unless it is granted, and is called here.
+    fn functions(&self, facts: &Facts) -> Vec<&'static str> {
+        let mut functions = vec![privileges::RESTORE_POINT];
+        if !self.is_afar() {
+            functions.extend(privileges::backup(facts.major()));
+        }
+        if self.config.wal == WalRoad::Folder {
+            functions.push(privileges::SWITCH);
+        }
+        functions
     }
 
     pub(super) async fn stop_server(&self, mode: StopMode) -> Result<()> {
@@ -409,28 +435,24 @@ impl Database for PostgresDatabase {
 
     async fn join(&self, _joining: &Joining) -> Result<()> {
         let session = self.session().await?;
-        let sql = "SELECT pg_is_in_recovery()::text, current_setting('is_superuser'), current_setting('wal_level'), \
-            current_setting('fsync'), current_setting('full_page_writes'), current_user::text, \
+        let sql = "SELECT pg_is_in_recovery()::text, current_setting('wal_level'), current_setting('fsync'), \
             current_setting('max_prepared_transactions')";
         let row = session.row(sql, &[]).await?;
         let invalid = |message: String| Error::from(Refusal::new(Code::ConfigInvalid, message));
         if row.text(0)? != "false" {
             return Err(not_supported("a node that is a standby: back its primary up"));
         }
-        if row.text(1)? != "on" {
-            return Err(invalid(format!("the role `{}` of node {} is no superuser", row.text(5)?, self.config.node)));
-        }
-        let wal_level = row.text(2)?;
+        let wal_level = row.text(1)?;
         if wal_level == "minimal" {
             return Err(invalid(format!(
                 "wal_level of node {} is {wal_level}, and must be replica or logical",
                 self.config.node
             )));
         }
-        if self.config.two_phase && row.text(6)? == "0" {
+        if self.config.two_phase && row.text(3)? == "0" {
             return Err(in_doubt::cannot_prepare(self.config.node));
         }
-        if row.text(3)? != "on" {
+        if row.text(2)? != "on" {
             tracing::warn!(node = %self.config.node, "fsync is off: after a loss of power this node's database is not to be trusted");
         }
         self.try_road().await?;
@@ -573,7 +595,7 @@ impl Database for PostgresDatabase {
     }
 
     fn fence_missing(&self) -> Option<String> {
-        self.fence.missing()
+        self.afar.unreachable().or_else(|| self.fence.missing())
     }
 
     async fn close(&self, hold: HoldId, lease: Duration) -> Result<()> {

@@ -204,7 +204,9 @@ impl Delivery {
         let (from, to) = (format!("{}/{SPOOL}/{name}", self.data), format!("{}/pg_wal/{name}", self.data));
         let folder = format!("{}/pg_wal", self.data);
         let put = move || {
-            let done = super::fetch::take_over(&from, &to).and_then(|()| File::open(folder)?.sync_all());
+            // The server does not sync it: what it fetches it does, and what was there when it began.
+            let taken = super::fetch::take_over(&from, &to);
+            let done = taken.and_then(|()| File::open(&to)?.sync_all()).and_then(|()| File::open(folder)?.sync_all());
             done.map_err(|error| fault(format!("put {to} there"), &error))
         };
         Ok(blocking(put).await?)

@@ -73,6 +73,7 @@ pub(super) mod tests {
             port,
             reached_at,
             socket_folders: "\"/tmp\", /nonexistent".to_owned(),
+            superuser: true,
         }
     }
 

@@ -17,6 +17,7 @@ use tokio::sync::Mutex;
 
 use super::database::PostgresDatabase;
 use super::look::end_of_wal;
+use super::privileges;
 use super::session::{Fields, QUERY_WAIT, Said, Session};
 
 /// The library's version that this code speaks to.
@@ -44,8 +45,8 @@ pub(super) struct Fence {
     /// One closing at a time.
     turn: Mutex<()>,
     standing: Mutex<Option<Standing>>,
-    /// A session for the next fence: connecting takes longer than a fence.
-    ready: Mutex<Option<Arc<Session>>>,
+    /// For the next fence: connecting takes longer than a fence.
+    ready: Mutex<Option<Seat>>,
     /// The newest cut: its timeline, record and end. It is read back once it is durable.
     newest: Mutex<Option<(TimelineId, String, Lsn)>>,
     /// One proof at a time: whoever asks meanwhile waits for it.
@@ -53,13 +54,21 @@ pub(super) struct Fence {
     proof: Flag<Proof>,
 }
 
-/// A hold, from the moment in which its closing was asked for.
-struct Standing {
-    hold: HoldId,
+/// A session that nothing but the fence uses, and what stays as it is while it lasts: each question less is a shorter wait
+/// of the nodes that have closed already.
+#[derive(Clone)]
+struct Seat {
     session: Arc<Session>,
     /// The process that serves the session.
     backend: String,
+    /// That of the server's WAL: it was asked of one that writes, and such a one leaves it only with its life.
     timeline: TimelineId,
+}
+
+/// A hold, from the moment in which its closing was asked for.
+struct Standing {
+    hold: HoldId,
+    seat: Seat,
     /// When the server ends it.
     until: Instant,
     closed: bool,
@@ -129,21 +138,19 @@ impl Fence {
             let mut standing = self.standing.lock().await;
             match &*standing {
                 Some(found) if found.hold == hold && found.closed => return Ok(()),
-                Some(found) if found.until > Instant::now() && !found.session.is_closed() => {
+                Some(found) if found.until > Instant::now() && !found.seat.session.is_closed() => {
                     return Err(Refusal::new(Code::Busy, format!("hold {} stands, not {hold}", found.hold)).into());
                 }
                 Some(_) | None => *standing = None,
             }
         }
-        let session = self.session(database).await?;
-        let backend = session.row("SELECT pg_backend_pid()::text", &[]).await?.text(0)?;
-        let (timeline, _) = end_of_wal(&session).await?;
+        let seat = self.seat(database).await?;
         let until = Instant::now() + lease;
-        let standing = Standing { hold, session: session.clone(), backend, timeline, until, closed: false, cut: None };
+        let standing = Standing { hold, seat: seat.clone(), until, closed: false, cut: None };
         *self.standing.lock().await = Some(standing);
         let lease_ms = i32::try_from(lease.as_millis()).unwrap_or(i32::MAX);
         let sql = "SELECT sheetanchor_close($1, $2)::text";
-        let said = session.ask(lease + ANSWER_WAIT, sql, &[&hold.to_string(), &lease_ms]).await;
+        let said = seat.session.ask(lease + ANSWER_WAIT, sql, &[&hold.to_string(), &lease_ms]).await;
         let mut standing = self.standing.lock().await;
         let found = standing.as_mut().filter(|found| found.hold == hold);
         match (said, found) {
@@ -153,7 +160,7 @@ impl Fence {
             }
             (Ok(Err(said)), _) => {
                 *standing = None;
-                *self.ready.lock().await = Some(session);
+                *self.ready.lock().await = Some(seat);
                 Err(refused(hold, &said))
             }
             (Ok(Ok(_)) | Err(_), None) => Err(lost(hold, "it was released while it closed")),
@@ -216,11 +223,11 @@ impl Fence {
         if !standing.closed {
             // Its session waits in the server's queue, and would have the fence for a moment yet.
             let shared = database.session().await?;
-            shared.row("SELECT pg_terminate_backend($1::text::int)::text", &[&standing.backend]).await?;
+            shared.row("SELECT pg_terminate_backend($1::text::int)::text", &[&standing.seat.backend]).await?;
             return Ok(());
         }
         let sql = "SELECT sheetanchor_release($1)::text";
-        let stood = match standing.session.ask(QUERY_WAIT, sql, &[&hold.to_string()]).await {
+        let stood = match standing.seat.session.ask(QUERY_WAIT, sql, &[&hold.to_string()]).await {
             Ok(Ok(said)) => said.text(0)? == "true",
             Ok(Err(said)) => {
                 tracing::warn!(%hold, %said, "the fence could not be released; its session is ended");
@@ -229,7 +236,7 @@ impl Fence {
             Err(_) => false,
         };
         if stood {
-            *self.ready.lock().await = Some(standing.session);
+            *self.ready.lock().await = Some(standing.seat);
             return Ok(());
         }
         if standing.cut.is_some() { Err(lost(hold, "it had ended when it was released")) } else { Ok(()) }
@@ -248,7 +255,7 @@ impl Fence {
     async fn session_of(&self, hold: HoldId) -> Result<(Arc<Session>, TimelineId)> {
         match &*self.standing.lock().await {
             Some(standing) if standing.hold == hold && standing.closed => {
-                Ok((standing.session.clone(), standing.timeline))
+                Ok((standing.seat.session.clone(), standing.seat.timeline))
             }
             Some(_) | None => Err(lost(hold, "it is not closed here")),
         }
@@ -270,9 +277,9 @@ impl Fence {
     }
 
     /// A session that nothing else uses, made ready for a fence.
-    async fn session(&self, database: &PostgresDatabase) -> Result<Arc<Session>> {
-        if let Some(session) = self.ready.lock().await.take().filter(|session| !session.is_closed()) {
-            return Ok(session);
+    async fn seat(&self, database: &PostgresDatabase) -> Result<Seat> {
+        if let Some(seat) = self.ready.lock().await.take().filter(|seat| !seat.session.is_closed()) {
+            return Ok(seat);
         }
         let session = database.open_session().await?;
         let settings = "SET application_name = 'sheetanchor fence'; SET statement_timeout = 0; SET lock_timeout = 0; \
@@ -282,7 +289,9 @@ impl Fence {
         let sql = "SELECT set_config('search_path', quote_ident(nspname), false) \
             FROM pg_extension JOIN pg_namespace ON pg_namespace.oid = extnamespace WHERE extname = 'sheetanchor_fence'";
         session.rows(sql, &[]).await?;
-        Ok(Arc::new(session))
+        let backend = session.row("SELECT pg_backend_pid()::text", &[]).await?.text(0)?;
+        let (timeline, _) = end_of_wal(&session).await?;
+        Ok(Seat { session: Arc::new(session), backend, timeline })
     }
 
     /// What is missing for the fence; `None` once a commit was held back.
@@ -332,6 +341,11 @@ async fn steps(session: &Session) -> Result<Vec<String>> {
     }
     if row.text(1)? == "0" {
         steps.push(format!("run `CREATE EXTENSION sheetanchor_fence` in database `{database}`"));
+    }
+    if steps.is_empty()
+        && let Some(statements) = privileges::of_fence(session).await?
+    {
+        steps.push(format!("run `{statements}` in database `{database}`"));
     }
     if steps.is_empty() {
         steps.extend(unfit(session, major).await?);

@@ -23,7 +23,7 @@ use super::install::Account;
 use super::look::end_of_wal;
 use super::marker::{Restored, write_synced};
 use super::postmaster::{Postmaster, StopMode};
-use super::recovery::{closed_session, private_target};
+use super::recovery::{closed_session, superuser_session};
 use super::session::{QUERY_WAIT, Session};
 use super::wal::{Place, SegmentSize, ancestors};
 use super::wal_reader::{Event, Noted, Outcome, Reader, Version};
@@ -221,7 +221,7 @@ pub(super) async fn resolve(database: &PostgresDatabase, fates: &[(String, Fate)
     for name in databases {
         // Starts the server if it does not run, and waits until it answers.
         drop(closed_session(database, &restored).await?);
-        let session = Session::open(&private_target(database.target(), data).in_database(name)).await?;
+        let session = superuser_session(database, Some(name)).await?;
         session.command(QUERY_WAIT, "SET statement_timeout = 0; SET lock_timeout = 0").await?;
         for prepared in ending.iter().filter(|prepared| prepared.database == name) {
             if let Some(fate) = fate_of(prepared) {

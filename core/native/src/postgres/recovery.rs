@@ -80,6 +80,26 @@ pub(super) fn private_target(target: &Target, data: &str) -> Target {
     Target::over_socket(private)
 }
 
+/// A session with that server as a superuser, in one of its databases if that is named: what others have prepared is ended by
+/// nobody else, and the cut may lie before whatever was granted. Whoever gets through to the socket may be any role there.
+///
+/// # Errors
+/// `SA408` if the server has no superuser who may log in; `SA112`, and faults.
+pub(super) async fn superuser_session(database: &PostgresDatabase, name: Option<&str>) -> Result<Session> {
+    let target = private_target(database.target(), database.data());
+    let target = name.map_or_else(|| target.clone(), |name| target.clone().in_database(name));
+    let session = Session::open(&target).await?;
+    if session.facts().superuser {
+        return Ok(session);
+    }
+    let sql = "SELECT rolname::text FROM pg_roles WHERE rolsuper AND rolcanlogin ORDER BY oid LIMIT 1";
+    let Some(role) = session.rows(sql, &[]).await?.into_iter().next() else {
+        let message = format!("the server of {} has no superuser who may log in", database.data());
+        return Err(Refusal::new(Code::RecoveryFailed, message).into());
+    };
+    Session::open(&target.of_role(&role.text(0)?)).await
+}
+
 /// Recovers the files staged in the data folder of `database`, promotes what has come to the cut, and lists what is
 /// prepared there. Afterwards no server runs.
 ///
@@ -96,12 +116,16 @@ pub(super) async fn recover(database: &PostgresDatabase, recovery: &Recovery, wa
             (format!("{} of {}", other.until, other.record), format!("{} of {}", range.until, recovery.record));
         return Err(Refusal::new(Code::OutOfOrder, format!("{data} is at {stands}, not {asked}")).into());
     }
+    let mut again = false;
     if let Some(marker) = marker.as_ref().filter(|_| !is_to_recover(data)) {
-        return if marker.reached {
-            in_doubt::note(database, marker).await
-        } else {
-            Err(opened_itself(database, &wanted))
-        };
+        if !marker.reached {
+            return Err(opened_itself(database, &wanted));
+        }
+        again = is_half_promoted(database, &range, marker).await?;
+        if !again {
+            return in_doubt::note(database, marker).await;
+        }
+        tracing::warn!(data, "the machine failed while the server was promoted: it recovers to its cut once more");
     }
     let stands = marker.as_ref().is_some_and(|marker| marker.reached);
     let (child, wanted, delivery) = match private_server(database, &range, stands).await? {
@@ -110,7 +134,7 @@ pub(super) async fn recover(database: &PostgresDatabase, recovery: &Recovery, wa
             let delivery = if is_fetched(database, &range) { Some(nothing(database, &range).await?) } else { None };
             (None, marker.unwrap_or(wanted), delivery.map(|delivery| (delivery, None)))
         }
-        None if marker.is_some() && !is_to_recover(data) => return Err(opened_itself(database, &wanted)),
+        None if marker.is_some() && !again && !is_to_recover(data) => return Err(opened_itself(database, &wanted)),
         None => {
             let delivery = stage(database, &range, &wanted, marker.is_some(), wal).await?;
             let child = start(database, &wanted, delivery.is_some()).await?;
@@ -134,6 +158,18 @@ pub(super) async fn recover(database: &PostgresDatabase, recovery: &Recovery, wa
         },
     }
     in_doubt::note(database, &reached).await
+}
+
+/// Whether the machine failed in the midst of promotion: the signal is gone, and the checkpoint that ends recovery was not
+/// made. A server that is started there would read the WAL in its folder up to wherever that ends, which power may have taken
+/// away in part, and end on the timeline of the cut.
+async fn is_half_promoted(database: &PostgresDatabase, range: &OwnRange, marker: &Restored) -> Result<bool> {
+    let data = database.data();
+    if in_doubt::listed(data, marker)?.is_some() || Postmaster::of(data)?.is_some() {
+        return Ok(false);
+    }
+    let control = Control::read(&database.install().await?, data).await?;
+    Ok(control.in_recovery && control.timeline == range.timeline)
 }
 
 /// Whether more WAL is replayed than is put into the folder.
@@ -551,7 +587,7 @@ fn ensure_running(database: &PostgresDatabase, child: &mut Option<Started>, want
 }
 
 async fn promote(database: &PostgresDatabase, restored: &Restored) -> Result<()> {
-    let session = Session::open(&private_target(database.target(), database.data())).await?;
+    let session = superuser_session(database, None).await?;
     if let Some(seen) = look(&session).await?
         && seen.in_recovery
     {

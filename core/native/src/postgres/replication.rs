@@ -90,13 +90,14 @@ impl Replication {
     }
 
     async fn begin(target: &Target, place: Called<'_>, connector: Option<&Connector>) -> Result<Self> {
-        let mut link = Self::reach(place, connector, target.tls().safety()).await?;
+        let mut link = Self::reach(target, place, connector).await?;
         link.log_in(target.config()).await?;
         Ok(link)
     }
 
     /// A connection to one place, under TLS if that is asked for and the server has it.
-    async fn reach(place: Called<'_>, connector: Option<&Connector>, safety: Safety) -> Result<Self> {
+    async fn reach(target: &Target, place: Called<'_>, connector: Option<&Connector>) -> Result<Self> {
+        let safety = target.tls().safety();
         let plain = |socket| Self { socket, input: BytesMut::new(), end_point: None };
         let name = match place.host {
             Host::Unix(folder) => {
@@ -107,6 +108,7 @@ impl Replication {
         };
         let called = place.address.map_or_else(|| name.clone(), |address| address.to_string());
         let mut socket = TcpStream::connect((called, place.port)).await.map_err(down)?;
+        target.watch().begin(&socket).map_err(down)?;
         let Some(connector) = connector else { return Ok(plain(Box::new(socket))) };
         let mut question = BytesMut::new();
         frontend::ssl_request(&mut question);

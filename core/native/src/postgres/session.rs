@@ -34,7 +34,7 @@ pub(super) struct Facts {
     pub version: String,
     /// The system identifier.
     pub system: u64,
-    /// Its data folder, as it says.
+    /// Its data folder, as it says; empty for a role that may not see it, as `socket_folders` then is.
     pub data: String,
     /// Bytes of a WAL segment.
     pub segment_bytes: u64,
@@ -48,6 +48,8 @@ pub(super) struct Facts {
     pub reached_at: Option<u16>,
     /// The folders of its Unix sockets, as configured.
     pub socket_folders: String,
+    /// Whether the role of this very connection is a superuser.
+    pub superuser: bool,
 }
 
 impl Facts {
@@ -295,24 +297,28 @@ pub(super) fn over_is_down(error: Error) -> Error {
 
 async fn facts(client: &Client) -> Result<Facts> {
     let sql = "SELECT current_setting('server_version_num'), current_setting('server_version'), \
-        (SELECT system_identifier::text FROM pg_control_system()), current_setting('data_directory'), \
+        (SELECT system_identifier::text FROM pg_control_system()), \
+        CASE WHEN sees.any_setting THEN current_setting('data_directory') END, \
         (SELECT setting FROM pg_settings WHERE name = 'wal_segment_size'), current_setting('data_checksums'), \
         current_setting('block_size') || ' ' || current_setting('wal_block_size') || ' ' || \
         (SELECT setting FROM pg_settings WHERE name = 'segment_size'), \
-        current_setting('port'), inet_server_port()::text, current_setting('unix_socket_directories')";
+        current_setting('port'), inet_server_port()::text, \
+        CASE WHEN sees.any_setting THEN current_setting('unix_socket_directories') END, current_setting('is_superuser') \
+        FROM (SELECT pg_has_role('pg_read_all_settings', 'USAGE')) AS sees (any_setting)";
     let fields = Fields(within(QUERY_WAIT, "look at the server", client.query_one(sql, &[])).await?);
     let version = fields.text(1)?;
     Ok(Facts {
         version_number: fields.parsed(0)?,
         version: version.split_whitespace().next().unwrap_or(&version).to_owned(),
         system: fields.parsed(2)?,
-        data: fields.text(3)?,
+        data: fields.maybe(3)?.unwrap_or_default(),
         segment_bytes: fields.parsed(4)?,
         checksums: fields.text(5)? == "on",
         usual_sizes: fields.text(6)? == "8192 8192 131072",
         port: fields.parsed(7)?,
         reached_at: fields.maybe(8)?.and_then(|port| port.parse().ok()),
-        socket_folders: fields.text(9)?,
+        socket_folders: fields.maybe(9)?.unwrap_or_default(),
+        superuser: fields.text(10)? == "on",
     })
 }
 

@@ -3,15 +3,20 @@
 
 use std::borrow::Cow;
 use std::net::IpAddr;
+use std::time::Duration;
 
 use sheetanchor_core::refusal::{Code, Refusal};
 use tokio_postgres::Config;
 use tokio_postgres::config::{Host, SslMode, SslNegotiation};
 
 use super::tls::{Safety, Tls};
+use crate::net::Watch;
 
 /// The port where a connection names none.
 const USUAL_PORT: u16 = 5432;
+
+/// When the crate that speaks SQL has a silent server asked whether it is there, where a connection does not say.
+const UNSAID_ASK_AFTER: Duration = Duration::from_hours(2);
 
 /// What a URL starts with.
 const URL_STARTS: [&str; 2] = ["postgresql://", "postgres://"];
@@ -61,6 +66,7 @@ impl Target {
             tls = Tls::none();
         }
         config.ssl_mode(tls.safety().negotiated());
+        watch_over(&mut config);
         Ok(Self { config, tls })
     }
 
@@ -76,6 +82,12 @@ impl Target {
         self
     }
 
+    /// The same server, as another of its roles.
+    pub(super) fn of_role(mut self, name: &str) -> Self {
+        self.config.user(name);
+        self
+    }
+
     /// What the crate that speaks SQL is told.
     pub(super) fn config(&self) -> &Config {
         &self.config
@@ -86,6 +98,17 @@ impl Target {
         &self.tls
     }
 
+    /// How a connection over TCP is watched over: `keepalives` and what goes with it, and `tcp_user_timeout`.
+    pub(super) fn watch(&self) -> Watch {
+        let config = &self.config;
+        Watch {
+            ask_after: config.get_keepalives().then(|| config.get_keepalives_idle()).filter(|after| !after.is_zero()),
+            ask_every: config.get_keepalives_interval().unwrap_or(Watch::USUAL.ask_every),
+            asks_max: config.get_keepalives_retries().unwrap_or(Watch::USUAL.asks_max),
+            unheard_max: config.get_tcp_user_timeout().copied().unwrap_or(Watch::USUAL.unheard_max),
+        }
+    }
+
     /// Every place where the server may be, in order.
     pub(super) fn places(&self) -> impl Iterator<Item = Called<'_>> {
         let (ports, addresses) = (self.config.get_ports(), self.config.get_hostaddrs());
@@ -94,6 +117,23 @@ impl Target {
             address: addresses.get(index).copied(),
             port: ports.get(index).or(ports.first()).copied().unwrap_or(USUAL_PORT),
         })
+    }
+}
+
+/// A server whose host is gone is noticed as soon as an agent whose is, unless the connection says otherwise.
+fn watch_over(config: &mut Config) {
+    let usual = Watch::USUAL;
+    if let Some(after) = usual.ask_after.filter(|_| config.get_keepalives_idle() == UNSAID_ASK_AFTER) {
+        config.keepalives_idle(after);
+    }
+    if config.get_keepalives_interval().is_none() {
+        config.keepalives_interval(usual.ask_every);
+    }
+    if config.get_keepalives_retries().is_none() {
+        config.keepalives_retries(usual.asks_max);
+    }
+    if config.get_tcp_user_timeout().is_none() {
+        config.tcp_user_timeout(usual.unheard_max);
     }
 }
 
@@ -241,6 +281,18 @@ mod tests {
         let target = Target::parse("host=a,b port=7").unwrap();
         assert_eq!(target.places().map(|place| place.port).collect::<Vec<_>>(), [7, 7]);
         assert_eq!(Target::parse("host=/run").unwrap().places().next().unwrap().port, USUAL_PORT);
+    }
+
+    #[test]
+    fn a_server_is_watched_over_as_the_connection_says_or_as_usual() {
+        let watch = |connection: &str| Target::parse(connection).unwrap().watch();
+        let seconds = Duration::from_secs;
+        assert_eq!(watch("host=a"), Watch::USUAL);
+        assert_eq!(watch("host=a keepalives=0"), Watch { ask_after: None, ..Watch::USUAL });
+        assert_eq!(watch("host=a keepalives_idle=7"), Watch { ask_after: Some(seconds(7)), ..Watch::USUAL });
+        let said = Watch { ask_every: seconds(9), asks_max: 2, ..Watch::USUAL };
+        assert_eq!(watch("host=a keepalives_interval=9 keepalives_retries=2"), said);
+        assert_eq!(watch("host=a tcp_user_timeout=60"), Watch { unheard_max: seconds(60), ..Watch::USUAL });
     }
 
     #[test]

@@ -237,7 +237,7 @@ impl PostgresDatabase {
         // An open segment was streamed up to here.
         let archived = usize::try_from(from.lsn.get().saturating_sub(start.get())).unwrap_or(usize::MAX);
         bytes.drain(..archived.min(bytes.len()));
-        Ok(Some(WalPiece { from, until, scn_last: None, bytes }))
+        Ok(Some(WalPiece { from, until, scn_last: None, bytes: bytes.into() }))
     }
 }
 

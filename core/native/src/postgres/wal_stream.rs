@@ -4,10 +4,11 @@
 //! A task of its own takes what comes, within a bound, and keeps telling the server how far the archive is; it ends with the
 //! stream that owns it.
 
-use std::mem;
+use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use bytes::{Buf, Bytes, BytesMut};
 use sheetanchor_core::error::{Error, Fault, FaultKind, Result};
 use sheetanchor_core::identity::TimelineId;
 use sheetanchor_core::position::Lsn;
@@ -51,10 +52,12 @@ pub(super) struct WalStream {
     shared: Arc<Shared>,
     driver: AbortHandle,
     place: Place,
-    /// The address of the first byte of `bytes`.
+    /// What was handed on last and is not known to be archived, with its first address.
+    handed_on: Option<(Lsn, Bytes)>,
+    /// The address of the first byte of `bytes`, where what was handed on ends.
     from: Lsn,
-    /// What was proven and is not known to be archived.
-    bytes: Vec<u8>,
+    /// What was taken and is not handed on.
+    bytes: BytesMut,
     /// It has read all that was taken.
     reader: Reader,
     /// When an open segment was handed on last, or the stream began.
@@ -97,7 +100,8 @@ struct Shared {
 }
 
 struct State {
-    waiting: Vec<u8>,
+    waiting: VecDeque<Bytes>,
+    waiting_bytes: usize,
     /// The end of what has come.
     next: Lsn,
     /// The end of what the archive holds; zero until that was said.
@@ -108,10 +112,21 @@ struct State {
 }
 
 impl State {
+    fn begun(next: Lsn, stood: Lsn) -> Self {
+        Self { waiting: VecDeque::new(), waiting_bytes: 0, next, archived: Lsn::new(0), stood, over: None }
+    }
+
     fn confirm(&mut self, until: Lsn) {
         if until >= self.stood {
             self.archived = self.archived.max(until);
         }
+    }
+
+    /// The first of what waits.
+    fn pop(&mut self) -> Option<Bytes> {
+        let came = self.waiting.pop_front()?;
+        self.waiting_bytes = self.waiting_bytes.saturating_sub(came.len());
+        Some(came)
     }
 
     /// What the server is told that we have received, and hold for good. A server that shuts down goes by the first as
@@ -143,7 +158,7 @@ impl WalStream {
         // At an explicit address only: where a slot stands says nothing of what was lost.
         link.start(Some(slot), place.timeline, place.start).await?;
         // Zero says nothing: a slot would go back to whatever else it is told, past WAL that may be gone.
-        let state = State { waiting: Vec::new(), next: place.start, archived: Lsn::new(0), stood, over: None };
+        let state = State::begun(place.start, stood);
         let shared = Arc::new(Shared { state: Mutex::new(state), came: Notify::new(), told: Notify::new() });
         let own = shared.clone();
         let driver = tokio::spawn(async move {
@@ -152,9 +167,13 @@ impl WalStream {
             own.lock().over = Some(over);
             own.came.notify_one();
         });
-        let (driver, handed) = (driver.abort_handle(), Instant::now());
-        let silence = Silence::default();
-        Ok(Self { shared, driver, place, from: place.start, bytes: Vec::new(), reader, handed, silence })
+        Ok(Self::of(shared, driver.abort_handle(), place, reader))
+    }
+
+    fn of(shared: Arc<Shared>, driver: AbortHandle, place: Place, reader: Reader) -> Self {
+        let (handed_on, from, bytes) = (None, place.start, BytesMut::new());
+        let (handed, silence) = (Instant::now(), Silence::default());
+        Self { shared, driver, place, handed_on, from, bytes, reader, handed, silence }
     }
 
     /// Waits for the first word of a stream from a server whose WAL is durable up to `durable`. That the WAL is gone is said
@@ -167,11 +186,12 @@ impl WalStream {
         loop {
             {
                 let state = self.shared.lock();
+                // A timeline that was left is over as soon as all of it has come, maybe before anybody looks.
+                if state.next > self.place.start || (durable <= self.place.start && state.over.is_none()) {
+                    return Ok(());
+                }
                 if let Some(over) = &state.over {
                     return Err(over.clone());
-                }
-                if state.next > self.place.start || durable <= self.place.start {
-                    return Ok(());
                 }
             }
             if tokio::time::timeout_at(until, self.shared.came.notified()).await.is_err() {
@@ -183,7 +203,8 @@ impl WalStream {
     /// Whether a piece from `from` on can be had of it: one whose server hung up meanwhile is begun anew.
     pub(super) fn serves(&self, timeline: TimelineId, from: Lsn) -> bool {
         let hung_up = self.shared.lock().over.as_ref().is_some_and(|over| over.is(FaultKind::Unreachable));
-        self.place.timeline == timeline && self.from <= from && !hung_up
+        let oldest = self.handed_on.as_ref().map_or(self.from, |(start, _)| *start);
+        self.place.timeline == timeline && oldest <= from && !hung_up
     }
 
     /// Whether the server has ended it, or we had to.
@@ -203,11 +224,14 @@ impl WalStream {
     }
 
     /// A proven piece that starts at `from`, and its end; `None` if it is not time for one. What lies before `from` is not
-    /// needed any more. No piece crosses the end of a segment.
+    /// needed any more, what lies behind may be asked for again. No piece crosses the end of a segment.
     ///
     /// # Errors
     /// `SA504` for what does not hold, and whatever ended the stream. Nothing can be had of it after that.
-    pub(super) async fn piece(&mut self, from: Lsn, haste: Haste) -> Result<Option<(Lsn, Vec<u8>)>> {
+    pub(super) async fn piece(&mut self, from: Lsn, haste: Haste) -> Result<Option<(Lsn, Bytes)>> {
+        if let Some(again) = self.again(from) {
+            return Ok(Some(again));
+        }
         let segment_end = self.place.size.end(self.place.size.start(from));
         let wanted = haste.wanted.min(segment_end);
         let until = Instant::now() + ARRIVAL_WAIT;
@@ -224,13 +248,14 @@ impl WalStream {
             let late = self.handed.elapsed() >= haste.every;
             if length > 0 && (whole || late || (wanted > from && ready >= wanted)) {
                 self.handed = Instant::now();
-                let bytes = self.bytes.get(..length).unwrap_or_default().to_vec();
                 assert!(
-                    self.from == from && bytes.len() == length,
+                    self.from == from && self.bytes.len() >= length,
                     "what was proven up to {ready} from {from} is here"
                 );
-                let end = from.get().saturating_add(u64::try_from(length).unwrap_or(u64::MAX));
-                return Ok(Some((Lsn::new(end), bytes)));
+                let bytes = self.bytes.split_to(length).freeze();
+                self.handed_on = Some((from, bytes.clone()));
+                self.from = beyond(from, length);
+                return Ok(Some((self.from, bytes)));
             }
             if let Some(over) = over {
                 return Err(over);
@@ -264,21 +289,31 @@ impl WalStream {
         self.bytes.len() >= PIECE_BYTES_MAX + OPEN_BYTES_MAX
     }
 
-    /// Takes what has come, proves it, and lets go of what lies before `from`.
+    /// What was handed on from `from` on, as far as that piece went. What lies before it is let go of.
+    fn again(&mut self, from: Lsn) -> Option<(Lsn, Bytes)> {
+        self.handed_on.take_if(|(start, bytes)| beyond(*start, bytes.len()) <= from);
+        let (start, bytes) = self.handed_on.as_ref().filter(|(start, _)| *start <= from)?;
+        let skip = usize::try_from(from.get().saturating_sub(start.get())).unwrap_or(usize::MAX);
+        Some((beyond(*start, bytes.len()), bytes.slice(skip.min(bytes.len())..)))
+    }
+
+    /// Takes what has come, as long as there is room, proves it, and lets go of what lies before `from`.
     fn take(&mut self, from: Lsn) -> Result<()> {
-        if !self.is_full() {
-            let came = mem::take(&mut self.shared.lock().waiting);
-            if !came.is_empty() {
-                self.shared.told.notify_one();
-                self.silence = Silence::default();
-                self.prove(&came)?;
-                self.bytes.extend_from_slice(&came);
+        while !self.is_full() {
+            let Some(came) = self.shared.lock().pop() else { break };
+            self.shared.told.notify_one();
+            self.silence = Silence::default();
+            self.prove(&came)?;
+            if self.bytes.capacity().saturating_sub(self.bytes.len()) < came.len() {
+                // Once for a whole piece: what is handed on shares it, and is not copied.
+                self.bytes.reserve(came.len().max((PIECE_BYTES_MAX + OPEN_BYTES_MAX).saturating_sub(self.bytes.len())));
             }
+            self.bytes.extend_from_slice(&came);
         }
         let passed = usize::try_from(from.get().saturating_sub(self.from.get())).unwrap_or(usize::MAX);
         let passed = passed.min(self.bytes.len());
-        self.bytes.drain(..passed);
-        self.from = Lsn::new(self.from.get().saturating_add(u64::try_from(passed).unwrap_or(u64::MAX)));
+        self.bytes.advance(passed);
+        self.from = beyond(self.from, passed);
         Ok(())
     }
 
@@ -309,7 +344,7 @@ impl Silence {
 async fn drive(mut link: Replication, shared: &Shared) -> Error {
     let (mut due, mut asked) = (Instant::now(), Asked::default());
     loop {
-        let room = shared.lock().waiting.len() < WAITING_BYTES_MAX;
+        let room = shared.lock().waiting_bytes < WAITING_BYTES_MAX;
         let came = tokio::select! {
             biased;
             () = shared.told.notified() => Ok(Streamed::Alive(true)),
@@ -317,7 +352,7 @@ async fn drive(mut link: Replication, shared: &Shared) -> Error {
             came = link.next(), if room => came.inspect(|came| asked.note(Instant::now(), came)),
         };
         let answer = match came {
-            Ok(Streamed::Wal(start, bytes)) => match shared.accept(start, &bytes) {
+            Ok(Streamed::Wal(start, bytes)) => match shared.accept(start, bytes) {
                 Ok(()) => false,
                 Err(refusal) => return refusal.into(),
             },
@@ -348,18 +383,24 @@ fn over(why: &str) -> Error {
 
 impl Shared {
     /// Takes a message in, which starts where the last one ended.
-    fn accept(&self, start: Lsn, bytes: &[u8]) -> Result<(), Refusal> {
+    fn accept(&self, start: Lsn, bytes: Bytes) -> Result<(), Refusal> {
         let mut state = self.lock();
         if start != state.next {
             let message = format!("the server's stream goes on at {start}, not at {}", state.next);
             return Err(Refusal::new(Code::WalGap, message));
         }
-        state.waiting.extend_from_slice(bytes);
-        state.next = Lsn::new(start.get().saturating_add(u64::try_from(bytes.len()).unwrap_or(u64::MAX)));
+        state.next = beyond(start, bytes.len());
+        state.waiting_bytes = state.waiting_bytes.saturating_add(bytes.len());
+        state.waiting.push_back(bytes);
         drop(state);
         self.came.notify_one();
         Ok(())
     }
+}
+
+/// The address `length` bytes after `from`.
+fn beyond(from: Lsn, length: usize) -> Lsn {
+    Lsn::new(from.get().saturating_add(u64::try_from(length).unwrap_or(u64::MAX)))
 }
 
 /// The run of questions that a server is in, if it is in one.
@@ -395,7 +436,7 @@ mod tests {
 
     /// A stream that has come as far as 100, over a slot that stood at 30.
     fn at_100() -> State {
-        State { waiting: Vec::new(), next: Lsn::new(100), archived: Lsn::new(0), stood: Lsn::new(30), over: None }
+        State::begun(Lsn::new(100), Lsn::new(30))
     }
 
     #[test]
@@ -425,23 +466,13 @@ mod tests {
         let state = State { next: place.start, ..at_100() };
         let shared = Arc::new(Shared { state: Mutex::new(state), came: Notify::new(), told: Notify::new() });
         let driver = tokio::spawn(std::future::pending::<()>()).abort_handle();
-        let (reader, silence) = (Reader::at_page_of(forge.origin, place.start), Silence::default());
-        WalStream {
-            shared,
-            driver,
-            place,
-            from: place.start,
-            bytes: Vec::new(),
-            reader,
-            handed: Instant::now(),
-            silence,
-        }
+        WalStream::of(shared, driver, place, Reader::at_page_of(forge.origin, place.start))
     }
 
     /// What is had of it once `bytes` have come and are durable; `is_late` if no open segment may wait any longer.
     async fn after(stream: &mut WalStream, from: Lsn, bytes: &[u8], is_late: bool) -> Result<Option<Lsn>> {
         let next = stream.shared.lock().next;
-        stream.shared.accept(next, bytes).unwrap();
+        stream.shared.accept(next, Bytes::copy_from_slice(bytes)).unwrap();
         let every = if is_late { Duration::ZERO } else { Duration::from_hours(1) };
         let haste = Haste { wanted: Lsn::new(0), every, durable: Some(stream.shared.lock().next) };
         Ok(stream.piece(from, haste).await?.map(|(until, _)| until))
@@ -474,6 +505,46 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn what_was_handed_on_is_had_again_until_the_archive_has_passed_it() {
+        let (forge, open) = crossing(100_000);
+        let (first, rest) = forge.bytes.split_at(1 << 20);
+        let (start, end) = (Lsn::new(START), Lsn::new(START + (1 << 20)));
+        let mut stream = begun(&forge);
+        assert_eq!(after(&mut stream, start, first, true).await.unwrap(), Some(open));
+        let haste = Haste { wanted: Lsn::new(0), every: Duration::from_hours(1), durable: None };
+        let again = |until: Lsn, at: u64, length: usize| {
+            let at = usize::try_from(at).unwrap();
+            Some((until, Bytes::copy_from_slice(&forge.bytes[at..at + length])))
+        };
+        let length = usize::try_from(open.get() - START).unwrap();
+        assert_eq!(stream.piece(start, haste).await.unwrap(), again(open, 0, length));
+        assert_eq!(
+            stream.piece(Lsn::new(START + 9), haste).await.unwrap(),
+            again(open, 9, length - 9),
+            "from within it"
+        );
+        let timeline = forge.origin.timeline;
+        assert!(stream.serves(timeline, start), "nobody has passed it");
+        assert_eq!(after(&mut stream, open, rest, true).await.unwrap(), Some(end));
+        assert_eq!(stream.piece(open, haste).await.unwrap(), again(end, open.get() - START, (1 << 20) - length));
+        assert!(!stream.serves(timeline, start) && stream.serves(timeline, open), "the first is let go of");
+    }
+
+    #[tokio::test]
+    async fn what_came_before_a_stream_was_over_is_had() {
+        let (forge, open) = crossing(100_000);
+        let (first, _) = forge.bytes.split_at(1 << 20);
+        let (start, end) = (Lsn::new(START), Lsn::new(START + (1 << 20)));
+        let mut stream = begun(&forge);
+        stream.shared.lock().over = Some(over("nothing has come"));
+        assert!(stream.begins(end).await.is_err());
+        stream.shared.accept(start, Bytes::copy_from_slice(first)).unwrap();
+        stream.begins(end).await.unwrap();
+        assert_eq!(after(&mut stream, start, &[], true).await.unwrap(), Some(open));
+        assert!(after(&mut stream, open, &[], true).await.unwrap_err().is(FaultKind::Unreachable));
+    }
+
+    #[tokio::test]
     async fn a_record_that_does_not_end_soon_is_handed_on_unproven_lest_memory_run_out() {
         let (forge, _) = crossing(OPEN_BYTES_MAX + PIECE_BYTES_MAX);
         let mut stream = begun(&forge);
@@ -487,13 +558,17 @@ mod tests {
     fn a_message_that_does_not_go_on_where_the_last_one_ended_is_refused() {
         let state = at_100();
         let shared = Shared { state: Mutex::new(state), came: Notify::new(), told: Notify::new() };
-        shared.accept(Lsn::new(100), b"ten  bytes").unwrap();
+        shared.accept(Lsn::new(100), Bytes::from_static(b"ten  bytes")).unwrap();
         for start in [100, 109, 111, 0, u64::MAX] {
-            assert_eq!(shared.accept(Lsn::new(start), b"x").unwrap_err().code, Code::WalGap, "{start}");
+            assert_eq!(
+                shared.accept(Lsn::new(start), Bytes::from_static(b"x")).unwrap_err().code,
+                Code::WalGap,
+                "{start}"
+            );
         }
-        shared.accept(Lsn::new(110), b"x").unwrap();
+        shared.accept(Lsn::new(110), Bytes::from_static(b"x")).unwrap();
         let state = shared.lock();
-        assert_eq!((state.next, state.waiting.len()), (Lsn::new(111), 11));
+        assert_eq!((state.next, state.waiting_bytes), (Lsn::new(111), 11));
     }
 
     #[test]

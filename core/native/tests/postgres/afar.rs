@@ -13,12 +13,13 @@ use sheetanchor_core::incremental::Extent;
 use sheetanchor_core::plan::Target;
 use sheetanchor_core::position::Lsn;
 use sheetanchor_core::refusal::Code;
+use sheetanchor_core::request::{Description, FenceSeen};
 use sheetanchor_engine::coordinator::Manner;
 use sheetanchor_engine::database::{Database, FilePart, SourceFile, SourceKind, State};
 use sheetanchor_native::postgres::PostgresDatabase;
 use sheetanchor_native::postgres::postmaster::StopMode;
 
-use crate::bench::{Bench, Load, code, eventually, number, said};
+use crate::bench::{Bench, LEAST, Load, code, eventually, number, said};
 use crate::cluster::{CONTENTS, Cluster, NODES};
 
 const NODE: NodeId = NodeId::new(1);
@@ -177,9 +178,8 @@ async fn archived(cluster: &Cluster, node: usize) -> Option<Lsn> {
 
 #[tokio::test]
 async fn a_cluster_with_a_server_from_afar_is_backed_up_lost_cloned_and_read() {
-    let mut bench = Bench::new("afar");
-    bench.afar.insert("n1".to_owned());
-    let cluster = Cluster::of(bench, true).await;
+    let mut cluster = with_one_afar().await;
+    does_not_become_a_member_unseen(&mut cluster).await;
     let (bench, coordinator) = (&cluster.bench, &cluster.coordinator);
     coordinator.init().await.unwrap();
     let folder = bench.own_folder("fast").await;
@@ -213,11 +213,14 @@ async fn a_cluster_with_a_server_from_afar_is_backed_up_lost_cloned_and_read() {
     }
     loads.into_iter().for_each(Load::stop);
     is_no_place_to_restore_to(&cluster).await;
+    comes_up_beside_no_server_and_goes_on_with_it(&mut cluster).await;
 
+    let bench = &cluster.bench;
     for node in NODES {
         fs::remove_dir_all(bench.path(&format!("n{node}"))).unwrap();
     }
     let mut copy = Bench::new("afar-copy");
+    copy.role = LEAST;
     let elsewhere = copy.path("elsewhere");
     copy.tablespaces.insert(folder, elsewhere.clone());
     let mut copy = Cluster::clone_on(copy, bench).await;
@@ -245,6 +248,51 @@ async fn a_cluster_with_a_server_from_afar_is_backed_up_lost_cloned_and_read() {
     for node in NODES {
         copy.bench.page_checksums(&format!("n{node}")).await;
     }
+}
+
+/// Three servers, the first from afar. No agent of this cluster is a superuser.
+async fn with_one_afar() -> Cluster {
+    let mut bench = Bench::new("afar");
+    bench.afar.insert("n1".to_owned());
+    bench.role = LEAST;
+    Cluster::of(bench, true).await
+}
+
+/// What a node's agent says of it.
+async fn described(cluster: &Cluster) -> Description {
+    let seen = cluster.coordinator.describe_all().await.remove(&NODE).unwrap();
+    seen.expect("its agent answers, whatever its server does")
+}
+
+/// A server that nobody has reached yet could be any: the cluster is not made with it.
+async fn does_not_become_a_member_unseen(cluster: &mut Cluster) {
+    cluster.servers[0].server.stop(StopMode::Fast).await.unwrap();
+    cluster.restart_agent(NODE).await;
+    assert_eq!(code(cluster.coordinator.init().await), Code::DatabaseDown);
+    let written = cluster.coordinator.repository().bucket().list("").await.unwrap_or_default();
+    assert_eq!(written, Vec::<String>::new());
+    cluster.servers[0].start().await;
+}
+
+/// An agent that starts while its server is down shows the node as down, says why, and goes on once the server is there.
+async fn comes_up_beside_no_server_and_goes_on_with_it(cluster: &mut Cluster) {
+    cluster.restart_agent(NODE).await;
+    let seen = described(cluster).await;
+    assert_eq!((seen.state.as_str(), seen.system.as_str()), ("down", ""));
+    let FenceSeen::Missing(why) = &seen.fence else { panic!("{:?}", seen.fence) };
+    assert!(why.contains("cannot be reached"), "{why}");
+    assert_eq!(code(cluster.coordinator.backup(None, Method::Fence).await), Code::DatabaseDown);
+    let server = &cluster.servers[0];
+    server.start().await;
+    server.sql("INSERT INTO mark VALUES ('after')").await;
+    let durable: Lsn = server.client.column("SELECT pg_current_wal_flush_lsn()::text").await[0].parse().unwrap();
+    let goes_on = async || {
+        let seen = described(cluster).await;
+        (seen.state == "open" && seen.fence == FenceSeen::Ready && seen.archived >= durable).then_some(seen)
+    };
+    let seen = eventually(goes_on).await;
+    assert_eq!(seen.system, cluster.coordinator.status().await.unwrap().members.nodes[&NODE]);
+    server.server.stop(StopMode::Fast).await.unwrap();
 }
 
 /// Before anything is changed: also on the nodes that have a folder.

@@ -29,9 +29,26 @@ pub struct Bench {
     pub tablespaces: BTreeMap<String, String>,
     /// Whether clients commit in two phases what spans nodes.
     pub two_phase: bool,
+    /// How much WAL may wait for the archive on each node.
+    pub wal_kept_max: Option<ByteCount>,
     /// The folders of servers that are reached over their connections only.
     pub afar: BTreeSet<String>,
+    /// Whom agents connect as: the superuser, unless it is said otherwise.
+    pub role: &'static str,
 }
+
+/// The role that may do just what `docs/postgres.md` lists.
+pub const LEAST: &str = "humble";
+
+/// What makes it, for servers with an agent beside them; in the manual's words.
+pub const LEAST_GRANTS: &str = "CREATE ROLE humble LOGIN REPLICATION; \
+    GRANT pg_read_all_settings, pg_read_all_stats TO humble; \
+    GRANT EXECUTE ON FUNCTION pg_create_restore_point(text) TO humble; \
+    GRANT EXECUTE ON FUNCTION pg_backup_start(text, boolean), pg_backup_stop(boolean) TO humble";
+
+/// What it is granted of the extension.
+pub const LEAST_GRANTS_OF_FENCE: &str = "GRANT EXECUTE ON FUNCTION sheetanchor_close(text, int), \
+    sheetanchor_drain(text), sheetanchor_cut(text, bigint, text), sheetanchor_release(text) TO humble";
 
 impl Bench {
     pub fn new(test: &str) -> Self {
@@ -39,7 +56,8 @@ impl Bench {
         fs::create_dir_all(&folder).unwrap();
         // The account that servers run under must get through.
         fs::set_permissions(&folder, fs::Permissions::from_mode(0o755)).unwrap();
-        Self { folder, tablespaces: BTreeMap::new(), two_phase: false, afar: BTreeSet::new() }
+        let (tablespaces, afar) = (BTreeMap::new(), BTreeSet::new());
+        Self { folder, tablespaces, two_phase: false, wal_kept_max: None, afar, role: "postgres" }
     }
 
     pub fn path(&self, name: &str) -> String {
@@ -73,6 +91,10 @@ impl Bench {
         let preload = [("shared_preload_libraries", "sheetanchor_fence"), ("max_prepared_transactions", "8")];
         let server = self.server(name, &[settings, &preload].concat()).await;
         server.sql("CREATE EXTENSION sheetanchor_fence").await;
+        if self.role == LEAST {
+            server.sql(LEAST_GRANTS).await;
+            server.sql(LEAST_GRANTS_OF_FENCE).await;
+        }
         server
     }
 
@@ -95,7 +117,7 @@ impl Bench {
         PostgresConfig {
             node,
             data: (!self.afar.contains(name)).then(|| self.path(name)),
-            connection: self.client(connected).connection,
+            connection: self.client(connected).connection.replace("user=postgres", &format!("user={}", self.role)),
             bin: None,
             run_as: None,
             log: self.path(&format!("{name}.log")),
@@ -315,6 +337,16 @@ impl Copy {
 
 /// WAL pieces by their start.
 pub struct Segments(pub BTreeMap<Lsn, WalPiece>);
+
+impl Segments {
+    /// Changes the bytes of one of them.
+    pub fn damage(&mut self, piece: Lsn, harm: impl FnOnce(&mut [u8])) {
+        let piece = self.0.get_mut(&piece).unwrap();
+        let mut bytes = piece.bytes.to_vec();
+        harm(&mut bytes);
+        piece.bytes = bytes.into();
+    }
+}
 
 impl Segments {
     pub async fn read(node: &PostgresDatabase, from: Position, proof: Lsn) -> Self {

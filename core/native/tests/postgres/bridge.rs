@@ -109,7 +109,7 @@ async fn recovery_ends_at_the_cut_or_refuses() {
 
     let mut damaged = Segments(wal.0.clone());
     let first = Lsn::new(copy.begun.start.lsn.get() & !0xFF_FFFF);
-    damaged.0.get_mut(&first).unwrap().bytes[8] ^= 1;
+    damaged.damage(first, |bytes| bytes[8] ^= 1);
     assert_eq!(code(node.recover(&plan, &damaged).await), Code::WalDamaged);
     // What a failed attempt left is no hindrance.
     node.recover(&plan, &wal).await.unwrap();
@@ -213,11 +213,7 @@ async fn pins_move_forward_only_and_say_when_they_lost_their_wal() {
     );
     let within = Position { lsn: Lsn::new(pinned.lsn.get() + 8), ..pinned };
     let rest = node.durable_wal(within, ByteCount::new(1)).await.unwrap().unwrap();
-    assert_eq!(
-        (rest.from, rest.until, rest.bytes.as_slice()),
-        (within, next, &piece.bytes[8..]),
-        "an open segment's rest"
-    );
+    assert_eq!((rest.from, rest.until, &rest.bytes[..]), (within, next, &piece.bytes[8..]), "an open segment's rest");
     let elsewhere = Position { timeline: TimelineId::new(7), ..pinned };
     assert_eq!(code(node.durable_wal(elsewhere, ByteCount::new(1)).await), Code::WalGap);
 

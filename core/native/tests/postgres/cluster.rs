@@ -113,7 +113,9 @@ async fn serve(
     let state = bench.path(&format!("state{node}"));
     fs::create_dir_all(&state).unwrap();
     let database = Arc::new(bench.node(&format!("n{node}"), node));
-    let agent = Agent::load_clone(env.clone(), Config::new(node, &address, state), database, source).await.unwrap();
+    let mut config = Config::new(node, &address, state);
+    config.wal_kept_max = bench.wal_kept_max;
+    let agent = Agent::load_clone(env.clone(), config, database, source).await.unwrap();
     let serving = async move {
         agent.serve_on(listener).await.unwrap();
     };

@@ -4,7 +4,7 @@
 use std::fs;
 
 use sheetanchor_core::format::catalog::Method;
-use sheetanchor_core::identity::{Incarnation, NodeId, TimelineId};
+use sheetanchor_core::identity::{ByteCount, Incarnation, NodeId, TimelineId};
 use sheetanchor_core::plan::{Aim, Target};
 use sheetanchor_core::refusal::Code;
 use sheetanchor_core::views::points::PointState;
@@ -215,4 +215,112 @@ async fn a_failover_in_the_middle_of_a_backup_ends_it_and_leaves_nothing() {
         pins.values().all(|pins| pins.iter().all(|pin| pin.name == "archive")).then_some(())
     };
     eventually(only_the_archives).await;
+}
+
+/// How much WAL may wait for the archive.
+const ROOM: ByteCount = ByteCount::new(32 << 20);
+
+/// WAL of node 2 has no way into the archive. Whatever else the repository holds is at hand.
+struct NoWay {
+    folder: String,
+    away: String,
+}
+
+impl NoWay {
+    fn for_n2(bench: &Bench) -> Self {
+        let (folder, away) = (bench.path("repository/wal/0000000001/00002"), bench.path("away"));
+        fs::rename(&folder, &away).unwrap();
+        fs::write(&folder, "what is no folder").unwrap();
+        Self { folder, away }
+    }
+
+    fn ends(self) {
+        fs::remove_file(&self.folder).unwrap();
+        fs::rename(&self.away, &self.folder).unwrap();
+    }
+}
+
+/// Node 2 writes more than may wait, and declares a hole, on itself alone.
+async fn a_hole_is_declared_on_n2(bench: &Bench) {
+    let sql =
+        "SELECT count(pg_logical_emit_message(true, 'fill', repeat('x', 1048576)))::text FROM generate_series(1, 12)";
+    for _ in 0..4 {
+        bench.client("n2").column(sql).await;
+    }
+    let remembered = || fs::read_to_string(bench.path("state2/agent.json")).unwrap_or_default();
+    eventually(async || remembered().contains("\"reason\": \"bound\"").then_some(())).await;
+}
+
+/// The repository shows so many holes that no backup lies behind.
+async fn holes_are(cluster: &Cluster, timelines: &[u32]) {
+    let shown = async || {
+        let scene = cluster.coordinator.scene().await.ok()?;
+        let holes = scene.holes_without_backup();
+        let seen: Vec<u32> = holes.iter().map(|hole| hole.timeline.get()).collect();
+        (seen == timelines).then_some(())
+    };
+    eventually(shown).await;
+}
+
+/// A point whose record was let go of is no target, and the refusal tells of the hole.
+async fn nothing_passes(cluster: &Cluster, name: &str) {
+    let reason = becomes(cluster, name, PointState::Lost).await;
+    assert!(reason.contains("hole"), "{reason}");
+    let refused = cluster.coordinator.plan_restore(&Target::Name(name.parse().unwrap())).await;
+    let said = refused.expect_err("it lies in a hole");
+    assert_eq!(said.refusal().map(|why| why.code), Some(Code::WalGap), "{said}");
+    assert!(said.to_string().contains("is a hole, declared at"), "{said}");
+}
+
+/// A hole is declared on the old timeline, beyond where a standby takes over, and is not shown yet when it does; a second one
+/// is declared on the new timeline.
+#[tokio::test]
+async fn no_restore_passes_a_hole_on_either_side_of_a_failover_and_the_archive_goes_on() {
+    let mut bench = Bench::new("hole-fork");
+    bench.wal_kept_max = Some(ROOM);
+    let cluster = Cluster::of(bench, true).await;
+    let (bench, coordinator) = (&cluster.bench, &cluster.coordinator);
+    coordinator.init().await.unwrap();
+    for node in NODES {
+        bench.client(&format!("n{node}")).sql("CREATE TABLE kept (what text)").await;
+    }
+    coordinator.backup(None, Method::Fence).await.unwrap();
+    let standby = Standby::of_n2(bench).await;
+    insert(bench, "one").await;
+    make_point(&cluster, "before").await;
+    becomes(&cluster, "before", PointState::Reachable).await;
+    standby.catches_up().await;
+    standby.stop().await;
+
+    let no_way = NoWay::for_n2(bench);
+    make_point(&cluster, "within").await;
+    a_hole_is_declared_on_n2(bench).await;
+    standby.takes_over(&cluster).await;
+    no_way.ends();
+    holes_are(&cluster, &[1]).await;
+    nothing_passes(&cluster, "within").await;
+    eventually(async || coordinator.backup(None, Method::Fence).await.ok()).await;
+    holes_are(&cluster, &[]).await;
+    insert(bench, "two").await;
+    make_point(&cluster, "after").await;
+    becomes(&cluster, "after", PointState::Reachable).await;
+
+    let no_way = NoWay::for_n2(bench);
+    make_point(&cluster, "within-2").await;
+    a_hole_is_declared_on_n2(bench).await;
+    no_way.ends();
+    holes_are(&cluster, &[2]).await;
+    nothing_passes(&cluster, "within-2").await;
+    coordinator.backup(None, Method::Fence).await.unwrap();
+    holes_are(&cluster, &[]).await;
+    insert(bench, "three").await;
+    make_point(&cluster, "last").await;
+    becomes(&cluster, "last", PointState::Reachable).await;
+    for name in ["before", "after"] {
+        assert_eq!(state_of(&cluster, name).await.0, PointState::Reachable, "{name} lies before a hole");
+    }
+
+    lose_and_restore(&cluster, Aim::from(&Target::Latest), &["one", "two", "three"]).await;
+    let before = Aim::from(&Target::Name("before".parse().unwrap())).of_incarnation(Incarnation::new(1));
+    lose_and_restore(&cluster, before, &["one"]).await;
 }

@@ -296,9 +296,7 @@ async fn commits_in_flight_finish_first_or_the_fence_opens_again() {
     let node = proven(&bench, "n").await;
     // A commit that waits for a standby which is not there is in flight.
     server.sql("ALTER SYSTEM SET synchronous_standby_names = 'nobody'; SELECT pg_reload_conf()").await;
-    let in_flight = Session::new(&bench, "n").await.later("INSERT INTO t VALUES (1)");
-    let waits = "SELECT pid::text FROM pg_stat_activity WHERE wait_event = 'SyncRep'";
-    eventually(async || bench.client("n").column(waits).await.pop()).await;
+    let in_flight = in_flight(&bench).await;
     let begun = Instant::now();
     assert_eq!(code(node.close(HOLD, Duration::from_millis(400)).await), Code::DrainTimedOut);
     assert!(begun.elapsed() >= Duration::from_millis(200), "half of the lease is waited for");
@@ -322,6 +320,21 @@ async fn commits_in_flight_finish_first_or_the_fence_opens_again() {
     in_flight.await.unwrap().unwrap();
     node.close(HoldId::new(3), LEASE).await.unwrap();
     node.release(HoldId::new(3)).await.unwrap();
+}
+
+/// A commit that waits for a standby. One that comes before the server has taken its setting up does not.
+async fn in_flight(bench: &Bench) -> JoinHandle<Result<Duration, String>> {
+    let waits = "SELECT pid::text FROM pg_stat_activity WHERE wait_event = 'SyncRep'";
+    loop {
+        let commit = Session::new(bench, "n").await.later("INSERT INTO t VALUES (1)");
+        let is_waiting = eventually(async || match bench.client("n").column(waits).await.pop() {
+            Some(_) => Some(true),
+            None => commit.is_finished().then_some(false),
+        });
+        if is_waiting.await {
+            return commit;
+        }
+    }
 }
 
 async fn wait_for_closer(bench: &Bench) {

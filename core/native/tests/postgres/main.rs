@@ -18,6 +18,8 @@ mod failover;
 mod fence;
 mod identity;
 mod in_doubt;
+mod power;
+mod privileges;
 mod refused;
 mod stream;
 mod tablespaces;

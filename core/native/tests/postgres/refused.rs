@@ -80,7 +80,12 @@ async fn a_segment_of_another_timeline_is_not_replayed() {
     // Nor does a piece of no length lead on for ever.
     let whole = wal.0.clone();
     let piece = wal.0.get_mut(&place).unwrap();
-    *piece = WalPiece { until: place, bytes: Vec::new(), from: Position { lsn: place, ..cut.until }, ..piece.clone() };
+    *piece = WalPiece {
+        until: place,
+        bytes: bytes::Bytes::new(),
+        from: Position { lsn: place, ..cut.until },
+        ..piece.clone()
+    };
     let recovery = recovery(&copy, &cut, "cut-1");
     let recovered = tokio::time::timeout(Duration::from_secs(20), restored.recover(&recovery, &wal));
     assert_eq!(code(recovered.await.expect("an end")), Code::WalDamaged);
@@ -89,7 +94,7 @@ async fn a_segment_of_another_timeline_is_not_replayed() {
     let piece = wal.0.get_mut(&place).unwrap();
     piece.from = Position { timeline: TimelineId::new(1), ..piece.from };
     // The timeline of the first page's head, after magic and flags.
-    piece.bytes[4] = 2;
+    wal.damage(place, |bytes| bytes[4] = 2);
     assert_eq!(code(restored.recover(&recovery, &wal).await), Code::WalDamaged);
 }
 

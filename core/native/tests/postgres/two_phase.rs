@@ -17,7 +17,7 @@ use sheetanchor_native::postgres::postmaster::StopMode;
 use tokio::task::JoinSet;
 use tokio_postgres::NoTls;
 
-use crate::bench::{Bench, Client, eventually};
+use crate::bench::{Bench, Client, LEAST, eventually};
 use crate::cluster::{Cluster, NODES};
 
 const MOVERS: usize = 3;
@@ -31,6 +31,8 @@ const XA: &str = "131077_MzE=_MQ==";
 async fn declared(test: &str, two_phase: bool) -> Cluster {
     let mut bench = Bench::new(test);
     bench.two_phase = two_phase;
+    // What others have prepared is ended by no role but theirs and superusers: a restore knows how to become one.
+    bench.role = LEAST;
     let cluster = Cluster::of(bench, true).await;
     cluster.coordinator.init().await.unwrap();
     for server in &cluster.servers {

@@ -183,7 +183,7 @@ async fn a_flipped_bit_in_a_real_segment_is_refused_on_its_way_in_and_out() {
     let second = wal.0.values().nth(1).unwrap().clone();
     let path = bench.path(&format!("source/pg_wal/{:08X}{:08X}{:08X}", 1, 0, second.from.lsn.get() >> 24));
     for at in [16_u64, 100, 8192 + 12, 1 << 20, (16 << 20) - 5] {
-        let mut bytes = second.bytes.clone();
+        let mut bytes = second.bytes.to_vec();
         bytes[usize::try_from(at).unwrap()] ^= 0x20;
         fs::write(&path, &bytes).unwrap();
         let error = node.durable_wal(second.from, ByteCount::new(1)).await.expect_err(&format!("byte {at}"));
@@ -197,7 +197,7 @@ async fn a_flipped_bit_in_a_real_segment_is_refused_on_its_way_in_and_out() {
 
     source.server.stop(StopMode::Fast).await.unwrap();
     let mut damaged = Segments(wal.0.clone());
-    damaged.0.get_mut(&second.from.lsn).unwrap().bytes[3 << 20] ^= 1;
+    damaged.damage(second.from.lsn, |bytes| bytes[3 << 20] ^= 1);
     let node = bench.restored("target", &copy, NodeId::new(1)).await;
     assert_eq!(code(node.recover(&recovery(&copy, &cut, "cut-1"), &damaged).await), Code::WalDamaged);
     node.recover(&recovery(&copy, &cut, "cut-1"), &wal).await.unwrap();

@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use bytes::Bytes;
 use sheetanchor_core::identity::ByteCount;
 use sheetanchor_engine::env::disk::parent;
 use sheetanchor_engine::env::{
@@ -443,9 +444,9 @@ impl DiskFile for File {
         Ok(content[from..until].to_vec())
     }
 
-    async fn write_at(&self, offset: u64, bytes: Vec<u8>) -> Result<(), Fault> {
+    async fn write_at(&self, offset: u64, bytes: Bytes) -> Result<(), Fault> {
         self.mount.operation().await;
-        self.inode.lock().unwrap().write(self.mount.node, usize::try_from(offset).unwrap(), bytes);
+        self.inode.lock().unwrap().write(self.mount.node, usize::try_from(offset).unwrap(), bytes.into());
         Ok(())
     }
 

@@ -12,6 +12,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use bytes::Bytes;
 use sheetanchor_core::identity::{ByteCount, ClusterId, HoldId, Incarnation, NodeId, ThreadId, TimelineId};
 use sheetanchor_core::position::{Lsn, Position};
 use sheetanchor_core::scn::Scn;
@@ -147,7 +148,7 @@ struct NoBucket;
 
 #[async_trait]
 impl Bucket for NoBucket {
-    async fn put_new(&self, _key: &str, _body: Vec<u8>) -> Result<Put, Fault> {
+    async fn put_new(&self, _key: &str, _body: Bytes) -> Result<Put, Fault> {
         unreachable!("the database has no bucket")
     }
     async fn get(&self, _key: &str) -> Result<Vec<u8>, Fault> {
@@ -185,6 +186,8 @@ pub struct World {
     pub mounts: BTreeMap<NodeId, Arc<Mount>>,
     pub data_pages: u64,
     pub segment_bytes: u64,
+    /// Whether nodes send their files to backups themselves.
+    pub sends_files: bool,
     /// How far all wall clocks are ahead.
     pub wall_ahead_ms: Arc<AtomicU64>,
     net: Pipes,
@@ -205,6 +208,7 @@ impl World {
             mounts: BTreeMap::new(),
             data_pages: 12,
             segment_bytes: 16 * 1024,
+            sends_files: false,
             wall_ahead_ms: Arc::default(),
             net: Pipes::default(),
             started: tokio::time::Instant::now(),
@@ -254,6 +258,7 @@ impl World {
         config.data_pages = self.data_pages;
         config.segment_bytes = self.segment_bytes;
         config.checkpoint_interval = Duration::from_millis(500);
+        config.sends_files = self.sends_files;
         config
     }
 

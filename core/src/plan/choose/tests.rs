@@ -42,6 +42,7 @@ fn sealed(place: u64) -> Seal {
         manifest: ContentHash::of(b""),
         point: None,
         stored: ByteCount::new(1),
+        why_full: None,
     }
 }
 
@@ -100,4 +101,29 @@ fn without_stamps_only_cuts_are_targets() {
     }
     let early = Aim { nearest_before: true, ..aim(Target::Time(WallMillis::new(9))) };
     assert_eq!(chosen(&early, false), Err(Code::NoBackup));
+}
+
+/// Two backups and two points, of which clocks said another order than there was: the archive's own counts, for the newest
+/// cut and for what to start from.
+#[test]
+fn the_newest_cut_is_the_one_that_was_cut_last_whatever_clocks_said() {
+    for scns in [[10, 20, 30, 40], [0; 4]] {
+        let (mut catalog, lineage) = told();
+        let placed = |place, scn| Cut { scn: Scn::new(scn), ..cut(place) };
+        let ids = [9_000, 8_000, 7, 6].map(|clock| OperationId::new(OperationKind::Backup, clock, 1));
+        catalog.backups = [(0, 10), (2, 30)]
+            .map(|(at, place)| (ids[at], Seal { cut: placed(place, scns[at]), ..sealed(place) }))
+            .into();
+        catalog.points = [(1, 20), (3, 40)]
+            .map(|(at, place)| {
+                let (_, point) = point(place, None);
+                (ids[at].as_kind(OperationKind::Point), Point { cut: placed(place, scns[at]), ..point })
+            })
+            .into();
+        let way = lineage.way_to(Incarnation::new(1)).unwrap();
+        let found = choices(&catalog, &lineage, &way, &aim(Target::Latest), scns[0] > 0).unwrap();
+        let found: Vec<_> =
+            found.iter().map(|choice| (choice.cut.threads[&ThreadId::new(1)].until.get(), choice.backup)).collect();
+        assert_eq!(found, [(40, ids[2]), (30, ids[2]), (20, ids[0]), (10, ids[0])], "{scns:?}");
+    }
 }
