@@ -16,7 +16,7 @@ use super::aims::Aim;
 use super::ledger::{self, Contents, Sent};
 use super::oracle::Case;
 use super::site::{NodeText, Site, free_addresses};
-use super::town::{Town, await_gone};
+use super::town::{Mount, Town, await_gone};
 
 /// What a cut is held against.
 #[derive(Clone)]
@@ -45,9 +45,14 @@ pub enum Reads {
 }
 
 pub struct Beside {
+    /// Where the nodes' data lies, if a file system of its own can be had. It is gone before its folder is.
+    _disk: Option<Mount>,
     site: Site,
     reads: Reads,
 }
+
+/// Room for what is restored, in MiB.
+const DISK_MIB: u32 = 2_000;
 
 /// So many were made: each has a folder of its own.
 static MADE: AtomicU32 = AtomicU32::new(0);
@@ -69,6 +74,8 @@ impl Beside {
             }
         }
         site.two_phase = true;
+        // Thousands of small files are made, and gone soon: in memory that costs far less.
+        let disk = Mount::make(&site.path("disk"), DISK_MIB);
         let account = Account::to_run_as(None).await.unwrap();
         for (id, agent) in town.nodes.iter().copied().zip(free_addresses(town.nodes.len())) {
             let sockets = site.path(&format!("s{id}"));
@@ -81,13 +88,13 @@ impl Beside {
                 agent,
                 state: site.path(&format!("state-{id}")),
                 engine: "postgres",
-                data: site.path(&format!("pg-{id}")),
+                data: site.path(&format!("disk/pg-{id}")),
                 connection: format!("host={sockets} port=5432 user=postgres dbname=postgres"),
             });
         }
         site.write_cluster_file();
         site.start_agents();
-        Self { site, reads }
+        Self { _disk: disk, site, reads }
     }
 
     /// Restores a cut and holds it against what is known.

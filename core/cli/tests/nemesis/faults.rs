@@ -10,7 +10,7 @@ use tokio::task::JoinSet;
 
 use super::chance::Chance;
 use super::hosts;
-use super::links::Severed;
+use super::network::{Network, Way};
 use super::town::{Town, serves, signal, signal_folder};
 
 /// One deed. Processes are killed by SIGKILL and paused by SIGSTOP.
@@ -23,7 +23,13 @@ pub enum Deed {
     PauseAgent(u16),
     KillCoordinator,
     PauseCoordinator,
-    SeverLink(u16, Severed),
+    /// A host's cable is pulled: of operators, or of a node.
+    CablePulled(u16),
+    /// What a node is sent, or what it sends, is lost.
+    OneWayLost(u16, Way),
+    /// A node loses its power: its cable, agent and server are gone at once, and nobody is told.
+    HostLost(u16),
+    SlowLink(u16),
     RepositoryReadOnly,
     RepositoryFull,
     DiskFull,
@@ -44,7 +50,12 @@ impl Deed {
             Self::PauseAgent(_) => "agent paused",
             Self::KillCoordinator => "coordinators killed",
             Self::PauseCoordinator => "coordinators paused",
-            Self::SeverLink(..) => "link severed",
+            Self::CablePulled(hosts::OPERATORS) => "cable of coordinators pulled",
+            Self::CablePulled(_) => "cable of a node pulled",
+            Self::OneWayLost(_, Way::To) => "what a node is sent lost",
+            Self::OneWayLost(_, Way::From) => "what a node sends lost",
+            Self::HostLost(_) => "host lost",
+            Self::SlowLink(_) => "link slow",
             Self::RepositoryReadOnly => "repository read-only",
             Self::RepositoryFull => "repository full",
             Self::DiskFull => "disk of a server full",
@@ -85,12 +96,20 @@ pub struct Deck {
     chance: Chance,
     waiting: Vec<Deed>,
     nodes: Vec<u16>,
-    own_file_systems: bool,
+    means: Means,
+}
+
+/// What can be had here.
+#[derive(Clone, Copy, Debug)]
+pub struct Means {
+    pub own_file_systems: bool,
+    pub network: bool,
+    pub slow_links: bool,
 }
 
 impl Deck {
-    pub fn new(chance: Chance, nodes: &[u16], own_file_systems: bool) -> Self {
-        Self { chance, waiting: Vec::new(), nodes: nodes.to_vec(), own_file_systems }
+    pub fn new(chance: Chance, nodes: &[u16], means: Means) -> Self {
+        Self { chance, waiting: Vec::new(), nodes: nodes.to_vec(), means }
     }
 
     /// What is done in a round of `length`.
@@ -124,14 +143,23 @@ impl Deck {
             Deed::KillCoordinator,
             Deed::PauseCoordinator,
         ];
-        for severed in [Severed::Requests, Severed::Answers, Severed::Both] {
-            deeds.push(Deed::SeverLink(node(), severed));
+        if self.means.network {
+            deeds.extend([
+                Deed::CablePulled(node()),
+                Deed::CablePulled(hosts::OPERATORS),
+                Deed::OneWayLost(node(), Way::To),
+                Deed::OneWayLost(node(), Way::From),
+                Deed::HostLost(node()),
+            ]);
+        }
+        if self.means.slow_links {
+            deeds.push(Deed::SlowLink(node()));
         }
         for host in [node(), hosts::OPERATORS] {
             deeds.push(Deed::ClockAhead(host, *self.chance.one_of(&AHEAD_S)));
         }
         deeds.push(Deed::RepositoryFails(*self.chance.one_of(&FAILING)));
-        if self.own_file_systems {
+        if self.means.own_file_systems {
             deeds.extend([Deed::RepositoryReadOnly, Deed::RepositoryFull, Deed::DiskFull]);
         }
         self.chance.shuffle(&mut deeds);
@@ -205,12 +233,10 @@ async fn do_and_undo(town: &Town, coordinators: &Coordinators, Planned { deed, l
             }
             !paused.is_empty()
         }
-        Deed::SeverLink(node, severed) => {
-            town.links[&node].sever(severed);
-            wait.await;
-            town.links[&node].heal();
-            true
-        }
+        Deed::CablePulled(_) | Deed::OneWayLost(..) | Deed::HostLost(_) | Deed::SlowLink(_) => match &town.network {
+            Ok(network) => cut_off(town, network, deed, lasts).await,
+            Err(_) => false,
+        },
         Deed::ClockAhead(host, seconds) => {
             town.hosts.set_clock_ahead(host, seconds);
             wait.await;
@@ -225,6 +251,37 @@ async fn do_and_undo(town: &Town, coordinators: &Coordinators, Planned { deed, l
         }
         Deed::RepositoryReadOnly | Deed::RepositoryFull | Deed::DiskFull => fail_storage(town, deed, lasts).await,
     }
+}
+
+async fn cut_off(town: &Town, network: &Network, deed: Deed, lasts: Duration) -> bool {
+    match deed {
+        Deed::CablePulled(host) => {
+            network.pull(host);
+            tokio::time::sleep(lasts).await;
+            network.plug(host);
+        }
+        Deed::OneWayLost(node, way) => {
+            let cut = network.silence(node, way);
+            tokio::time::sleep(lasts).await;
+            network.heal(cut);
+        }
+        Deed::HostLost(node) => {
+            network.pull(node);
+            town.kill_agent(node);
+            town.servers[&node].stop(StopMode::Kill).await.ok();
+            tokio::time::sleep(lasts).await;
+            network.plug(node);
+            start_server(town, node).await;
+            town.start_agent(node);
+        }
+        Deed::SlowLink(node) => {
+            network.slow(node);
+            tokio::time::sleep(lasts).await;
+            network.hasten(node);
+        }
+        _ => return false,
+    }
+    true
 }
 
 async fn fail_storage(town: &Town, deed: Deed, lasts: Duration) -> bool {
@@ -263,7 +320,7 @@ async fn fail_storage(town: &Town, deed: Deed, lasts: Duration) -> bool {
 
 /// Starts a server, unless another deed does: what counts is how it is in the end.
 async fn start_server(town: &Town, node: u16) {
-    town.servers[&node].start().await.ok();
+    town.start_server(node).await.ok();
 }
 
 fn each_coordinator(coordinators: &Coordinators, mut each: impl FnMut(u32)) -> Vec<u32> {

@@ -1,5 +1,5 @@
 //! The loss of everything: all servers and agents at once, and what they had on their disks, or that it is whole. Then a
-//! restore in their place, while agents and the coordinator are killed.
+//! restore in their place, while agents and the coordinator are killed, and nodes cut off.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::process::Stdio;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use sheetanchor_native::postgres::postmaster::StopMode;
 
@@ -137,17 +137,39 @@ impl Run {
     }
 
     fn restore_struck(&mut self, arguments: &[&str]) -> Result<(), String> {
-        let child = self.town.command(arguments).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+        let mut child = self.town.command(arguments).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
         std::thread::sleep(self.chance.millis(100, 3_000));
-        match self.chance.below(4) {
-            0 => super::town::signal("-KILL", child.id()),
-            1 => {
-                let node = *self.chance.one_of(&self.town.nodes);
+        let node = *self.chance.one_of(&self.town.nodes);
+        let (kind, lasts) = (self.chance.below(6), self.chance.millis(10, 1_000));
+        match (kind, &self.town.network) {
+            (0, _) => super::town::signal("-KILL", child.id()),
+            (1, _) => {
                 self.town.kill_agent(node);
-                std::thread::sleep(self.chance.millis(10, 1_000));
+                std::thread::sleep(lasts);
                 self.town.start_agent(node);
             }
+            // Those who wait for its agent are not told that it is gone.
+            (2, Ok(network)) => {
+                network.pull(node);
+                self.town.kill_agent(node);
+                std::thread::sleep(lasts * 3);
+                network.plug(node);
+                self.town.start_agent(node);
+            }
+            (3, Ok(network)) => {
+                network.pull(node);
+                std::thread::sleep(lasts * 3);
+                network.plug(node);
+            }
             _ => {}
+        }
+        let begun = Instant::now();
+        while child.try_wait().unwrap().is_none() {
+            if begun.elapsed() > PEACE {
+                super::town::signal("-KILL", child.id());
+                self.fail(&format!("a restore in its place has not ended in peace: {arguments:?}"));
+            }
+            std::thread::sleep(Duration::from_millis(20));
         }
         let ended = child.wait_with_output().unwrap();
         if ended.status.success() { Ok(()) } else { Err(String::from_utf8_lossy(&ended.stderr).into_owned()) }

@@ -18,6 +18,7 @@
 #[path = "../site/mod.rs"]
 mod site;
 
+mod afar;
 mod aims;
 mod beside;
 mod catalog;
@@ -26,9 +27,10 @@ mod checks;
 mod faults;
 mod hosts;
 mod ledger;
-mod links;
+mod leftovers;
 mod lost;
 mod makers;
+mod network;
 mod oracle;
 mod pairs;
 mod report;
@@ -42,11 +44,11 @@ use report::Report;
 use rounds::{Measure, Run};
 
 /// What a test among all others has time for.
-const SHORT: Measure = Measure { deeds: 5, clones: 1, cuts: 1 };
+const SHORT: Measure = Measure { strife: Duration::from_secs(7), deeds: 5, clones: 1, cuts: 1 };
 const SHORT_ROUNDS: u32 = 2;
 
 /// What is done where time was given.
-const LONG: Measure = Measure { deeds: 6, clones: 4, cuts: 10 };
+const LONG: Measure = Measure { strife: Duration::from_secs(9), deeds: 6, clones: 4, cuts: 18 };
 
 fn setting(name: &str) -> Option<String> {
     std::env::var(format!("SHEETANCHOR_NEMESIS_{name}")).ok()

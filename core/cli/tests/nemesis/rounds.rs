@@ -13,18 +13,16 @@ use tokio::task::JoinSet;
 use super::catalog::{self, Listed};
 use super::chance::Chance;
 use super::checks::restored_beside;
-use super::faults::{Coordinators, Deck, strike};
+use super::faults::{Coordinators, Deck, Means, strike};
 use super::hosts;
 use super::ledger::{Clients, Journal};
 use super::makers::{Attempt, Ends, Made, Maker, words};
+use super::network::Network;
 use super::oracle::Seen;
 use super::report::{Report, Row};
-use super::town::Town;
+use super::town::{Town, without_network};
 
 const CLIENTS: u32 = 5;
-
-/// How long the nemesis is about in one round.
-const STRIFE: Duration = Duration::from_secs(9);
 
 /// How long anything may take once there is peace.
 pub const PEACE: Duration = Duration::from_mins(2);
@@ -35,6 +33,8 @@ const AHEAD_S: i64 = 3_600;
 /// How much happens in one round.
 #[derive(Clone, Copy, Debug)]
 pub struct Measure {
+    /// How long the nemesis is about.
+    pub strife: Duration,
     /// How many deeds the nemesis does.
     pub deeds: usize,
     /// How many cuts are restored beside the cluster while it works, at most.
@@ -63,8 +63,17 @@ impl Run {
     pub async fn begin(nodes: u16, mut chance: Chance, report: Report) -> Self {
         let town = Arc::new(Town::new(nodes).await);
         town.operator(&["init"]).done();
-        let own_file_systems = town.repository.is_some() && town.third_disk.is_some();
-        if !own_file_systems {
+        let means = Means {
+            own_file_systems: town.repository.is_some() && town.third_disk.is_some(),
+            network: town.network.is_ok(),
+            slow_links: town.network.as_ref().is_ok_and(Network::has_slow_links),
+        };
+        match &town.network {
+            Ok(network) if !network.has_slow_links() => eprintln!("links cannot be made slow here: that is left out"),
+            Ok(_) => {}
+            Err(why) => without_network(why),
+        }
+        if !means.own_file_systems {
             let is_root = Account::to_run_as(None).await.unwrap().is_some();
             let may_do_without = super::setting("WITHOUT_MOUNTS").is_some();
             assert!(!is_root || may_do_without, "root cannot mount here; SHEETANCHOR_NEMESIS_WITHOUT_MOUNTS=1 goes on");
@@ -72,7 +81,7 @@ impl Run {
         }
         let journal = Arc::new(Journal::default());
         journal.incarnation.store(1, Ordering::SeqCst);
-        let deck = Deck::new(chance.branch(), &town.nodes, own_file_systems);
+        let deck = Deck::new(chance.branch(), &town.nodes, means);
         let mut run = Self {
             town,
             journal,
@@ -109,7 +118,7 @@ impl Run {
     pub async fn round(&mut self, number: u32, measure: Measure) {
         let begun = Instant::now();
         self.row = Row { round: number, ..Row::default() };
-        let plan = self.deck.deal(measure.deeds, STRIFE);
+        let plan = self.deck.deal(measure.deeds, measure.strife);
         let planned: Vec<String> = plan.iter().map(ToString::to_string).collect();
         eprintln!("round {number}: {}", planned.join("; "));
         let targets = self.draw(measure.clones, false);
@@ -190,8 +199,8 @@ impl Run {
     async fn make_peace(&mut self) {
         let healed = Instant::now();
         self.town.start_agents();
-        for (node, server) in &self.town.servers {
-            if let Err(error) = server.start().await {
+        for node in &self.town.nodes {
+            if let Err(error) = self.town.start_server(*node).await {
                 self.fail(&format!("server {node} does not start: {error}"));
             }
         }

@@ -1,5 +1,5 @@
-//! Servers, agents and their links, in folders of the run, each node on a host of its own. Where we are root, the repository
-//! and the third server's data lie on file systems of their own, which can be full or read-only.
+//! Servers and agents, in folders of the run, each node on a host of its own. Where we are root, the hosts have addresses of
+//! their own, and the repository and the third server's data lie on file systems of their own, which can be full or read-only.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -8,16 +8,15 @@ use std::process::{Child, Command, Stdio};
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
+use futures_util::future::join_all;
+use sheetanchor_core::error::Result as Outcome;
 use sheetanchor_native::postgres::postmaster::Postmaster;
 use sheetanchor_native::postgres::server::{Server, ServerPlan};
 
-use super::hosts::{self, Hosts};
-use super::ledger;
-use super::links::Link;
+use super::hosts::{Hosts, OPERATORS};
+use super::network::Network;
 use super::site::{NodeText, Said, Site, free_addresses, said};
-
-/// The cluster file of operators, whose way to the agents can be cut.
-pub const OPERATORS: &str = "operators.toml";
+use super::{ledger, leftovers};
 
 /// A file system of its own in a folder of the run.
 pub struct Mount {
@@ -27,7 +26,7 @@ pub struct Mount {
 }
 
 impl Mount {
-    fn make(folder: &str, megabytes: u32) -> Option<Self> {
+    pub fn make(folder: &str, megabytes: u32) -> Option<Self> {
         fs::create_dir_all(folder).unwrap();
         let options = format!("size={megabytes}m,mode=755");
         let mounted =
@@ -70,7 +69,8 @@ pub struct Town {
     pub nodes: Vec<u16>,
     pub hosts: Hosts,
     pub servers: BTreeMap<u16, Server>,
-    pub links: BTreeMap<u16, Link>,
+    /// What lies between the hosts, or why there is nothing.
+    pub network: Result<Network, String>,
     agents: BTreeMap<u16, Mutex<Option<Child>>>,
     pub repository: Option<Mount>,
     pub third_disk: Option<Mount>,
@@ -80,6 +80,7 @@ pub struct Town {
 impl Town {
     /// A town of so many nodes, three at least.
     pub async fn new(nodes: u16) -> Self {
+        leftovers::sweep();
         let mut site = Site::empty("nemesis");
         let nodes: Vec<u16> = (1..=nodes).collect();
         let third_disk = Mount::make(&site.path("disk3"), 400);
@@ -87,17 +88,22 @@ impl Town {
         site.repository = Some("store/repository".to_owned());
         let hosts = Hosts::new(&site, *nodes.last().unwrap());
         site.two_phase = true;
-        let (mut servers, mut links, mut agents) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
-        for (id, agent) in nodes.iter().copied().zip(free_addresses(nodes.len())) {
-            let data = if id == 3 { "disk3/pg".to_owned() } else { format!("pg-{id}") };
-            let server = server(&site, id, &data, hosts.programs(id).await).await;
+        let network = Network::new(&nodes);
+        let made = nodes.iter().map(async |id| {
+            let data = if *id == 3 { "disk3/pg".to_owned() } else { format!("pg-{id}") };
+            (*id, server(&site, *id, &data, hosts.programs(*id).await, network.as_ref().ok()).await)
+        });
+        let servers: BTreeMap<u16, Server> = join_all(made).await.into_iter().collect();
+        let mut agents = BTreeMap::new();
+        for (id, free) in nodes.iter().copied().zip(free_addresses(nodes.len())) {
             site.environment.insert(id, hosts.variables(id));
-            servers.insert(id, server);
-            links.insert(id, Link::to(agent.clone()).await);
+            if let Ok(network) = &network {
+                site.entering.insert(id, network.entering(id));
+            }
             agents.insert(id, Mutex::new(None));
             site.nodes.push(NodeText {
                 id,
-                agent,
+                agent: if network.is_ok() { Network::agent(id) } else { free },
                 state: site.path(&format!("state-{id}")),
                 engine: "postgres",
                 data: servers[&id].plan().data.clone(),
@@ -105,10 +111,7 @@ impl Town {
             });
         }
         site.write_cluster_file();
-        let file = fs::read_to_string(site.path("cluster.toml")).unwrap();
-        let seen = |text: String, node: &NodeText| text.replace(&node.agent, &links[&node.id].address);
-        fs::write(site.path(OPERATORS), site.nodes.iter().fold(file, seen)).unwrap();
-        let town = Self { nodes, hosts, servers, links, agents, repository, third_disk, site };
+        let town = Self { nodes, hosts, servers, network, agents, repository, third_disk, site };
         town.start_agents();
         town
     }
@@ -150,9 +153,15 @@ impl Town {
 
     /// A command of an operator.
     pub fn command(&self, arguments: &[&str]) -> Command {
-        let mut command = self.site.command(&["--cluster", OPERATORS]);
-        command.args(arguments).stdin(Stdio::null()).envs(self.hosts.variables(hosts::OPERATORS));
+        let entering = self.network.as_ref().map(|network| network.entering(OPERATORS)).unwrap_or_default();
+        let mut command = self.site.command_after(&entering, arguments);
+        command.stdin(Stdio::null()).envs(self.hosts.variables(OPERATORS));
         command
+    }
+
+    /// Starts a node's server, on its host. Nothing happens if it runs.
+    pub async fn start_server(&self, node: u16) -> Outcome<()> {
+        start(&self.servers[&node], node, self.network.as_ref().ok()).await
     }
 
     pub fn start_agents(&self) {
@@ -204,7 +213,27 @@ pub fn await_gone(data: &[String]) {
     }
 }
 
-async fn server(site: &Site, id: u16, data: &str, programs: String) -> Server {
+/// Without hosts that have addresses of their own nobody is cut off. Root can do better, but for where it was told not to.
+pub fn without_network(why: &str) {
+    let may_do_without = super::setting("WITHOUT_NAMESPACES").is_some();
+    assert!(
+        !rustix::process::geteuid().is_root() || may_do_without,
+        "no network namespaces here ({why}); SHEETANCHOR_NEMESIS_WITHOUT_NAMESPACES=1 goes on"
+    );
+    eprintln!("hosts cannot have addresses of their own here ({why}): nobody is cut off");
+}
+
+/// Starts a server on a host. Nothing happens if it runs.
+pub async fn start(server: &Server, node: u16, network: Option<&Network>) -> Outcome<()> {
+    let Some(network) = network else { return server.start().await };
+    let start = || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(server.start())
+    };
+    tokio::task::block_in_place(|| network.within(node, start))
+}
+
+async fn server(site: &Site, id: u16, data: &str, programs: String, network: Option<&Network>) -> Server {
     let settings = [
         ("shared_buffers", "16MB"),
         ("autovacuum_naptime", "1s"),
@@ -226,7 +255,7 @@ async fn server(site: &Site, id: u16, data: &str, programs: String) -> Server {
     });
     let server = server.await.unwrap();
     // `cargo xtask pg` installs the fence, without which it does not start.
-    server.start().await.unwrap();
+    start(&server, id, network).await.unwrap();
     let (client, connection) = tokio_postgres::connect(&server.connection(), tokio_postgres::NoTls).await.unwrap();
     let mut driver = tokio::task::JoinSet::new();
     driver.spawn(connection);
