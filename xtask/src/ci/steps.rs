@@ -1,5 +1,6 @@
 //! The steps, cheapest first: what is wrong is said as early as possible.
 
+use std::num::NonZero;
 use std::process::Command;
 
 use anyhow::{Result, bail};
@@ -18,7 +19,7 @@ const POSTGRES_TESTS: [&str; 2] = ["postgres", "nemesis"];
 pub const ALL: &[Step] = &[
     step("fmt", "the sources are formatted", fmt),
     step("tidy", "the rules that only this tree has", tidy),
-    step("alone", "core and engine build and lint by themselves", alone),
+    step("alone", "core and engine compile and lint by themselves", alone),
     step("clippy", "no lint fires anywhere", clippy),
     step("doc", "every item is documented, every link in it leads somewhere", doc),
     Step { needs_postgres: Postgres::Partly, ..step("test", "every test", test) },
@@ -55,7 +56,6 @@ fn tidy(run: &mut Run) -> Result<Outcome> {
 /// Alone, since in the whole workspace another package may have switched on what one of these forgot to ask for.
 fn alone(run: &mut Run) -> Result<Outcome> {
     for package in ["sheetanchor-core", "sheetanchor-engine"] {
-        cargo(run, &["build", "--package", package])?;
         cargo(run, &["clippy", "--package", package, "--", "--deny", "warnings"])?;
     }
     Ok(Outcome::Passed)
@@ -77,7 +77,9 @@ fn test(run: &mut Run) -> Result<Outcome> {
     let (on_servers, others): (Vec<String>, Vec<String>) =
         integration_tests(&run.root)?.into_iter().partition(|name| POSTGRES_TESTS.contains(&name.as_str()));
     let runner = if programs::succeeds(programs::cargo(&run.root).args(["nextest", "--version"])) {
-        command.args(["nextest", "run", "--workspace", "--no-fail-fast"]);
+        let threads = std::thread::available_parallelism().map_or(1, NonZero::get).saturating_mul(2).to_string();
+        command.args(["nextest", "run", "--workspace", "--no-fail-fast", "--profile", "gate"]);
+        command.args(["--test-threads", &threads]);
         // nextest refuses a filter that names nothing.
         if run.without_postgres && !on_servers.is_empty() {
             let others = on_servers.iter().map(|name| format!("not binary({name})"));
