@@ -490,17 +490,15 @@ impl DiskFile for SimFile {
                 content.rot(from, length, draw);
             }
             let there = content.length().saturating_sub(from);
-            let mut bytes = vec![0; length.min(there)];
             let mut short = met == Some(Met::Short);
-            let filled = whole::read_full(&mut bytes, |rest, before| {
-                let before = usize::try_from(before).unwrap_or(usize::MAX);
-                let wanted = if core::mem::take(&mut short) { rest.len().div_ceil(2) } else { rest.len() };
-                Ok::<_, Fault>(
-                    content.read_into(from.saturating_add(before), rest.get_mut(..wanted).unwrap_or_default()),
-                )
-            })?;
-            bytes.truncate(filled);
-            Ok(bytes)
+            whole::read_full(length.min(there), |bytes, wanted| {
+                let before = bytes.len();
+                let wanted = if core::mem::take(&mut short) { wanted.div_ceil(2) } else { wanted };
+                bytes.resize(before.saturating_add(wanted), 0);
+                let taken = content.read_into(from.saturating_add(before), bytes.get_mut(before..).unwrap_or_default());
+                bytes.truncate(before.saturating_add(taken));
+                Ok::<_, Fault>(taken)
+            })
         })
         .await
     }

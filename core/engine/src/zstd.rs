@@ -1,7 +1,6 @@
 //! Frames of compressed bytes. One level: 1 is faster *and* no larger than 3 on heap pages.
 
 use alloc::format;
-use alloc::vec;
 use alloc::vec::Vec;
 
 use sheetanchor_core::refusal::{Code, Refusal};
@@ -11,10 +10,9 @@ const LEVEL: i32 = 1;
 
 /// One zstd frame that holds `bytes` and their number.
 pub fn compress(bytes: &[u8]) -> Vec<u8> {
-    let mut frame = vec![0; zstd_safe::compress_bound(bytes.len())];
-    let written = zstd_safe::compress(frame.as_mut_slice(), bytes, LEVEL);
+    let mut frame = Vec::with_capacity(zstd_safe::compress_bound(bytes.len()));
+    let written = zstd_safe::compress(&mut frame, bytes, LEVEL);
     assert!(written.is_ok(), "a buffer of compress_bound bytes always suffices");
-    frame.truncate(written.unwrap_or_default());
     frame
 }
 
@@ -28,9 +26,10 @@ pub fn decompress(name: &str, frame: &[u8], length: u64, code: Code) -> Result<V
     if zstd_safe::get_frame_content_size(frame).ok().flatten() != Some(length) {
         return Err(damaged());
     }
-    let mut bytes = vec![0; usize::try_from(length).map_err(|_| damaged())?];
-    match zstd_safe::decompress(bytes.as_mut_slice(), frame) {
-        Ok(written) if written == bytes.len() => Ok(bytes),
+    let length = usize::try_from(length).map_err(|_| damaged())?;
+    let mut bytes = Vec::with_capacity(length);
+    match zstd_safe::decompress(&mut bytes, frame) {
+        Ok(written) if written == length => Ok(bytes),
         Ok(_) | Err(_) => Err(damaged()),
     }
 }

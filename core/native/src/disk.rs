@@ -7,12 +7,15 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use rustix::buffer::spare_capacity;
 use rustix::fs::{CWD, FlockOperation, RenameFlags};
 use rustix::io::Errno;
 use sheetanchor_core::error::Fault;
 use sheetanchor_core::identity::ByteCount;
 use sheetanchor_engine::env::whole;
 use sheetanchor_engine::env::{Disk, DiskFile, DiskLock, Entry, EntryKind, Metadata, OpenMode, Published};
+
+use tokio::sync::Mutex;
 
 use crate::faults::{blocking, fault, sync_fault};
 
@@ -32,7 +35,7 @@ impl Disk for FileDisk {
                 OpenMode::CreateNew => options.read(true).write(true).create_new(true).mode(0o600),
             };
             let file = options.open(&*path).map_err(|error| fault(format!("open {path}"), &error))?;
-            let open: Box<dyn DiskFile> = Box::new(OpenFile { path, file: Arc::new(file) });
+            let open: Box<dyn DiskFile> = Box::new(OpenFile { path, file: Arc::new(file), writing: Mutex::new(()) });
             Ok(open)
         })
         .await
@@ -160,6 +163,8 @@ impl DiskLock for HeldLock {}
 struct OpenFile {
     path: Arc<str>,
     file: Arc<File>,
+    /// The kernel lets one writer at a time into a file, and has the others spin. Waiting here costs no processor.
+    writing: Mutex<()>,
 }
 
 impl OpenFile {
@@ -179,17 +184,19 @@ impl DiskFile for OpenFile {
         self.on("read", move |file| {
             // The caller may ask for more than there is: the buffer need not be longer than the file is now.
             let there = usize::try_from(file.metadata()?.len().saturating_sub(offset)).unwrap_or(usize::MAX);
-            let mut bytes = vec![0; length.min(there)];
-            let filled = whole::read_full(&mut bytes, |rest, before| {
-                uninterrupted(|| file.read_at(rest, offset.saturating_add(before)))
+            let mut bytes = whole::read_full(length.min(there), |bytes, _| {
+                let next = offset.saturating_add(u64::try_from(bytes.len()).unwrap_or(u64::MAX));
+                uninterrupted(|| Ok(rustix::io::pread(file, spare_capacity(bytes), next)?))
             })?;
-            bytes.truncate(filled);
+            // There may have been room for more.
+            bytes.truncate(length);
             Ok(bytes)
         })
         .await
     }
 
     async fn write_at(&self, offset: u64, bytes: Bytes) -> Result<(), Fault> {
+        let _turn = self.writing.lock().await;
         self.on("write", move |file| {
             whole::write_full(&bytes, |rest, before| {
                 match uninterrupted(|| file.write_at(rest, offset.saturating_add(before)))? {

@@ -258,6 +258,7 @@ impl Bench<'_> {
         let id = self.all_again().await?;
         let to = self.kept("restored-over");
         if let Some(tool) = &self.pgbackrest {
+            tool.rests().await?;
             run(&mut tool.restore(&to)?).await?;
         }
         self.source.stop().await?;

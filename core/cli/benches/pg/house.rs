@@ -2,9 +2,10 @@
 
 use std::fs::{self, File};
 use std::net::TcpListener;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use tokio::process::Command;
@@ -17,6 +18,12 @@ pub const ACCOUNT: &str = "postgres";
 
 /// No single program takes longer.
 const DEADLINE: Duration = Duration::from_mins(30);
+
+/// What is left free of memory, since the kernel begins to look for more before there is none.
+const LEFT_FREE_MIB: u64 = 400;
+
+/// The length of a file that takes no place on the disk.
+const ZEROS: u64 = 1 << 42;
 
 /// Clock ticks of a second, in which Linux counts processor time (`USER_HZ`, the same on every architecture of today).
 const TICKS: f64 = 100.0;
@@ -153,9 +160,30 @@ pub fn remove(path: &str) -> Result<()> {
     }
 }
 
-/// What the rounds before have left goes to the disk now, and not on somebody's time.
+/// What the rounds before have left goes to the disk now, and not on somebody's time. Nor does anybody pay for memory that
+/// a virtual machine has given back, and is given again page by page: free memory is filled with a file's zeros.
 pub async fn settle() -> Result<()> {
-    run(&mut program("sync", &[])).await.map(drop)
+    run(&mut program("sync", &[])).await?;
+    tokio::task::spawn_blocking(touch_memory).await?
+}
+
+/// Reads a file without blocks, in the folder of the run, where nobody has read it yet, until little memory is free.
+fn touch_memory() -> Result<()> {
+    static NEXT: AtomicU64 = AtomicU64::new(0);
+    let file = File::options().read(true).write(true).create(true).truncate(false).open("zeros")?;
+    file.set_len(ZEROS)?;
+    let mut piece = vec![0; 1 << 20];
+    for _ in 0..free_mib()?.saturating_sub(LEFT_FREE_MIB) {
+        file.read_exact_at(&mut piece, NEXT.fetch_add(1 << 20, Ordering::Relaxed) % ZEROS)?;
+    }
+    Ok(())
+}
+
+/// Memory that holds nothing, not even a file's pages.
+fn free_mib() -> Result<u64> {
+    let text = fs::read_to_string("/proc/meminfo")?;
+    let found = text.lines().find_map(|line| line.strip_prefix("MemFree:")?.trim().strip_suffix(" kB")?.parse().ok());
+    Ok(found.map(|kib: u64| kib >> 10).ok_or("/proc/meminfo does not say what is free")?)
 }
 
 /// Has the files of a folder in the page cache. Those of a server that runs may go meanwhile.

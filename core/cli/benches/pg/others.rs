@@ -5,7 +5,7 @@ use std::path::Path;
 
 use tokio::process::Command;
 
-use crate::house::{House, Result, program, remove, run, shell};
+use crate::house::{self, House, Result, program, remove, run, shell};
 use crate::servers::Source;
 
 /// Programs that a run can do without, and leaves the rows out of.
@@ -64,6 +64,13 @@ impl PgBackRest {
         let config = fs::read_to_string(&self.config)?;
         fs::write(&self.config, config.replace("compress-type=zst", "compress-type=lz4"))?;
         Ok(self)
+    }
+
+    /// Waits until nothing archives in the background any more: a restore removes the folder that it writes to, and fails
+    /// if it has written since.
+    pub async fn rests(&self) -> Result<()> {
+        let locks = self.config.replace("pgbackrest.conf", "lock");
+        house::until("pgBackRest rests", async || Ok(fs::read_dir(&locks)?.next().is_none())).await
     }
 
     pub fn archive_command(&self) -> String {

@@ -1,25 +1,26 @@
 //! Whole reads and writes over calls that may do less than they were asked to, as those of an operating system do. Every
 //! [`DiskFile`](super::DiskFile) is built on these two, the native and the simulated one alike.
 
+use alloc::vec::Vec;
+
 use sheetanchor_core::planted::{self, Bug};
 
-/// Reads until `buffer` is full or the file ends; answers how many bytes were read. `read` is given the rest of the buffer
-/// and how many bytes came before it, and answers how many it has put there: zero only at the end of the file.
+/// Reads `length` bytes, or what there is before the file ends. `read` is given what was read so far and how many bytes are
+/// wanted still; it appends some of them, and answers how many: zero only at the end of the file.
 ///
 /// # Errors
 /// Those of `read`.
-pub fn read_full<E>(buffer: &mut [u8], mut read: impl FnMut(&mut [u8], u64) -> Result<usize, E>) -> Result<usize, E> {
-    let mut filled = 0;
-    while let Some(rest) = buffer.get_mut(filled..).filter(|rest| !rest.is_empty()) {
-        match read(rest, count(filled))? {
-            0 => break,
-            more => filled = filled.saturating_add(more),
-        }
-        if planted::is(Bug::ShortReadIgnored) {
+pub fn read_full<E>(
+    length: usize,
+    mut read: impl FnMut(&mut Vec<u8>, usize) -> Result<usize, E>,
+) -> Result<Vec<u8>, E> {
+    let mut bytes = Vec::with_capacity(length);
+    while let Some(wanted) = length.checked_sub(bytes.len()).filter(|wanted| *wanted > 0) {
+        if read(&mut bytes, wanted)? == 0 || planted::is(Bug::ShortReadIgnored) {
             break;
         }
     }
-    Ok(filled)
+    Ok(bytes)
 }
 
 /// Writes all of `bytes`. `write` is given what is left and how many bytes came before it, and answers how many it has
@@ -46,23 +47,19 @@ fn count(bytes: usize) -> u64 {
 
 #[cfg(test)]
 mod tests {
-    use alloc::vec::Vec;
-
     use super::*;
 
     #[test]
     fn what_comes_in_pieces_is_read_whole_up_to_the_end() {
         let file = b"ledger";
         for (asked, piece) in [(4, 1), (6, 4), (9, 4), (0, 3)] {
-            let mut buffer = [0; 9];
-            let filled = read_full::<()>(&mut buffer[..asked], |rest, before| {
-                let from = usize::try_from(before).unwrap();
-                let some = (file.len() - from).min(rest.len()).min(piece);
-                rest[..some].copy_from_slice(&file[from..from + some]);
+            let read = read_full::<()>(asked, |bytes, wanted| {
+                let rest = &file[bytes.len()..];
+                let some = rest.len().min(wanted).min(piece);
+                bytes.extend_from_slice(&rest[..some]);
                 Ok(some)
             });
-            assert_eq!(filled, Ok(asked.min(6)));
-            assert!(buffer.starts_with(&file[..asked.min(6)]));
+            assert_eq!(read.unwrap(), file[..asked.min(6)]);
         }
     }
 
