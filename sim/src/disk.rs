@@ -497,7 +497,7 @@ impl DiskFile for SimFile {
                 bytes.resize(before.saturating_add(wanted), 0);
                 let taken = content.read_into(from.saturating_add(before), bytes.get_mut(before..).unwrap_or_default());
                 bytes.truncate(before.saturating_add(taken));
-                Ok::<_, Fault>(taken)
+                Ok::<_, Fault>(())
             })
         })
         .await

@@ -14,7 +14,6 @@ use sheetanchor_core::error::Fault;
 use sheetanchor_core::identity::ByteCount;
 use sheetanchor_engine::env::whole;
 use sheetanchor_engine::env::{Disk, DiskFile, DiskLock, Entry, EntryKind, Metadata, OpenMode, Published};
-
 use tokio::sync::Mutex;
 
 use crate::faults::{blocking, fault, sync_fault};
@@ -184,13 +183,10 @@ impl DiskFile for OpenFile {
         self.on("read", move |file| {
             // The caller may ask for more than there is: the buffer need not be longer than the file is now.
             let there = usize::try_from(file.metadata()?.len().saturating_sub(offset)).unwrap_or(usize::MAX);
-            let mut bytes = whole::read_full(length.min(there), |bytes, _| {
+            whole::read_full(length.min(there), |bytes, _| {
                 let next = offset.saturating_add(u64::try_from(bytes.len()).unwrap_or(u64::MAX));
-                uninterrupted(|| Ok(rustix::io::pread(file, spare_capacity(bytes), next)?))
-            })?;
-            // There may have been room for more.
-            bytes.truncate(length);
-            Ok(bytes)
+                uninterrupted(|| Ok(rustix::io::pread(file, spare_capacity(bytes), next)?)).map(drop)
+            })
         })
         .await
     }

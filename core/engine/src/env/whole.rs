@@ -5,21 +5,22 @@ use alloc::vec::Vec;
 
 use sheetanchor_core::planted::{self, Bug};
 
-/// Reads `length` bytes, or what there is before the file ends. `read` is given what was read so far and how many bytes are
-/// wanted still; it appends some of them, and answers how many: zero only at the end of the file.
+/// Reads `length` bytes, or what there is before the file ends. `read` is given what was read so far, with room for the rest,
+/// and how many bytes are wanted still; it appends some of what follows, nothing only at the end of the file. Of what it
+/// appends no more is kept than was wanted.
 ///
 /// # Errors
 /// Those of `read`.
-pub fn read_full<E>(
-    length: usize,
-    mut read: impl FnMut(&mut Vec<u8>, usize) -> Result<usize, E>,
-) -> Result<Vec<u8>, E> {
+pub fn read_full<E>(length: usize, mut read: impl FnMut(&mut Vec<u8>, usize) -> Result<(), E>) -> Result<Vec<u8>, E> {
     let mut bytes = Vec::with_capacity(length);
-    while let Some(wanted) = length.checked_sub(bytes.len()).filter(|wanted| *wanted > 0) {
-        if read(&mut bytes, wanted)? == 0 || planted::is(Bug::ShortReadIgnored) {
+    while bytes.len() < length {
+        let before = bytes.len();
+        read(&mut bytes, length.saturating_sub(before))?;
+        if bytes.len() == before || planted::is(Bug::ShortReadIgnored) {
             break;
         }
     }
+    bytes.truncate(length);
     Ok(bytes)
 }
 
@@ -52,12 +53,13 @@ mod tests {
     #[test]
     fn what_comes_in_pieces_is_read_whole_up_to_the_end() {
         let file = b"ledger";
-        for (asked, piece) in [(4, 1), (6, 4), (9, 4), (0, 3)] {
+        for (asked, piece) in [(4, 1), (6, 4), (9, 4), (0, 3), (5, 3)] {
             let read = read_full::<()>(asked, |bytes, wanted| {
+                assert_eq!(wanted, asked - bytes.len());
                 let rest = &file[bytes.len()..];
-                let some = rest.len().min(wanted).min(piece);
-                bytes.extend_from_slice(&rest[..some]);
-                Ok(some)
+                // The last piece of some reaches further than was asked for.
+                bytes.extend_from_slice(&rest[..rest.len().min(piece)]);
+                Ok(())
             });
             assert_eq!(read.unwrap(), file[..asked.min(6)]);
         }
