@@ -37,12 +37,12 @@ use tokio::task::JoinSet;
 use crate::bench::{Bench, Running};
 use crate::cluster::{Cluster, NODES};
 
-const ROUNDS: usize = 25;
+const ROUNDS: usize = 1_000;
 const POINTS: usize = 200;
 const WORKERS: usize = 8;
 
 /// Commits of a round, of one small row each: little hides what the hook costs.
-const COMMITS: u32 = 20_000;
+const COMMITS: u32 = 2_000;
 
 fn main() {
     let mut arguments = std::env::args().skip(1).filter(|word| word != "--bench");

@@ -99,6 +99,9 @@ static bool preloaded = false;
 static List *locked = NIL;
 static bool exit_registered = false;
 
+/* The transaction that has the fence's lock for its commit, while it is being committed. */
+static TransactionId passed = InvalidTransactionId;
+
 static ProcessUtility_hook_type utility_before = NULL;
 static ExecutorEnd_hook_type executor_end_before = NULL;
 static shmem_startup_hook_type shmem_startup_before = NULL;
@@ -148,8 +151,16 @@ pass_the_fence(void)
 static void
 on_transaction(XactEvent event, void *argument)
 {
-	if (event == XACT_EVENT_PRE_COMMIT && TransactionIdIsValid(GetTopTransactionIdIfAny()))
+	TransactionId transaction = GetTopTransactionIdIfAny();
+
+	/* Locked once: what is taken at a commit, outside of any subtransaction, stays until the transaction has ended. */
+	if (event == XACT_EVENT_PRE_COMMIT && TransactionIdIsValid(transaction) && transaction != passed)
+	{
 		pass_the_fence();
+		passed = transaction;
+	}
+	else if (event != XACT_EVENT_PRE_COMMIT)
+		passed = InvalidTransactionId;
 	if (event == XACT_EVENT_ABORT && locked != NIL)
 	{
 		/* A transaction that aborts takes its session's locks along. The hold ends with them, and says so. */
