@@ -287,7 +287,7 @@ impl Client {
         command
     }
 
-    async fn program(&self, name: &str, arguments: &[&str]) {
+    pub async fn program(&self, name: &str, arguments: &[&str]) {
         let said = self.command(name, arguments).await.output().unwrap();
         assert!(said.status.success(), "{name}: {}", String::from_utf8_lossy(&said.stderr));
     }

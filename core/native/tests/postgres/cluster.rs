@@ -37,7 +37,7 @@ pub struct Cluster {
 
 impl Cluster {
     /// Servers without the commit fence.
-    async fn new(test: &str) -> Self {
+    pub async fn new(test: &str) -> Self {
         Self::of(Bench::new(test), false).await
     }
 

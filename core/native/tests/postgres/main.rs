@@ -25,4 +25,5 @@ mod stream;
 mod tablespaces;
 mod tls;
 mod two_phase;
+mod verified;
 mod wal;
