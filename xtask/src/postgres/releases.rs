@@ -19,9 +19,9 @@ const SHARED: &str = "/opt/sheetanchor-postgres";
 
 /// The bridge's tests that need no extension of the server, those that need the commit fence, and those that need a server
 /// that was built with TLS.
-const TESTS: [&str; 7] =
-    ["afar::what_a_server_sends", "bridge::", "changes::", "cluster::", "in_doubt::", "stream::", "wal::"];
-const FENCED_TESTS: [&str; 3] = ["causal::", "fence::", "two_phase::"];
+const TESTS: [&str; 8] =
+    ["afar::what_a_server_sends", "bridge::", "changes::", "cluster::", "in_doubt::", "power::", "stream::", "wal::"];
+const FENCED_TESTS: [&str; 5] = ["afar::a_cluster", "causal::", "fence::", "privileges::", "two_phase::"];
 const TLS_TESTS: [&str; 1] = ["tls::"];
 
 /// What the servers were compiled with is of a compiler that need not be here.

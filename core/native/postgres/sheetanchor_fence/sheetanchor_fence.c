@@ -356,7 +356,8 @@ lock_within(Oid database, double until_ms)
 	int			level = NewGUCNestLevel();
 	double		left_ms = until_ms - monotonic_ms();
 
-	snprintf(wait_ms, sizeof(wait_ms), "%d", left_ms < 1.0 ? 1 : (int) left_ms);
+	/* Rounded up: nobody gives up before all of its time is over. */
+	snprintf(wait_ms, sizeof(wait_ms), "%d", left_ms < 0.0 ? 1 : (int) left_ms + 1);
 	(void) set_config_option("lock_timeout", wait_ms, PGC_USERSET, PGC_S_SESSION, GUC_ACTION_SAVE, true, 0, false);
 	before = MemoryContextSwitchTo(TopMemoryContext);
 	fence_tag(&tag, database);
