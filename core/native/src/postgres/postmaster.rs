@@ -180,6 +180,28 @@ fn works_in(data: &str) -> bool {
     fs::read_dir("/proc").into_iter().flatten().flatten().any(|process| is_server(&process.path()))
 }
 
+/// Removes lock files in a folder that nobody uses and whose server ended between making and writing them: the next one would
+/// take them for those of a server that begins, and not start.
+fn remove_empty_locks(data: &str) -> Result<()> {
+    if Postmaster::user_of(data)?.is_some() {
+        return Ok(());
+    }
+    let failed = |error: &std::io::Error| fault(format!("look for lock files in {data}"), error);
+    for entry in fs::read_dir(data).map_err(|error| failed(&error))? {
+        let entry = entry.map_err(|error| failed(&error))?;
+        let name = entry.file_name();
+        let is_lock = name == "postmaster.pid"
+            || name
+                .to_str()
+                .and_then(|name| name.strip_suffix(".lock"))
+                .is_some_and(|name| name.starts_with(".s.PGSQL."));
+        if is_lock && entry.metadata().map_err(|error| failed(&error))?.len() == 0 {
+            fs::remove_file(entry.path()).map_err(|error| failed(&error))?;
+        }
+    }
+    Ok(())
+}
+
 /// What to start.
 #[derive(Clone, Debug)]
 pub struct Launch<'a> {
@@ -199,8 +221,9 @@ impl Launch<'_> {
     /// Starts a server. It outlives us, and a Ctrl-C at our terminal does not reach it.
     ///
     /// # Errors
-    /// Faults, if the program or the log cannot be opened.
+    /// Faults, if the program or the log cannot be opened, or the folder cannot be read.
     pub fn start(self) -> Result<Started> {
+        remove_empty_locks(self.data)?;
         let launched = |error: &std::io::Error| Error::from(fault(format!("start a server in {}", self.data), error));
         let log = OpenOptions::new().create(true).append(true).mode(0o600).open(self.log);
         let log = log.map_err(|error| Error::from(fault(format!("open {}", self.log), &error)))?;
@@ -284,6 +307,26 @@ mod tests {
             fs::write(folder.join("postmaster.pid"), damaged).unwrap();
             assert_eq!(Postmaster::of(data).unwrap(), None, "{damaged}");
         }
+        fs::remove_dir_all(&folder).unwrap();
+    }
+
+    #[test]
+    fn of_lock_files_only_empty_ones_of_servers_are_removed() {
+        let folder = std::env::temp_dir().join(format!("sheetanchor-locks-{}", std::process::id()));
+        fs::create_dir_all(&folder).unwrap();
+        for (name, text) in [
+            ("postmaster.pid", ""),
+            (".s.PGSQL.5432.lock", ""),
+            (".s.PGSQL.5433.lock", "1\n"),
+            (".s.PGSQL.5432", ""),
+            ("other.lock", ""),
+        ] {
+            fs::write(folder.join(name), text).unwrap();
+        }
+        remove_empty_locks(folder.to_str().unwrap()).unwrap();
+        let mut left: Vec<_> = fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        left.sort();
+        assert_eq!(left, [".s.PGSQL.5432", ".s.PGSQL.5433.lock", "other.lock"]);
         fs::remove_dir_all(&folder).unwrap();
     }
 

@@ -56,6 +56,15 @@ impl Private {
         send("-KILL", &Postmaster::of(&self.data).unwrap().unwrap().pid().to_string());
         drop(frozen);
         eventually(async || node.check_unused().await.ok()).await;
+        self.loses_locks();
+    }
+
+    /// The server's own lock files are empty, as where it ended between making and writing them. Another one that finds such
+    /// a file does not start. (Found by this test: it had killed a server just then.)
+    fn loses_locks(&self) {
+        for name in ["postmaster.pid", ".s.PGSQL.5432.lock"] {
+            fs::write(Path::new(&self.data).join(name), "").unwrap();
+        }
     }
 
     /// Delivered segments are zeros, half of what they were, and without a name. What was synced besides stays.
