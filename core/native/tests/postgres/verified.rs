@@ -51,7 +51,7 @@ async fn verified(folder: &str, manifest: &str) -> Result<(), String> {
     if said.status.success() { Ok(()) } else { Err(String::from_utf8_lossy(&said.stderr).into_owned()) }
 }
 
-/// The longest file of the first database that has any.
+/// The longest file of all databases.
 fn longest(folder: &str) -> io::Result<String> {
     let mut longest = (0, String::new());
     for database in fs::read_dir(format!("{folder}/base"))? {
